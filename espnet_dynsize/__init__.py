@@ -1,0 +1,13 @@
+"""One training run, many encoder sizes: an ESPnet plugin."""
+
+__version__ = "0.1.0"
+
+
+def register() -> None:
+    """Add the plugin's encoders, models and task to ESPnet's ASR choices.
+
+    Call it before `espnet2.bin.*` modules are imported; `espnet-dynsize run` does.
+    """
+    from espnet_dynsize.task import register as register_task
+
+    register_task()

@@ -1,0 +1,46 @@
+"""`espnet-dynsize`: one command, a few verbs."""
+
+import argparse
+import sys
+
+from espnet_dynsize.errors import ConfigError
+
+
+def main(argv=None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if argv[:1] == ["run"]:
+            # No argparse here: everything after `run` belongs to the program.
+            from espnet_dynsize.bin.run import run
+
+            return run(argv[1:])
+        args = build_parser().parse_args(argv)
+        return args.function(args)
+    except ConfigError as error:
+        print(f"espnet-dynsize: error: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from espnet_dynsize.bin import demo, extract, report
+
+    parser = argparse.ArgumentParser(
+        prog="espnet-dynsize",
+        description="Train one ESPnet model, use it at many sizes.",
+    )
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = verbs.add_parser(
+        "run",
+        help="run a Python module or script with the plugin known to ESPnet",
+        description="espnet-dynsize run -m MODULE [ARG …] | SCRIPT.py [ARG …]: like "
+        "python, with the plugin's encoders and models known to ESPnet's ASR task.",
+    )
+    run.set_defaults(function=lambda args: 2)
+    for verb in (extract, report, demo):
+        verb.add_parser(verbs)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

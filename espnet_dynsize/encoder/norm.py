@@ -1,0 +1,49 @@
+"""Norms for the convolution module that are right for every subnet."""
+
+from typing import Sequence
+
+import torch
+
+from espnet_dynsize.subnet import Switch
+
+
+class ChannelLayerNorm(torch.nn.LayerNorm):
+    """LayerNorm over the channels of [B, C, T]; takes the place of BatchNorm1d."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class SizedBatchNorm1d(torch.nn.BatchNorm1d):
+    """BatchNorm1d whose running statistics exist once per size.
+
+    The full size keeps the stock buffer names, so stock checkpoints load. While
+    searching, the gated subnet stands for every smaller size.
+
+    Args:
+        num_features: Channels C of the input [B, C, T].
+        smaller: The sizes below the full one.
+        switch: Names the active subnet.
+    """
+
+    def __init__(self, num_features: int, smaller: Sequence[int], switch: Switch):
+        super().__init__(num_features)
+        self.switch = switch
+        self.by_size = torch.nn.ModuleDict(
+            {str(n): torch.nn.BatchNorm1d(num_features, affine=False) for n in smaller}
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        subnet = self.switch.subnet
+        if subnet is not None and subnet.gates is not None:
+            return self._forward_gated(x)
+        if subnet is None or str(subnet.size) not in self.by_size:
+            return super().forward(x)
+        return self._affine(self.by_size[str(subnet.size)](x))
+
+    def _forward_gated(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = [norm(x) for norm in self.by_size.values()]
+        return self._affine(outputs[0]) if outputs else super().forward(x)
+
+    def _affine(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight[:, None] + self.bias[:, None]

@@ -1,0 +1,83 @@
+"""What every supernet encoder shares: its layers, its schedule and its switch."""
+
+from contextlib import contextmanager
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+from espnet_dynsize.encoder.block import Layer, SupernetBlock
+from espnet_dynsize.subnet import Subnet, Switch
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.selection.schedule import SubnetSchedule
+
+
+class Supernet:
+    """Mixin for an ESPnet encoder whose `encoders` are `SupernetBlock`s.
+
+    `schedule` knows which layers each size keeps; `switch` names the subnet that
+    computes. Outside `activate`, the fixed `subnet` of the config computes, else the
+    full network.
+    """
+
+    schedule: Optional[SubnetSchedule]
+    switch: Switch
+    fixed_size: Optional[int]
+
+    @property
+    def blocks(self) -> List[SupernetBlock]:
+        return list(self.encoders)
+
+    @property
+    def layers(self) -> List[Tuple[int, Layer]]:
+        """All layers as (block number, layer), in the order in which they compute."""
+        return [
+            (number, layer)
+            for number, block in enumerate(self.blocks)
+            for layer in block.layers
+        ]
+
+    @contextmanager
+    def activate(self, subnet: Subnet) -> Iterator[Subnet]:
+        """Let `subnet` compute inside the `with` block."""
+        with self.switch.activate(subnet):
+            yield subnet
+
+    @contextmanager
+    def shared_front_end(self) -> Iterator[None]:
+        """Run `embed` (subsampling, positions) once for all calls inside."""
+        first: list = []
+        forward = self.embed.forward
+
+        def once(*inputs):
+            if not first:
+                first.append(forward(*inputs))
+            return first[0]
+
+        self.embed.forward = once
+        try:
+            yield
+        finally:
+            del self.embed.forward
+
+    def remove_dropped(self, keep_layers: Sequence[int]) -> None:
+        """Delete every layer that is not in `keep_layers`.
+
+        Raises:
+            ConfigError: an index is not one of the encoder's layers.
+        """
+        layers = self.layers
+        if not set(keep_layers) <= set(range(len(layers))):
+            raise ConfigError(
+                f"keep_layers={list(keep_layers)} must be indices from 0 to "
+                f"{len(layers) - 1}."
+            )
+        for block, layer in layers:
+            if layer.index not in keep_layers:
+                self.blocks[block].remove(layer)
+
+    @contextmanager
+    def _default_subnet(self) -> Iterator[None]:
+        if self.switch.subnet is not None or self.fixed_size is None:
+            yield
+        else:
+            with self.activate(self.schedule.subnet(self.fixed_size)):
+                yield
+

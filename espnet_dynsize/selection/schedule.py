@@ -1,0 +1,178 @@
+"""Which subnets train at which update."""
+
+import math
+from enum import IntEnum
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+
+from espnet_dynsize.subnet import Subnet
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.selection.selector import LayerSelector
+
+UNSET = math.nan
+
+
+class Phase(IntEnum):
+    """`SEARCH`: scores are learned. `JOINT`: masks are fixed, all sizes train."""
+
+    SEARCH = 0
+    JOINT = 1
+
+
+class SubnetSchedule(torch.nn.Module):
+    """Phase, masks and sampled subnets, all functions of tensors in the checkpoint.
+
+    The masks are floats and unset (NaN) while searching. So ESPnet's averaging, which
+    sums integers and averages floats, keeps equal masks exactly, and an average that
+    has seen a search-phase checkpoint is recognised as unusable.
+
+    Args:
+        selector: Chooses the layers.
+        search_fraction: Part of the run that is search.
+        search_updates: Length of the search in updates, instead of the fraction.
+        layer_drop_joint: Stochastic depth of the full net's layers that the smallest
+            subnet lacks, in the joint phase.
+    """
+
+    def __init__(
+        self,
+        selector: LayerSelector,
+        search_fraction: float = 0.6,
+        search_updates: Optional[int] = None,
+        layer_drop_joint: float = 0.0,
+    ):
+        super().__init__()
+        self.selector = selector
+        self.sizes = selector.sizes
+        self.search_fraction = search_fraction
+        self.layer_drop_joint = layer_drop_joint
+        self._requested_updates = search_updates
+        shape = (len(self.sizes), selector.num_layers)
+        self.register_buffer("fixed_masks", torch.full(shape, UNSET))
+        # float64 counts every update of any run and is averaged, not summed.
+        self.register_buffer("update", torch.zeros((), dtype=torch.float64))
+        self.register_buffer(
+            "search_updates", torch.full((), UNSET, dtype=torch.float64)
+        )
+        self.register_buffer("joint_epochs", torch.zeros((), dtype=torch.float64))
+        self._seed = 0
+
+    def plan(self, total_updates: Optional[int]) -> None:
+        """Fix the length of the search for a run of `total_updates` (None: unknown).
+
+        Raises:
+            ConfigError: the search does not fit into the run.
+        """
+        updates = self._requested_updates
+        if updates is None:
+            if total_updates is None:
+                raise ConfigError(
+                    f"selector_conf: search_fraction={self.search_fraction} needs a "
+                    "run of known length; give search_updates with this iterator."
+                )
+            updates = round(self.search_fraction * total_updates)
+        if total_updates is not None and updates >= total_updates:
+            raise ConfigError(
+                f"selector_conf: search_updates={updates} must be less than the run's "
+                f"{total_updates} updates."
+            )
+        self.search_updates.fill_(updates)
+
+    @property
+    def phase(self) -> Phase:
+        return Phase.SEARCH if self.fixed_masks.isnan().any() else Phase.JOINT
+
+    def begin_update(self, seed: int) -> None:
+        """Advance by one update; the first one after the search fixes the masks."""
+        self._seed = seed
+        self.update += 1
+        if self.phase is Phase.SEARCH and self.update > self.search_updates:
+            self.fixed_masks.copy_(self.selector.masks())
+
+    def masks(self) -> torch.Tensor:
+        """Bool [len(sizes), L]: the fixed masks, or what the scores say so far."""
+        if self.phase is Phase.SEARCH:
+            return self.selector.masks()
+        return self.fixed_masks > 0.5
+
+    def subnet(self, size: int) -> Subnet:
+        """The subnet of `size` with hard gates.
+
+        Raises:
+            ConfigError: `size` is not in the family, or has no fixed mask yet.
+        """
+        if size not in self.sizes:
+            raise ConfigError(f"size={size} must be one of {list(self.sizes)}.")
+        if self.phase is Phase.SEARCH and size != self.sizes[-1]:
+            raise ConfigError(
+                f"size={size} has no layers yet: the checkpoint is from the search "
+                "phase, or an average with one; use a joint-phase checkpoint."
+            )
+        return self._subnet(self.sizes.index(size), self.masks())
+
+    def family(self) -> List[Subnet]:
+        """Every size, smallest first; the masks may still change while searching."""
+        masks = self.masks()
+        return [self._subnet(i, masks) for i in range(len(self.sizes))]
+
+    def sandwich(self) -> Tuple[List[Subnet], torch.Tensor]:
+        """Subnets to train in this update, full one first, and the loss's penalty.
+
+        Search: full and gated. Joint: full, smallest and one size drawn between them.
+        """
+        if self.phase is Phase.SEARCH:
+            return self._search_subnets()
+        masks = self.masks()
+        picks = [self._full(masks)]
+        if len(self.sizes) > 1:
+            picks.append(self._subnet(0, masks))
+        if len(self.sizes) > 2:
+            picks.append(self._subnet(self._draw(1, len(self.sizes) - 1), masks))
+        return picks, self.update.new_zeros(())
+
+    def _search_subnets(self) -> Tuple[List[Subnet], torch.Tensor]:
+        update = max(int(self.update.item()) - 1, 0)
+        k, values, penalty = self.selector.gates(update, self._search_length())
+        everything = (True,) * self.selector.num_layers
+        gated = Subnet(k, everything, gates=values)
+        return [Subnet(self.sizes[-1], everything), gated], penalty
+
+    def _search_length(self) -> int:
+        if self.search_updates.isnan():
+            raise RuntimeError("SubnetSchedule.plan() comes before training.")
+        return max(int(self.search_updates.item()), 1)
+
+    def _full(self, masks: torch.Tensor) -> Subnet:
+        drop = tuple(0.0 if kept else self.layer_drop_joint for kept in masks[0])
+        full = self._subnet(len(self.sizes) - 1, masks)
+        return Subnet(full.size, full.mask, drop=drop)
+
+    def _subnet(self, index: int, masks: torch.Tensor) -> Subnet:
+        return Subnet(self.sizes[index], tuple(masks[index].tolist()))
+
+    def _draw(self, low: int, high: int) -> int:
+        """The same draw on every rank and in a resumed run."""
+        generator = torch.Generator()
+        generator.manual_seed(1_000_003 * self._seed + int(self.update.item()))
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+
+def check_sizes(sizes: Optional[Sequence[int]], num_layers: int) -> Tuple[int, ...]:
+    """Return `sizes` as a tuple.
+
+    Raises:
+        ConfigError: they are not increasing numbers from 1 to `num_layers`.
+    """
+    if sizes is None:
+        return (num_layers,)
+    text = f"sizes={list(sizes)}"
+    if not sizes or any(not isinstance(s, int) or s < 1 for s in sizes):
+        raise ConfigError(f"{text} must be whole numbers of layers, each at least 1.")
+    if list(sizes) != sorted(set(sizes)):
+        raise ConfigError(f"{text} must be increasing.")
+    if sizes[-1] != num_layers:
+        raise ConfigError(
+            f"{text} must end with the full size, {num_layers}: the number of layers."
+        )
+    return tuple(sizes)

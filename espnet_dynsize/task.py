@@ -1,0 +1,61 @@
+"""The ASR task with the plugin's choices."""
+
+import argparse
+from typing import List
+
+
+import torch
+from espnet2.tasks import asr as asr_tasks
+from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
+
+from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.model import DynSizeASRModel
+from espnet_dynsize.trainer import DynSizeTrainer
+
+ENCODERS = {"dynsize_conformer": DynSizeConformerEncoder}
+MODELS = {"dynsize": DynSizeASRModel}
+
+
+class DynSizeASRTask(ASRTask):
+    """ESPnet's ASR task with `DynSizeTrainer`; registers itself in spawned workers."""
+
+    trainer = DynSizeTrainer
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace):
+        register()
+        if args.model in MODELS and args.dist_world_size not in (None, 1):
+            # Which sizes are drawn, and so which output layers get a gradient, changes
+            # from step to step.
+            args.unused_parameters = True
+        super().main_worker(args)
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> List[torch.optim.Optimizer]:
+        """Stock optimisers, with the selector's scores kept out of weight decay."""
+        optimizers = super().build_optimizers(args, model)
+        if isinstance(model, DynSizeASRModel) and model.schedule is not None:
+            for optimizer in optimizers:
+                _exempt_from_weight_decay(
+                    optimizer, list(model.schedule.selector.parameters())
+                )
+        return optimizers
+
+
+def _exempt_from_weight_decay(
+    optimizer: torch.optim.Optimizer, exempt: List[torch.nn.Parameter]
+) -> None:
+    ids = {id(p) for p in exempt}
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in ids]
+    if exempt:
+        optimizer.add_param_group({"params": exempt, "weight_decay": 0.0})
+
+
+def register() -> None:
+    """Make ESPnet's ASR task know the plugin; calling it again changes nothing."""
+    encoder_choices.classes.update(ENCODERS)
+    model_choices.classes.update(MODELS)
+    asr_tasks.ASRTask = DynSizeASRTask

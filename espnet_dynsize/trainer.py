@@ -1,0 +1,170 @@
+"""ESPnet's trainer, told which update it is and in which phase to select models."""
+
+import dataclasses
+import logging
+import math
+from typing import Iterable, Iterator, Optional
+
+import torch
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
+from espnet2.train.reporter import Average, SubReporter
+from espnet2.train.trainer import Trainer, TrainerOptions
+
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.model import DynSizeASRModel
+from espnet_dynsize.selection.schedule import Phase, SubnetSchedule
+
+
+@dataclasses.dataclass
+class PhasedTrainerOptions(TrainerOptions):
+    """ESPnet's options; model selection is off while searching.
+
+    The trainer reads `best_model_criterion`, `keep_nbest_models` and `patience` anew
+    every epoch, so best models, averages and early stopping see joint epochs only.
+    """
+
+    def __post_init__(self):
+        nbest = self.keep_nbest_models
+        self._nbest = [nbest] if isinstance(nbest, int) else list(nbest) or [1]
+        self._criteria = list(self.best_model_criterion)
+        self._patience = self.patience
+        self.best_model_criterion = []
+        self.keep_nbest_models = list(self._nbest)
+
+    @property
+    def criteria(self):
+        """The configured `best_model_criterion`."""
+        return self._criteria
+
+    def enter(self, phase: Phase, joint_epochs: int) -> None:
+        """Set model selection for an epoch of `phase`.
+
+        Args:
+            phase: Phase at the end of the epoch.
+            joint_epochs: How many epochs have ended in the joint phase; no average
+                can be over more.
+        """
+        joint = phase is Phase.JOINT
+        self.best_model_criterion[:] = self._criteria if joint else []
+        self.patience = self._patience if joint else None
+        most = max(joint_epochs, 1)
+        self.keep_nbest_models[:] = [min(n, most) for n in self._nbest]
+
+
+class DynSizeTrainer(Trainer):
+    """Advances the subnet schedule, validates every size; else ESPnet's `Trainer`."""
+
+    @classmethod
+    def build_options(cls, args) -> TrainerOptions:
+        if args.model != "dynsize":
+            return super().build_options(args)
+        names = [f.name for f in dataclasses.fields(TrainerOptions)]
+        return PhasedTrainerOptions(**{name: getattr(args, name) for name in names})
+
+    @classmethod
+    def run(cls, model, train_iter_factory, trainer_options, **kwargs) -> None:
+        """Train; see `Trainer.run`.
+
+        Raises:
+            ConfigError: the search does not fit into the run, or the checkpoint to be
+                resumed has another shape.
+        """
+        if _schedule(model) is not None:
+            _schedule(model).plan(_total_updates(train_iter_factory, trainer_options))
+            _prepare_resume(model, trainer_options)
+        super().run(
+            model=model,
+            train_iter_factory=train_iter_factory,
+            trainer_options=trainer_options,
+            **kwargs,
+        )
+
+    @classmethod
+    def train_one_epoch(cls, model, iterator, reporter, options, **kwargs) -> bool:
+        """Train an epoch; the schedule advances before each update's first batch."""
+        schedule = _schedule(model)
+        if schedule is not None:
+            iterator = _advancing(iterator, schedule, options)
+        invalid = super().train_one_epoch(
+            model=model, iterator=iterator, reporter=reporter, options=options, **kwargs
+        )
+        if schedule is not None:
+            _hide_search_epoch(schedule.phase, reporter, options)
+        return invalid
+
+    @classmethod
+    def validate_one_epoch(cls, model, reporter, options, **kwargs) -> None:
+        """Validate every size."""
+        super().validate_one_epoch(
+            model=model, reporter=reporter, options=options, **kwargs
+        )
+        schedule = _schedule(model)
+        if schedule is None:
+            return
+        _hide_search_epoch(schedule.phase, reporter, options)
+        _count_joint_epoch(schedule)
+        options.enter(schedule.phase, int(schedule.joint_epochs.item()))
+        _log_layers(schedule)
+
+
+def _schedule(model: torch.nn.Module) -> Optional[SubnetSchedule]:
+    model = getattr(model, "module", model)  # out of (Distributed)DataParallel
+    return model.schedule if isinstance(model, DynSizeASRModel) else None
+
+
+def _total_updates(factory, options) -> Optional[int]:
+    """Updates in the whole run, None where the iterator cannot tell."""
+    batches = getattr(factory, "num_iters_per_epoch", None)
+    if batches is None and hasattr(factory, "sampler"):
+        batches = len(factory.sampler)
+    if batches is None:
+        return None
+    return options.max_epoch * math.ceil(batches / options.accum_grad)
+
+
+def _advancing(batches: Iterable, schedule: SubnetSchedule, options) -> Iterator:
+    for i, batch in enumerate(batches):
+        if i % options.accum_grad == 0:
+            schedule.begin_update(options.seed)
+        yield batch
+
+
+def _hide_search_epoch(phase: Phase, reporter: SubReporter, options) -> None:
+    """Give a search epoch the worst value of every criterion; keep the real one too."""
+    if phase is Phase.JOINT:
+        return
+    for key, name, mode in options.criteria:
+        if key == reporter.key and name in reporter.stats:
+            worst = Average(math.inf if mode == "min" else -math.inf)
+            reporter.stats[f"search_{name}"] = reporter.stats[name]
+            reporter.stats[name] = [worst] * reporter.count
+
+
+def _count_joint_epoch(schedule: SubnetSchedule) -> None:
+    if schedule.phase is Phase.JOINT:
+        schedule.joint_epochs += 1
+
+
+def _log_layers(schedule: SubnetSchedule) -> None:
+    for size, mask in zip(schedule.sizes, schedule.masks().tolist()):
+        kept = [i for i, keep in enumerate(mask) if keep]
+        logging.info(f"{schedule.phase.name} phase, size {size} keeps layers {kept}")
+
+
+def _prepare_resume(model: DynSizeASRModel, options: PhasedTrainerOptions) -> None:
+    """Check the checkpoint that will be resumed, and set its phase's options."""
+    path = f"{options.output_dir}/checkpoint.pth"
+    try:
+        states = safe_torch_load(path, map_location="cpu")["model"] if options.resume else {}
+    except FileNotFoundError:
+        return
+    own = model.state_dict()
+    for name in sorted(states.keys() | own.keys()) if states else ():
+        if name not in own or name not in states or own[name].shape != states[name].shape:
+            raise ConfigError(
+                f"resume: {path} does not fit the config, first at {name}; use another "
+                "output_dir or the config that the run began with."
+            )
+    masks = states.get("encoder.schedule.fixed_masks")
+    if masks is not None and not masks.isnan().any():
+        options.enter(Phase.JOINT, int(states["encoder.schedule.joint_epochs"].item()))
