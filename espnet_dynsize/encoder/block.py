@@ -22,6 +22,12 @@ _LAYERS = (
     ("conv_module", "norm_conv"),
     ("feed_forward", "norm_ff"),
 )
+KINDS = tuple(kind for kind, _ in _LAYERS)
+
+
+def layer_kinds(block: EncoderLayer) -> List[str]:
+    """The kinds of layer that a block (of a supernet or stock) has, in order."""
+    return [kind for kind, _ in _LAYERS if getattr(block, kind, None) is not None]
 
 
 class SupernetBlock(EncoderLayer):
@@ -48,9 +54,10 @@ class SupernetBlock(EncoderLayer):
             stock.concat_after,
         )
         self.switch = switch
-        present = [names for names in _LAYERS if getattr(stock, names[0]) is not None]
+        norms = dict(_LAYERS)
         self.layers: List[Layer] = [
-            Layer(kind, norm, first + i) for i, (kind, norm) in enumerate(present)
+            Layer(kind, norms[kind], first + i)
+            for i, kind in enumerate(layer_kinds(stock))
         ]
 
     def remove(self, layer: Layer) -> None:

@@ -1,0 +1,98 @@
+"""From a corpus to a table: train a supernet, cut it, decode and score every size."""
+
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+from espnet_dynsize.bin.report import write_report
+from espnet_dynsize.demo import an4, digits
+from espnet_dynsize.demo.stages import Experiment, model_file
+from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.deploy.experiment import read_config
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.report.scores import read_trn
+
+HERE = Path(__file__).parent
+CORPORA = ("digits", "an4")
+TOKEN_TYPES = {"digits": "word", "an4": "char"}
+SYNTHETIC = (
+    "The speech of this corpus is synthetic (eSpeak NG). For real speech, use AN4:\n"
+    "  espnet-dynsize demo --corpus an4 --corpus_dir DIR"
+)
+
+
+def prepare_data(corpus: str, corpus_dir: Optional[Path], exp: Path) -> Dict[str, Path]:
+    """Write the data directories of `corpus`.
+
+    Raises:
+        ConfigError: the corpus is not where `corpus_dir` says.
+    """
+    if corpus == "digits":
+        return digits.prepare(exp / "audio", exp / "data")
+    if corpus_dir is None:
+        raise ConfigError(
+            "corpus=an4 needs corpus_dir: the folder with AN4's etc/ and wav/."
+        )
+    return an4.prepare(Path(corpus_dir), exp / "data")
+
+
+def run_demo(
+    corpus: str,
+    corpus_dir: Optional[Path],
+    exp: Path,
+    config: Optional[Path] = None,
+    arguments: Sequence[str] = (),
+) -> None:
+    """Run every stage; prints the table, pictures and an example per size.
+
+    Args:
+        corpus: `digits` or `an4`.
+        corpus_dir: Where AN4 is.
+        exp: Folder for everything that is made; an earlier run goes on.
+        config: Training config; None for the corpus's own.
+        arguments: More arguments for `espnet2.bin.asr_train`.
+    """
+    if corpus == "digits":
+        print(SYNTHETIC, flush=True)
+    config = config or HERE / f"{corpus}.yaml"
+    print("1/5 data", flush=True)
+    experiment = Experiment(
+        exp, prepare_data(corpus, corpus_dir, exp), TOKEN_TYPES[corpus]
+    )
+    print("2/5 token list and feature statistics", flush=True)
+    experiment.make_token_list()
+    experiment.collect_stats(config)
+    print("3/5 training the supernet", flush=True)
+    supernet = experiment.train(config, "asr_dynsize", arguments)
+    checkpoint = model_file(supernet)
+    print("4/5 cutting every size", flush=True)
+    folders = extract_missing(supernet, checkpoint)
+    print("5/5 decoding and scoring", flush=True)
+    for folder in folders:
+        experiment.decode(folder, checkpoint)
+    write_report(folders, checkpoint, exp / "report")
+    _print_examples(folders)
+    if corpus == "digits":
+        print(SYNTHETIC)
+
+
+def extract_missing(supernet: Path, checkpoint: str) -> List[Path]:
+    """The folders of every size, extracted now or by an earlier run."""
+    sizes = read_config(supernet)["encoder_conf"]["sizes"]
+    folders = {s: supernet.with_name(f"{supernet.name}_size{s}") for s in sizes}
+    missing = [s for s in sizes if not (folders[s] / checkpoint).exists()]
+    if missing:
+        extract(supernet, checkpoint, missing)
+    return list(folders.values())
+
+
+def _print_examples(folders: Sequence[Path]) -> None:
+    """Print the utterance on which the sizes differ most, as each one hears it."""
+    scored = [next(folder.glob("decode_*/test/score_wer")) for folder in folders]
+    reference = read_trn(scored[0] / "ref.trn")
+    hypotheses = [read_trn(folder / "hyp.trn") for folder in scored]
+    utterance = max(
+        sorted(reference), key=lambda u: len({hyp[u] for hyp in hypotheses})
+    )
+    print(f"\nexample {utterance}\n  said: {reference[utterance]}")
+    for folder, hypothesis in zip(folders, hypotheses):
+        print(f"  {folder.name}: {hypothesis[utterance]}")

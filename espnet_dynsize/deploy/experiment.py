@@ -1,0 +1,84 @@
+"""Reading a trained ESPnet experiment folder."""
+
+from pathlib import Path
+from typing import Tuple
+
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
+
+from espnet_dynsize.errors import ConfigError
+
+
+def read_config(asr_exp: Path) -> dict:
+    """Read `asr_exp/config.yaml`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(asr_exp) / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"asr_exp={asr_exp} has no config.yaml: give the folder of a trained model."
+        )
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def read_states(asr_exp: Path, model_file: str) -> dict:
+    """Read the checkpoint `asr_exp/model_file`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(asr_exp) / model_file
+    if not path.is_file():
+        found = sorted(p.name for p in Path(asr_exp).glob("*.pth"))
+        raise ConfigError(f"model_file={path} does not exist; there are {found}.")
+    return safe_torch_load(path, map_location="cpu")
+
+
+def build_model(config: dict) -> ESPnetASRModel:
+    """Build the (untrained) model that a config describes, in evaluation mode."""
+    import argparse
+
+    import espnet_dynsize
+
+    espnet_dynsize.register()
+    from espnet_dynsize.task import DynSizeASRTask
+
+    return DynSizeASRTask.build_model(argparse.Namespace(**config)).eval()
+
+
+def load_states(model: torch.nn.Module, states: dict, source: str) -> None:
+    """Load a checkpoint strictly.
+
+    Raises:
+        ConfigError: names or shapes differ.
+    """
+    own = model.state_dict()
+    for name in sorted(own.keys() | states.keys()):
+        if name not in own or name not in states:
+            where = "model" if name in own else "checkpoint"
+            raise ConfigError(
+                f"{source} does not fit its config.yaml: {name} is only in the {where}."
+            )
+        if own[name].shape != states[name].shape:
+            raise ConfigError(
+                f"{source} does not fit its config.yaml: {name} has shape "
+                f"{list(states[name].shape)}, the model {list(own[name].shape)}."
+            )
+    model.load_state_dict(states)
+
+
+def load_model(asr_exp: Path, model_file: str) -> Tuple[ESPnetASRModel, dict]:
+    """Build and load `asr_exp/model_file`; returns the model and its config.
+
+    Raises:
+        ConfigError: the folder is not a trained model, or the checkpoint does not fit.
+    """
+    config = read_config(asr_exp)
+    states = read_states(asr_exp, model_file)
+    model = build_model(config)
+    load_states(model, states, f"model_file={Path(asr_exp) / model_file}")
+    return model, config

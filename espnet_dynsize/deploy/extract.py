@@ -1,0 +1,107 @@
+"""Cut one size out of a trained supernet."""
+
+import copy
+from pathlib import Path
+from typing import List, NamedTuple, Sequence
+
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_dynsize.deploy.experiment import build_model, load_model, load_states
+from espnet_dynsize.deploy.stock import to_stock
+from espnet_dynsize.errors import ConfigError
+
+FORMATS = ("plugin", "stock")
+
+
+class Extracted(NamedTuple):
+    """A model of one size on disk."""
+
+    directory: Path
+    size: int
+    note: str  # what became of the dropped layers
+
+
+def extract(
+    asr_exp: Path, model_file: str, sizes: Sequence[int], format: str = "plugin"
+) -> List[Extracted]:
+    """Write `<asr_exp>_size<size>/{config.yaml,<model_file>}` for every size.
+
+    Args:
+        asr_exp: Folder of a trained supernet.
+        model_file: Checkpoint in it, from the joint phase.
+        sizes: Which sizes; empty for the whole family.
+        format: `plugin` (only the kept layers exist) or `stock` (opens in ESPnet
+            without the plugin; the folder ends in `_stock`).
+
+    Raises:
+        ConfigError: the folder or checkpoint cannot be used, a size is not in the
+            family, or an output folder exists.
+    """
+    asr_exp = Path(asr_exp)
+    model, config = load_model(asr_exp, model_file)
+    schedule = getattr(model, "schedule", None)
+    if schedule is None:
+        raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
+    sizes = list(sizes) or list(schedule.sizes)
+    suffix = "_stock" if format == "stock" else ""
+    targets = [
+        asr_exp.with_name(f"{asr_exp.name}_size{size}{suffix}") for size in sizes
+    ]
+    for target in targets:
+        if target.exists():
+            raise ConfigError(f"output folder {target} exists; remove or rename it.")
+    for size in sizes:
+        schedule.subnet(size)  # raises before anything is written
+    return [
+        _write(model, config, size, target, model_file, format)
+        for size, target in zip(sizes, targets)
+    ]
+
+
+def _write(model, config, size, target, model_file, format) -> Extracted:
+    small_config, states = subnet_states(model, config, size)
+    note = f"{sum(model.schedule.subnet(size).mask)} layers kept, the others deleted"
+    if format == "stock":
+        small_config, states, note = to_stock(small_config, states)
+    load_states(build_model(small_config), states, f"size {size}")
+    target.mkdir(parents=True)
+    (target / "config.yaml").write_text(
+        yaml.safe_dump(small_config, sort_keys=False, allow_unicode=True),
+        encoding="utf-8",
+    )
+    torch.save(states, target / model_file)
+    return Extracted(target, size, note)
+
+
+def subnet_states(model: ESPnetASRModel, config: dict, size: int):
+    """Config and state dict of the model that holds only `size`'s layers.
+
+    Raises:
+        ConfigError: the size has no fixed mask.
+    """
+    subnet = model.schedule.subnet(size)
+    small_config = copy.deepcopy(config)
+    encoder_conf = small_config["encoder_conf"]
+    for key in ("sizes", "selector", "selector_conf", "layer_drop_joint", "subnet"):
+        encoder_conf.pop(key, None)
+    encoder_conf["keep_layers"] = [i for i, kept in enumerate(subnet.mask) if kept]
+    small_config["model"] = "espnet"
+    for key in ("output_per_size", "subnet_weight"):
+        small_config["model_conf"].pop(key, None)
+    small_config["init"] = None
+    states = _rename_sized(model, size)
+    wanted = build_model(small_config).state_dict()
+    return small_config, {name: states[name] for name in wanted}
+
+
+def _rename_sized(model: ESPnetASRModel, size: int) -> dict:
+    """The state dict, with this size's output layer and statistics as the stock ones."""
+    states = dict(model.state_dict())
+    for name in list(states):
+        prefix, _, tail = name.partition(f".by_size.{size}.")
+        if tail:
+            states[f"{prefix}.{tail}"] = states[name]
+    return states
+

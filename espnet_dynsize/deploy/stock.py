@@ -1,0 +1,88 @@
+"""Turn an extracted model into one that plain ESPnet opens."""
+
+import copy
+from typing import Dict, List, Tuple
+
+import torch
+
+from espnet_dynsize.deploy.experiment import build_model
+from espnet_dynsize.encoder.block import KINDS
+from espnet_dynsize.errors import ConfigError
+
+PLUGIN_ENCODER_KEYS = ("keep_layers", "conv_norm")
+BLOCK = "encoder.encoders.{}."
+
+
+def to_stock(config: dict, states: dict) -> Tuple[dict, dict, str]:
+    """Rewrite an extracted model for stock `conformer`.
+
+    Blocks without any layer are left out where that computes the same: a block with a
+    convolution module has a final norm that stays, so there, as for a block that lost
+    some of its layers, the dropped layers get zero weights.
+
+    Args:
+        config: Config of an extracted model.
+        states: Its state dict.
+
+    Returns:
+        Stock config, stock state dict, and a sentence on what was done.
+
+    Raises:
+        ConfigError: a convolution module is kept whose norm stock ESPnet lacks.
+    """
+    _check_conv_norm(config["encoder_conf"], states)
+    config = copy.deepcopy(config)
+    conf = config["encoder_conf"]
+    config["encoder"] = "conformer"
+    for key in PLUGIN_ENCODER_KEYS:
+        conf.pop(key, None)
+    gone = _removable_blocks(conf, states)
+    states = _without_blocks(states, gone, conf["num_blocks"])
+    conf["num_blocks"] -= len(gone)
+    template = build_model(config).state_dict()
+    zeroed = _zeroed_layers(template, states)
+    states = {n: states.get(n, torch.zeros_like(v)) for n, v in template.items()}
+    note = f"{len(gone)} whole blocks left out, {len(zeroed)} dropped layers zeroed"
+    return config, states, note
+
+
+def _check_conv_norm(conf: dict, states: dict) -> None:
+    kept = any(".conv_module." in name for name in states)
+    if kept and conf.get("conv_norm", "layer_norm") != "batch_norm":
+        raise ConfigError(
+            "format=stock needs conv_norm: batch_norm in the supernet's config; stock "
+            "ESPnet has no LayerNorm in its convolution module."
+        )
+
+
+def _removable_blocks(conf: dict, states: dict) -> List[int]:
+    if conf.get("use_cnn_module", True) or conf.get("interctc_layer_idx"):
+        return []
+    kept = {
+        i
+        for i in range(conf["num_blocks"])
+        for module in KINDS
+        if any(name.startswith(BLOCK.format(i) + module + ".") for name in states)
+    }
+    # ESPnet has no encoder without blocks.
+    gone = [i for i in range(conf["num_blocks"]) if i not in kept]
+    return gone if kept else gone[1:]
+
+
+def _without_blocks(states: dict, gone: List[int], num_blocks: int) -> dict:
+    """Leave out the blocks `gone` and number the others anew."""
+    kept = [i for i in range(num_blocks) if i not in gone]
+    renamed: Dict[str, torch.Tensor] = {
+        n: v for n, v in states.items() if not n.startswith("encoder.encoders.")
+    }
+    for new, old in enumerate(kept):
+        for name, value in states.items():
+            if name.startswith(BLOCK.format(old)):
+                renamed[BLOCK.format(new) + name[len(BLOCK.format(old)) :]] = value
+    return renamed
+
+
+def _zeroed_layers(template: dict, states: dict) -> List[str]:
+    """The layers (`encoder.encoders.3.conv_module`) that only the template has."""
+    missing = {".".join(n.split(".")[:4]) for n in template if n not in states}
+    return sorted(n for n in missing if n.split(".")[-1] in KINDS)

@@ -1,0 +1,67 @@
+"""What one model costs: parameters, FLOPs, time."""
+
+import statistics
+import time
+from contextlib import contextmanager
+from typing import Callable, Iterator, List, Sequence
+
+import humanfriendly
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch.utils.flop_counter import FlopCounterMode
+
+SECONDS = 10.0
+REPEATS = 5
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def recogniser(model: ESPnetASRModel, config: dict) -> Callable[[], torch.Tensor]:
+    """A function that encodes `SECONDS` of noise, up to the CTC output."""
+    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
+    if isinstance(rate, str):
+        rate = humanfriendly.parse_size(rate)
+    generator = torch.Generator().manual_seed(0)
+    speech = torch.randn(1, int(SECONDS * rate), generator=generator)
+    lengths = torch.tensor([speech.size(1)])
+
+    @torch.no_grad()
+    def run() -> torch.Tensor:
+        encoded, _ = model.encode(speech, lengths)
+        encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+        return encoded if model.ctc is None else model.ctc.argmax(encoded)
+
+    return run
+
+
+def flops_per_second(run: Callable[[], torch.Tensor]) -> float:
+    """FLOPs (2 per multiply-add; matrix products and convolutions) per audio second."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / SECONDS
+
+
+def real_time_factors(runs: Sequence[Callable[[], torch.Tensor]]) -> List[float]:
+    """Time / audio time on one thread: median of `REPEATS`, models taking turns."""
+    times: List[List[float]] = [[] for _ in runs]
+    with _one_thread():
+        for run in runs:
+            run()
+        for _ in range(REPEATS):
+            for run, own in zip(runs, times):
+                start = time.perf_counter()
+                run()
+                own.append(time.perf_counter() - start)
+    return [statistics.median(own) / SECONDS for own in times]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

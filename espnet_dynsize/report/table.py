@@ -1,0 +1,104 @@
+"""The table of a family: one row a model."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Sequence
+
+from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.encoder.block import layer_kinds
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.report import measure
+from espnet_dynsize.report.scores import Score, find_scores
+
+
+@dataclass
+class Row:
+    """What is reported of one model."""
+
+    name: str
+    layers: int
+    parameters: int
+    flops: float  # per second of audio
+    file_bytes: int
+    rtf: float = float("nan")
+    scores: Dict[str, Score] = field(default_factory=dict)
+    kept: List[List[str]] = field(default_factory=list)  # kinds kept in each block
+
+
+def collect(folders: Sequence[Path], model_file: str) -> List[Row]:
+    """Measure and score the models in `folders`, smallest first.
+
+    Raises:
+        ConfigError: a folder holds no model that can be loaded.
+    """
+    rows, runs = [], []
+    for folder in folders:
+        model, config = load_model(folder, _find_model(folder, model_file))
+        run = measure.recogniser(model, config)
+        rows.append(_row(folder, model, run, model_file))
+        runs.append(run)
+    for row, rtf in zip(rows, measure.real_time_factors(runs)):
+        row.rtf = rtf
+    return sorted(rows, key=lambda row: (row.layers, row.parameters, row.name))
+
+
+def _row(folder, model, run, model_file) -> Row:
+    kept = [layer_kinds(block) for block in model.encoder.encoders]
+    return Row(
+        name=folder.name,
+        layers=sum(map(len, kept)),
+        parameters=measure.count_parameters(model),
+        flops=measure.flops_per_second(run),
+        file_bytes=(folder / _find_model(folder, model_file)).stat().st_size,
+        scores=find_scores(folder),
+        kept=kept,
+    )
+
+
+def _find_model(folder: Path, model_file: str) -> str:
+    """`model_file`, or where it is empty the only averaged checkpoint there is."""
+    if model_file:
+        return model_file
+    found = sorted(p.name for p in folder.glob("*.ave.pth"))
+    if len(found) != 1:
+        raise ConfigError(
+            f"{folder} must hold one *.ave.pth, but there are {found}: name one with "
+            "--model_file."
+        )
+    return found[0]
+
+
+def header_and_cells(rows: Sequence[Row]):
+    """The table as a header and rows of strings."""
+    sets = sorted({name for row in rows for name in row.scores})
+    header = ["model", "layers", "parameters", "MFLOPs / s audio", "file MB", "RTF"]
+    header += [f"{kind} {name} %" for name in sets for kind in ("WER", "CER")]
+    return header, [_cells(row, sets) for row in rows]
+
+
+def _cells(row: Row, sets: Sequence[str]) -> List[str]:
+    cells = [
+        row.name,
+        str(row.layers),
+        f"{row.parameters:,}",
+        f"{row.flops / 1e6:.1f}",
+        f"{row.file_bytes / 1e6:.2f}",
+        f"{row.rtf:.4f}",
+    ]
+    for name in sets:
+        score = row.scores.get(name)
+        cells += ["–", "–"] if score is None else [f"{100 * v:.1f}" for v in score]
+    return cells
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    header, cells = header_and_cells(rows)
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    header, cells = header_and_cells(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *cells])
