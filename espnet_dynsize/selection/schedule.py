@@ -129,7 +129,7 @@ class SubnetSchedule(torch.nn.Module):
             picks.append(self._subnet(0, masks))
         if len(self.sizes) > 2:
             picks.append(self._subnet(self._draw(1, len(self.sizes) - 1), masks))
-        return picks, self.update.new_zeros(())
+        return picks, self.fixed_masks.new_zeros(())
 
     def _search_subnets(self) -> Tuple[List[Subnet], torch.Tensor]:
         update = max(int(self.update.item()) - 1, 0)

@@ -1,0 +1,168 @@
+"""One supernet against individually trained models of the same sizes, on AN4.
+
+    python benchmarks/an4_family.py --corpus_dir DIR [--seeds 0 1] [--jobs 2]
+
+Trainings are resumable; each finished model is a row of results/an4_family.jsonl, from
+which results/an4_family.md is built.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List
+
+from espnet_dynsize.demo import an4
+from espnet_dynsize.demo.run import extract_missing
+from espnet_dynsize.demo.stages import Experiment, model_file
+from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.report import measure
+
+HERE = Path(__file__).resolve().parent
+CONF = HERE.parent / "egs2" / "an4_dynsize" / "asr1" / "conf"
+ROWS = HERE / "results" / "an4_family.jsonl"
+LAYERS_PER_BLOCK = 4
+_TIME = re.compile(r"epoch results: \[train\].*?[, ]time=([^,]*(?:, )?[^,=]*seconds)")
+
+
+def training_seconds(log: Path) -> float:
+    """Time in the training loop, summed over epochs (interruptions do not count)."""
+    units = {"hour": 3600, "minute": 60, "second": 1}
+    total = 0.0
+    for match in _TIME.findall(log.read_text(errors="replace")):
+        for number, unit in re.findall(r"([\d.]+) (hour|minute|second)", match):
+            total += float(number) * units[unit]
+    return total
+
+
+def run_supernet(experiment: Experiment, seed: int) -> List[dict]:
+    tag = f"dynsize_seed{seed}"
+    supernet = experiment.train(
+        CONF / "train_asr_dynsize.yaml", tag, ["--seed", str(seed)]
+    )
+    seconds = training_seconds(supernet / "train.log")
+    folders = extract_missing(supernet, model_file(supernet))
+    return [
+        _row(experiment, folder, "supernet", seed, seconds) for folder in folders
+    ]
+
+
+def run_individual(experiment: Experiment, size: int, seed: int) -> List[dict]:
+    blocks = size // LAYERS_PER_BLOCK
+    tag = f"conformer{blocks}_seed{seed}"
+    arguments = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
+    folder = experiment.train(CONF / "train_asr_conformer.yaml", tag, arguments)
+    seconds = training_seconds(folder / "train.log")
+    return [_row(experiment, folder, "individual", seed, seconds, size)]
+
+
+def _row(experiment, folder, method, seed, seconds, size=None) -> dict:
+    checkpoint = model_file(folder)
+    score = experiment.decode(folder, checkpoint)
+    model, config = load_model(folder, checkpoint)
+    return dict(
+        method=method,
+        size=size or len(config["encoder_conf"]["keep_layers"]),
+        seed=seed,
+        wer=round(100 * score.wer, 2),
+        cer=round(100 * score.cer, 2),
+        parameters=measure.count_parameters(model),
+        mflops=round(measure.flops_per_second(measure.recogniser(model, config)) / 1e6, 1),
+        training_minutes=round(seconds / 60, 1),
+        epochs=config["max_epoch"],
+        kept=config["encoder_conf"].get("keep_layers"),
+        exp=str(folder.name),
+        commit=_commit(),
+        machine=f"{platform.machine()} CPU, {experiment.threads} thread(s) a run",
+    )
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def read_rows() -> List[dict]:
+    if not ROWS.exists():
+        return []
+    return [json.loads(line) for line in ROWS.read_text().splitlines()]
+
+
+def add_rows(new: List[dict]) -> None:
+    """Write rows, in place of older ones of the same model."""
+    names = {row["exp"] for row in new}
+    rows = [row for row in read_rows() if row["exp"] not in names] + new
+    rows.sort(key=lambda row: (row["size"], row["method"], row["seed"]))
+    ROWS.parent.mkdir(exist_ok=True)
+    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ROWS.with_suffix(".md").write_text(markdown(rows))
+
+
+def markdown(rows: List[dict]) -> str:
+    """Mean over seeds; one line a size and method."""
+    lines = [
+        "| layers | method | seeds | parameters | MFLOPs / s audio | WER % | CER % "
+        "| training, min |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    groups: Dict[tuple, List[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["size"], row["method"]), []).append(row)
+    for (size, method), group in groups.items():
+        mean = {
+            key: sum(row[key] for row in group) / len(group)
+            for key in ("wer", "cer", "parameters", "mflops", "training_minutes")
+        }
+        shared = " (all sizes)" if method == "supernet" else ""
+        lines.append(
+            f"| {size} | {method} | {len(group)} | {mean['parameters']:,.0f} "
+            f"| {mean['mflops']:.1f} | {mean['wer']:.1f} | {mean['cer']:.1f} "
+            f"| {mean['training_minutes']:.0f}{shared} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of AN4")
+    parser.add_argument("--exp", type=Path, default=HERE / "exp" / "an4_family")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    parser.add_argument("--only", choices=("supernet", "individual"))
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    config = CONF / "train_asr_dynsize.yaml"
+    threads = max((os.cpu_count() or 1) // args.jobs, 1)
+    data = an4.prepare(args.corpus_dir, args.exp / "data")
+    experiment = Experiment(args.exp, data, threads=threads)
+    experiment.make_token_list()
+    experiment.collect_stats(config)
+    sizes = _sizes(config)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = []
+        for seed in args.seeds:
+            if args.only != "individual":
+                jobs.append(pool.submit(run_supernet, experiment, seed))
+            if args.only != "supernet":
+                jobs += [
+                    pool.submit(run_individual, experiment, size, seed)
+                    for size in reversed(sizes)
+                ]
+        for job in jobs:
+            add_rows(job.result())
+    print(ROWS.with_suffix(".md").read_text())
+
+
+def _sizes(config: Path) -> List[int]:
+    import yaml
+
+    return yaml.safe_load(config.read_text())["encoder_conf"]["sizes"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import batch, build, fix_masks, model_config
+from espnet2.tasks.asr import encoder_choices
+
+from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.errors import ConfigError
+
+MODEL = "valid.loss.ave.pth"
+
+
+def write_experiment(folder: Path, model, config) -> Path:
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), folder / MODEL)
+    return folder
+
+
+def random_supernet(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = model_config(**changes)
+    model = build(config)
+    fix_masks(model.schedule)
+    model.train()
+    for _ in range(3):  # running statistics of their own for every size
+        model(**batch())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval(), config
+
+
+@torch.no_grad()
+def log_probs(model, data):
+    out, _ = model.encode(data["speech"], data["speech_lengths"])
+    out = out[0] if isinstance(out, tuple) else out
+    return model.ctc.log_softmax(out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"conv_norm": "batch_norm"},
+        {"normalize_before": False},
+        {"concat_after": True},
+        {"interctc_layer_idx": [1]},
+        {"rel_pos_type": "legacy"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_extracted_equals_masked_supernet(tmp_path, changes, seed):
+    model, config = random_supernet(seed, **changes)
+    data = batch()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    for extracted in extract(exp, MODEL, []):
+        small, _ = load_model(extracted.directory, MODEL)
+        with model.encoder.activate(model.schedule.subnet(extracted.size)):
+            expected = log_probs(model, data)
+        torch.testing.assert_close(log_probs(small, data), expected, atol=1e-6, rtol=0)
+
+
+def test_only_the_kept_layers_exist(tmp_path):
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    (extracted,) = extract(exp, MODEL, [3])
+    assert extracted.directory == tmp_path / "asr_size3"
+    states = torch.load(extracted.directory / MODEL)
+    kept = {tuple(n.split(".")[2:4]) for n in states if n.startswith("encoder.encoders.")}
+    kept = {(b, kind) for b, kind in kept if not kind.startswith("norm")}
+    mask = model.schedule.subnet(3).mask
+    assert kept == {
+        (str(b), la.kind) for b, la in model.encoder.layers if mask[la.index]
+    }
+    assert not any("schedule" in n or "by_size" in n for n in states)
+    assert torch.equal(states["ctc.ctc_lo.weight"], model.ctc.ctc_lo.by_size["3"].weight)
+
+
+@pytest.mark.parametrize(
+    "changes, sizes",
+    [
+        ({}, [2, 4, 8]),
+        ({"use_cnn_module": False}, [2, 4, 6]),
+        ({"macaron_style": False, "normalize_before": False}, [2, 4, 6]),
+    ],
+    ids=str,
+)
+def test_stock_format_opens_without_the_plugin(tmp_path, changes, sizes):
+    config = model_config(conv_norm="batch_norm", **changes)
+    config["encoder_conf"]["sizes"] = sizes
+    torch.manual_seed(0)
+    model = build(config).eval()
+    fix_masks(model.schedule)
+    exp = write_experiment(tmp_path / "asr", model, config)
+    data = batch()
+    for extracted in extract(exp, MODEL, [], format="stock"):
+        stock_config = yaml.safe_load((extracted.directory / "config.yaml").read_text())
+        assert stock_config["encoder"] == "conformer" and stock_config["model"] == "espnet"
+        stock, _ = load_model(extracted.directory, MODEL)
+        assert type(stock.encoder) is encoder_choices.get_class("conformer")
+        with model.encoder.activate(model.schedule.subnet(extracted.size)):
+            expected = log_probs(model, data)
+        torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
+
+
+def test_stock_format_leaves_whole_blocks_out(tmp_path):
+    config = model_config(use_cnn_module=False, num_blocks=3)
+    config["encoder_conf"]["sizes"] = [3, 9]
+    model = build(config).eval()
+    model.schedule.fixed_masks.copy_(torch.tensor([[0, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 9]))
+    exp = write_experiment(tmp_path / "asr", model, config)
+    (extracted,) = extract(exp, MODEL, [3], format="stock")
+    assert extracted.note == "2 whole blocks left out, 0 dropped layers zeroed"
+    stock, stock_config = load_model(extracted.directory, MODEL)
+    assert stock_config["encoder_conf"]["num_blocks"] == 1
+    data = batch()
+    with model.encoder.activate(model.schedule.subnet(3)):
+        expected = log_probs(model, data)
+    torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
+
+
+def test_stock_format_needs_batch_norm(tmp_path):
+    model, config = random_supernet()
+    model.schedule.fixed_masks[0] = torch.tensor([0, 0, 1, 0, 0, 0, 1, 1])
+    exp = write_experiment(tmp_path / "asr", model, config)
+    with pytest.raises(ConfigError, match="needs conv_norm: batch_norm"):
+        extract(exp, MODEL, [3], format="stock")
+    assert not (tmp_path / "asr_size3_stock").exists()
+
+
+def test_existing_output_folder_is_left_alone(tmp_path):
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    (tmp_path / "asr_size5").mkdir()
+    (tmp_path / "asr_size5" / "mine").write_text("precious")
+    with pytest.raises(ConfigError, match="asr_size5 exists"):
+        extract(exp, MODEL, [])
+    assert [p.name for p in (tmp_path / "asr_size5").iterdir()] == ["mine"]
+    assert not (tmp_path / "asr_size3").exists()
+
+
+def test_search_phase_checkpoint_is_refused(tmp_path):
+    config = model_config()
+    exp = write_experiment(tmp_path / "asr", build(config), config)
+    with pytest.raises(ConfigError, match="size=3 has no layers yet"):
+        extract(exp, MODEL, [3])
+    with pytest.raises(ConfigError, match="size=3 has no layers yet"):
+        extract(exp, MODEL, [])
+
+
+def test_folder_without_config(tmp_path):
+    with pytest.raises(ConfigError, match="has no config.yaml"):
+        extract(tmp_path, MODEL, [3])
+
+
+def test_missing_checkpoint_names_what_there_is(tmp_path):
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    with pytest.raises(ConfigError, match="valid.loss.ave.pth"):
+        extract(exp, "valid.acc.ave.pth", [3])
+
+
+def test_unknown_size(tmp_path):
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    with pytest.raises(ConfigError, match=r"size=4 must be one of \[3, 5, 8\]"):
+        extract(exp, MODEL, [4])
+
+
+def test_checkpoint_of_another_shape(tmp_path):
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    config["encoder_conf"]["linear_units"] = 10
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match="does not fit its config.yaml: .* has shape"):
+        extract(exp, MODEL, [3])
+
+
+def test_a_stock_model_is_not_a_supernet(tmp_path):
+    config = model_config()
+    config["encoder"], config["model"] = "conformer", "espnet"
+    del config["encoder_conf"]["sizes"]
+    exp = write_experiment(tmp_path / "asr", build(config), config)
+    with pytest.raises(ConfigError, match="is not a supernet"):
+        extract(exp, MODEL, [3])
+
+
+def test_inference_task_loads_an_extracted_model(tmp_path):
+    from espnet_dynsize.task import DynSizeASRTask
+
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    (extracted,) = extract(exp, MODEL, [5])
+    loaded, args = DynSizeASRTask.build_model_from_file(
+        extracted.directory / "config.yaml", extracted.directory / MODEL
+    )
+    assert isinstance(args, argparse.Namespace)
+    data = batch()
+    with model.encoder.activate(model.schedule.subnet(5)):
+        expected = log_probs(model, data)
+    torch.testing.assert_close(log_probs(loaded.eval(), data), expected, atol=1e-6, rtol=0)

@@ -1,0 +1,220 @@
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from espnet2.train.reporter import Reporter
+from training import train_arguments, write_data
+
+import espnet_dynsize
+from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.model import DynSizeASRModel
+from espnet_dynsize.task import DynSizeASRTask
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def train(data, exp, epochs, **changes):
+    espnet_dynsize.register()
+    arguments = train_arguments(data, exp, [f"--max_epoch={epochs}"], **changes)
+    DynSizeASRTask.main(cmd=arguments)
+    return torch.load(exp / "checkpoint.pth", weights_only=False)
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name].nan_to_num(-1), theirs[name].nan_to_num(-1)), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    exp = tmp_path_factory.mktemp("exp") / "whole"
+    return exp, train(data, exp, 5)
+
+
+class Killed(Exception):
+    pass
+
+
+# Four updates an epoch, six of search: epoch 1 is search, epoch 2 has the boundary.
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_resumed_equals_uninterrupted(
+    data, tmp_path, uninterrupted, stop, monkeypatch
+):
+    exp = tmp_path / "resumed"
+    forward = DynSizeASRModel.forward
+
+    def until_stop(model, *args, **kwargs):
+        if model.training and model.schedule.update > 4 * stop + 2:
+            raise Killed  # in the middle of an epoch, whose work is lost
+        return forward(model, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DynSizeASRModel, "forward", until_stop)
+        train(data, exp, 5)
+    assert_same(train(data, exp, 5)["model"], uninterrupted[1]["model"])
+    for name in ("valid.loss.ave_2best.pth", "valid.loss.best.pth"):
+        ours, theirs = (torch.load(e / name) for e in (exp, uninterrupted[0]))
+        assert_same(ours, theirs)
+
+
+def test_schedule_after_training(uninterrupted):
+    states = uninterrupted[1]["model"]
+    assert states["encoder.schedule.update"] == 20
+    assert states["encoder.schedule.search_updates"] == 6
+    assert states["encoder.schedule.joint_epochs"] == 4
+    kept = states["encoder.schedule.fixed_masks"].sum(dim=1)
+    assert kept.tolist() == [3, 5, 8]
+
+
+def test_model_selection_sees_joint_epochs_only(uninterrupted):
+    exp, states = uninterrupted
+    reporter = Reporter()
+    reporter.load_state_dict(states["reporter"])
+    values = dict(reporter.sort_epochs_and_values("valid", "loss", "min"))
+    assert values[1] == math.inf
+    assert all(math.isfinite(values[epoch]) for epoch in (2, 3, 4, 5))
+    assert math.isfinite(reporter.stats[1]["valid"]["search_loss"])
+    assert not (exp / "1epoch.pth").exists()
+    averaged = torch.load(exp / "valid.loss.ave.pth")
+    masks = states["model"]["encoder.schedule.fixed_masks"]
+    assert torch.equal(averaged["encoder.schedule.fixed_masks"], masks)
+
+
+def test_every_size_is_validated_in_every_epoch(uninterrupted):
+    reporter = Reporter()
+    reporter.load_state_dict(uninterrupted[1]["reporter"])
+    for epoch in range(1, 6):
+        for size in (3, 5, 8):
+            for key in (f"loss_{size}", f"cer_ctc_{size}"):
+                assert math.isfinite(reporter.get_value("valid", key, epoch=epoch))
+
+
+def test_averages_are_over_no_more_epochs_than_there_are(data, tmp_path):
+    exp = tmp_path / "exp"
+    train(data, exp, 2)  # one joint epoch, two to be averaged
+    assert (exp / "valid.loss.ave.pth").resolve() == (exp / "2epoch.pth").resolve()
+
+
+def test_search_only_so_far_selects_nothing(data, tmp_path):
+    exp = tmp_path / "exp"
+    espnet_dynsize.register()
+    conf = {"search_updates": 11}
+    train(data, exp, 3, selector_conf=conf)
+    reference = torch.load(exp / "3epoch.pth")
+    assert not reference["encoder.schedule.fixed_masks"].isnan().any()
+    assert [p.name for p in exp.glob("*epoch.pth")] == ["3epoch.pth"]
+
+
+def test_early_stopping_waits_for_the_joint_phase(data, tmp_path):
+    exp = tmp_path / "exp"
+    espnet_dynsize.register()
+    extra = ["--max_epoch=6", "--patience=0", "--early_stopping_criterion"]
+    extra += ["valid", "loss", "min"]
+    conf = {"search_updates": 16}
+    arguments = train_arguments(data, exp, extra, selector_conf=conf)
+    DynSizeASRTask.main(cmd=arguments)
+    states = torch.load(exp / "checkpoint.pth", weights_only=False)["model"]
+    assert states["encoder.schedule.update"] > 16
+
+
+def test_weights_of_a_size_do_not_depend_on_later_extraction(uninterrupted):
+    exp, states = uninterrupted
+    for model in extract(exp, "valid.loss.ave.pth", []):
+        own = torch.load(model.directory / "valid.loss.ave.pth")
+        averaged = torch.load(exp / "valid.loss.ave.pth")
+        shared = [n for n in own if n in averaged and "ctc_lo" not in n]
+        assert shared and all(torch.equal(own[n], averaged[n]) for n in shared)
+
+
+def test_search_longer_than_the_run(data, tmp_path):
+    with pytest.raises(ConfigError, match="search_updates=6 must be less than the run's 4"):
+        train(data, tmp_path / "exp", 1)
+    assert not list((tmp_path / "exp").glob("*.pth"))
+
+
+def test_resuming_another_shape(data, tmp_path):
+    train(data, tmp_path / "exp", 2)
+    with pytest.raises(ConfigError, match="resume: .*checkpoint.pth does not fit"):
+        train(data, tmp_path / "exp", 3, linear_units=10)
+
+
+def test_accumulated_batches_are_one_update(data, tmp_path):
+    espnet_dynsize.register()
+    extra = ["--max_epoch=3", "--accum_grad=2"]
+    conf = {"search_updates": 2}
+    exp = tmp_path / "exp"
+    DynSizeASRTask.main(cmd=train_arguments(data, exp, extra, selector_conf=conf))
+    states = torch.load(exp / "checkpoint.pth", weights_only=False)["model"]
+    assert states["encoder.schedule.update"] == 6
+
+
+def test_scores_are_kept_out_of_weight_decay(data, tmp_path):
+    exp = tmp_path / "exp"
+    espnet_dynsize.register()
+    extra = ["--max_epoch=2", "--optim_conf", "weight_decay=0.1"]
+    DynSizeASRTask.main(cmd=train_arguments(data, exp, extra))
+    groups = torch.load(exp / "checkpoint.pth", weights_only=False)["optimizers"][0]
+    groups = groups["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert len(groups[1]["params"]) == 1
+
+
+def test_stock_models_train_as_ever(data, tmp_path):
+    exp = tmp_path / "exp"
+    espnet_dynsize.register()
+    arguments = train_arguments(data, exp, ["--max_epoch=1"])
+    config = (tmp_path / "exp.yaml").read_text()
+    config = config.replace("dynsize_conformer", "conformer").replace("dynsize", "espnet")
+    lines = [la for la in config.splitlines() if "s: [" not in la]
+    import yaml
+
+    config = yaml.safe_load("\n".join(lines))
+    for key in ("sizes", "selector_conf"):
+        config["encoder_conf"].pop(key, None)
+    (tmp_path / "exp.yaml").write_text(yaml.safe_dump(config))
+    DynSizeASRTask.main(cmd=arguments)
+    assert (exp / "valid.loss.ave.pth").exists()
+
+
+def test_two_ranks_draw_the_same_subnets(data, tmp_path):
+    """Two gloo processes end with the same weights on both, so with the same masks."""
+    exp = tmp_path / "exp"
+    extra = ["--max_epoch=3", "--dist_world_size=2", "--dist_backend=gloo"]
+    extra += ["--batch_size=4", f"--dist_init_method=file://{tmp_path / 'rendezvous'}"]
+    arguments = train_arguments(data, exp, extra)
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import sys, torch, espnet_dynsize\n"
+        "espnet_dynsize.register()\n"
+        "from espnet_dynsize.task import DynSizeASRTask\n"
+        "from espnet_dynsize.selection.schedule import SubnetSchedule\n"
+        "drawn, sandwich = [], SubnetSchedule.sandwich\n"
+        "def record(self):\n"
+        "    subnets, penalty = sandwich(self)\n"
+        "    drawn.append([(s.size, s.mask) for s in subnets])\n"
+        "    return subnets, penalty\n"
+        "SubnetSchedule.sandwich = record\n"
+        "DynSizeASRTask.main(cmd=sys.argv[2:])\n"
+        "torch.save(drawn, sys.argv[1])\n"
+    )
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / f"drawn{rank}")]
+            + [*arguments, f"--dist_rank={rank}"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    errors = [rank.communicate(timeout=240)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors[0][-2000:] + errors[1][-2000:]
+    first, second = (torch.load(tmp_path / f"drawn{rank}") for rank in (0, 1))
+    assert first == second
+    assert len(first) == 9 and {len(subnets) for subnets in first} == {2, 3}
