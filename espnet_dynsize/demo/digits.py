@@ -1,6 +1,8 @@
 """Synthetic connected digits: a corpus that needs no download."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Dict, List, Sequence
 
@@ -25,24 +27,24 @@ COUNTS = {"train": 1000, "valid": 80, "test": 120}
 
 def prepare(audio: Path, data: Path) -> Dict[str, Path]:
     """Write `data/{train,valid,test}`; audio is synthesised once, into `audio`."""
-    return {
-        split: write_data_dir(data / split, _split(audio / split, split, count))
-        for split, count in COUNTS.items()
-    }
+    dirs = {}
+    for split, count in COUNTS.items():
+        if not (audio / split).exists():
+            # eSpeak's filters remember what they said before, so the same samples
+            # come only from a fresh process that says everything in order.
+            command = [sys.executable, "-m", __name__, str(audio / split), split]
+            subprocess.run([*command, str(count)], check=True)
+        wavs = [
+            u._replace(wav=(audio / split / f"{u.id}.wav").resolve())
+            for u in plan(split, count)
+        ]
+        dirs[split] = write_data_dir(data / split, wavs)
+    return dirs
 
 
-def _split(audio: Path, split: str, count: int) -> List[Utterance]:
-    voices = TEST_VOICES if split == "test" else TRAIN_VOICES
-    utterances = plan(split, count, voices)
-    missing = [u for u in utterances if not (audio / f"{u.id}.wav").exists()]
-    if missing:
-        audio.mkdir(parents=True, exist_ok=True)
-        _synthesise(audio, missing)
-    return [u._replace(wav=(audio / f"{u.id}.wav").resolve()) for u in utterances]
-
-
-def plan(split: str, count: int, voices: Sequence[str]) -> List[Utterance]:
+def plan(split: str, count: int) -> List[Utterance]:
     """What will be said, by whom; the utterance's id seeds its rate and pitch."""
+    voices = TEST_VOICES if split == "test" else TRAIN_VOICES
     dice = random.Random(f"digits {split}")
     utterances = []
     for number in range(count):
@@ -52,7 +54,10 @@ def plan(split: str, count: int, voices: Sequence[str]) -> List[Utterance]:
     return utterances
 
 
-def _synthesise(audio: Path, utterances: Sequence[Utterance]) -> None:
+def synthesise(folder: Path, utterances: Sequence[Utterance]) -> None:
+    """Write one wav file an utterance; the folder appears when all are there."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
     synthesizer = Synthesizer()
     for utterance in utterances:
         dice = random.Random(utterance.id)
@@ -66,7 +71,9 @@ def _synthesise(audio: Path, utterances: Sequence[Utterance]) -> None:
         resampled = torchaudio.functional.resample(
             torch.from_numpy(samples), synthesizer.rate, RATE
         )
-        # A name of its own until it is whole: an interrupted run leaves no half file.
-        unfinished = audio / f"{utterance.id}.unfinished"
-        soundfile.write(unfinished, resampled.numpy(), RATE, format="WAV")
-        unfinished.rename(audio / f"{utterance.id}.wav")
+        soundfile.write(unfinished / f"{utterance.id}.wav", resampled.numpy(), RATE)
+    unfinished.rename(folder)
+
+
+if __name__ == "__main__":
+    synthesise(Path(sys.argv[1]), plan(sys.argv[2], int(sys.argv[3])))
