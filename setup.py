@@ -28,7 +28,7 @@ setup(
     ],
     extras_require={
         "demo": ["espeakng-loader"],
-        "dev": ["pytest", "ruff==0.14.5", "espeakng-loader"],
+        "dev": ["pytest", "ruff==0.17.6", "espeakng-loader"],
     },
     entry_points={"console_scripts": ["espnet-dynsize=espnet_dynsize.bin.main:main"]},
 )

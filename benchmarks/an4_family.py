@@ -15,7 +15,6 @@ import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List
 
 from espnet_dynsize.demo import an4
 from espnet_dynsize.demo.run import extract_missing
@@ -40,19 +39,17 @@ def training_seconds(log: Path) -> float:
     return total
 
 
-def run_supernet(experiment: Experiment, seed: int) -> List[dict]:
+def run_supernet(experiment: Experiment, seed: int) -> list[dict]:
     tag = f"dynsize_seed{seed}"
     supernet = experiment.train(
         CONF / "train_asr_dynsize.yaml", tag, ["--seed", str(seed)]
     )
     seconds = training_seconds(supernet / "train.log")
     folders = extract_missing(supernet, model_file(supernet))
-    return [
-        _row(experiment, folder, "supernet", seed, seconds) for folder in folders
-    ]
+    return [_row(experiment, folder, "supernet", seed, seconds) for folder in folders]
 
 
-def run_individual(experiment: Experiment, size: int, seed: int) -> List[dict]:
+def run_individual(experiment: Experiment, size: int, seed: int) -> list[dict]:
     blocks = size // LAYERS_PER_BLOCK
     tag = f"conformer{blocks}_seed{seed}"
     arguments = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
@@ -72,7 +69,9 @@ def _row(experiment, folder, method, seed, seconds, size=None) -> dict:
         wer=round(100 * score.wer, 2),
         cer=round(100 * score.cer, 2),
         parameters=measure.count_parameters(model),
-        mflops=round(measure.flops_per_second(measure.recogniser(model, config)) / 1e6, 1),
+        mflops=round(
+            measure.flops_per_second(measure.recogniser(model, config)) / 1e6, 1
+        ),
         training_minutes=round(seconds / 60, 1),
         epochs=config["max_epoch"],
         kept=config["encoder_conf"].get("keep_layers"),
@@ -87,13 +86,13 @@ def _commit() -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def read_rows() -> List[dict]:
+def read_rows() -> list[dict]:
     if not ROWS.exists():
         return []
     return [json.loads(line) for line in ROWS.read_text().splitlines()]
 
 
-def add_rows(new: List[dict]) -> None:
+def add_rows(new: list[dict]) -> None:
     """Write rows, in place of older ones of the same model."""
     names = {row["exp"] for row in new}
     rows = [row for row in read_rows() if row["exp"] not in names] + new
@@ -103,14 +102,14 @@ def add_rows(new: List[dict]) -> None:
     ROWS.with_suffix(".md").write_text(markdown(rows))
 
 
-def markdown(rows: List[dict]) -> str:
+def markdown(rows: list[dict]) -> str:
     """Mean over seeds; one line a size and method."""
     lines = [
         "| layers | method | seeds | parameters | MFLOPs / s audio | WER % | CER % "
         "| training, min |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    groups: Dict[tuple, List[dict]] = {}
+    groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((row["size"], row["method"]), []).append(row)
     for (size, method), group in groups.items():
@@ -158,7 +157,7 @@ def main() -> None:
     print(ROWS.with_suffix(".md").read_text())
 
 
-def _sizes(config: Path) -> List[int]:
+def _sizes(config: Path) -> list[int]:
     import yaml
 
     return yaml.safe_load(config.read_text())["encoder_conf"]["sizes"]

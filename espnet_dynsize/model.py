@@ -1,7 +1,7 @@
 """`dynsize`: the joint loss over the subnets sampled in a step."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Dict, Iterator, Optional, Tuple
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
@@ -40,7 +40,7 @@ class DynSizeASRModel(ESPnetASRModel):
                 f"not {type(self.encoder).__name__}."
             )
         self.subnet_weight = subnet_weight
-        self._encoded: Optional[Tuple] = None
+        self._encoded: tuple | None = None
         schedule = self.encoder.schedule
         if output_per_size and self.ctc is not None and schedule is not None:
             self.ctc.ctc_lo = SizedLinear(
@@ -48,7 +48,7 @@ class DynSizeASRModel(ESPnetASRModel):
             )
 
     @property
-    def schedule(self) -> Optional[SubnetSchedule]:
+    def schedule(self) -> SubnetSchedule | None:
         """The subnet schedule; None for an extracted model."""
         return self.encoder.schedule
 
@@ -59,7 +59,7 @@ class DynSizeASRModel(ESPnetASRModel):
         text: torch.Tensor,
         text_lengths: torch.Tensor,
         **kwargs,
-    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor], torch.Tensor]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Sum of the weighted losses of the sampled subnets.
 
         In training, the subnets are the schedule's sandwich; in evaluation, every

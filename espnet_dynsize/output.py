@@ -1,6 +1,6 @@
 """Output layers, one per size."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 

@@ -1,8 +1,8 @@
 """A subnet, and the one place that says which subnet computes."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
 
 import torch
 
@@ -21,16 +21,16 @@ class Subnet:
     """
 
     size: int
-    mask: Tuple[bool, ...]
-    gates: Optional[torch.Tensor] = None
-    drop: Optional[Tuple[float, ...]] = None
+    mask: tuple[bool, ...]
+    gates: torch.Tensor | None = None
+    drop: tuple[float, ...] | None = None
 
 
 class Switch:
     """Holds the active subnet; read by every block, norm and output layer."""
 
     def __init__(self) -> None:
-        self.subnet: Optional[Subnet] = None
+        self.subnet: Subnet | None = None
 
     @contextmanager
     def activate(self, subnet: Subnet) -> Iterator[Subnet]:

@@ -1,8 +1,6 @@
 """The ASR task with the plugin's choices."""
 
 import argparse
-from typing import List
-
 
 import torch
 from espnet2.tasks import asr as asr_tasks
@@ -33,7 +31,7 @@ class DynSizeASRTask(ASRTask):
     @classmethod
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
-    ) -> List[torch.optim.Optimizer]:
+    ) -> list[torch.optim.Optimizer]:
         """Stock optimisers, with the selector's scores kept out of weight decay."""
         optimizers = super().build_optimizers(args, model)
         if isinstance(model, DynSizeASRModel) and model.schedule is not None:
@@ -45,7 +43,7 @@ class DynSizeASRTask(ASRTask):
 
 
 def _exempt_from_weight_decay(
-    optimizer: torch.optim.Optimizer, exempt: List[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer, exempt: list[torch.nn.Parameter]
 ) -> None:
     ids = {id(p) for p in exempt}
     for group in optimizer.param_groups:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from typing import Iterable, Iterator, Optional
+from collections.abc import Iterable, Iterator
 
 import torch
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
@@ -107,12 +107,12 @@ class DynSizeTrainer(Trainer):
         _log_layers(schedule)
 
 
-def _schedule(model: torch.nn.Module) -> Optional[SubnetSchedule]:
+def _schedule(model: torch.nn.Module) -> SubnetSchedule | None:
     model = getattr(model, "module", model)  # out of (Distributed)DataParallel
     return model.schedule if isinstance(model, DynSizeASRModel) else None
 
 
-def _total_updates(factory, options) -> Optional[int]:
+def _total_updates(factory, options) -> int | None:
     """Updates in the whole run, None where the iterator cannot tell."""
     batches = getattr(factory, "num_iters_per_epoch", None)
     if batches is None and hasattr(factory, "sampler"):
@@ -155,12 +155,18 @@ def _prepare_resume(model: DynSizeASRModel, options: PhasedTrainerOptions) -> No
     """Check the checkpoint that will be resumed, and set its phase's options."""
     path = f"{options.output_dir}/checkpoint.pth"
     try:
-        states = safe_torch_load(path, map_location="cpu")["model"] if options.resume else {}
+        states = (
+            safe_torch_load(path, map_location="cpu")["model"] if options.resume else {}
+        )
     except FileNotFoundError:
         return
     own = model.state_dict()
     for name in sorted(states.keys() | own.keys()) if states else ():
-        if name not in own or name not in states or own[name].shape != states[name].shape:
+        if (
+            name not in own
+            or name not in states
+            or own[name].shape != states[name].shape
+        ):
             raise ConfigError(
                 f"resume: {path} does not fit the config, first at {name}; use another "
                 "output_dir or the config that the run began with."

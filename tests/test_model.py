@@ -7,7 +7,9 @@ from espnet_dynsize.subnet import Subnet
 
 
 def joint_model(**changes):
-    model = build(model_config(dropout_rate=0.0, positional_dropout_rate=0.0, **changes))
+    model = build(
+        model_config(dropout_rate=0.0, positional_dropout_rate=0.0, **changes)
+    )
     fix_masks(model.schedule)
     return model
 
@@ -26,7 +28,9 @@ def test_joint_loss_is_the_weighted_sum_of_the_sandwich():
     model = joint_model().train()
     data = batch()
     loss, stats, weight = model(**data)
-    full, small, middle = (stock_loss(model, model.schedule.subnet(s), data) for s in (8, 3, 5))
+    full, small, middle = (
+        stock_loss(model, model.schedule.subnet(s), data) for s in (8, 3, 5)
+    )
     torch.testing.assert_close(loss.squeeze(), full + 0.3 * small + 0.3 * middle)
     torch.testing.assert_close(stats["loss_5"].squeeze(), middle.detach())
     assert weight == 3

@@ -44,9 +44,7 @@ class Killed(Exception):
 
 # Four updates an epoch, six of search: epoch 1 is search, epoch 2 has the boundary.
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_resumed_equals_uninterrupted(
-    data, tmp_path, uninterrupted, stop, monkeypatch
-):
+def test_resumed_equals_uninterrupted(data, tmp_path, uninterrupted, stop, monkeypatch):
     exp = tmp_path / "resumed"
     forward = DynSizeASRModel.forward
 
@@ -134,7 +132,9 @@ def test_weights_of_a_size_do_not_depend_on_later_extraction(uninterrupted):
 
 
 def test_search_longer_than_the_run(data, tmp_path):
-    with pytest.raises(ConfigError, match="search_updates=6 must be less than the run's 4"):
+    with pytest.raises(
+        ConfigError, match="search_updates=6 must be less than the run's 4"
+    ):
         train(data, tmp_path / "exp", 1)
     assert not list((tmp_path / "exp").glob("*.pth"))
 
@@ -171,7 +171,9 @@ def test_stock_models_train_as_ever(data, tmp_path):
     espnet_dynsize.register()
     arguments = train_arguments(data, exp, ["--max_epoch=1"])
     config = (tmp_path / "exp.yaml").read_text()
-    config = config.replace("dynsize_conformer", "conformer").replace("dynsize", "espnet")
+    config = config.replace("dynsize_conformer", "conformer").replace(
+        "dynsize", "espnet"
+    )
     lines = [la for la in config.splitlines() if "s: [" not in la]
     import yaml
 
@@ -214,7 +216,9 @@ def test_two_ranks_draw_the_same_subnets(data, tmp_path):
         for rank in (0, 1)
     ]
     errors = [rank.communicate(timeout=240)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors[0][-2000:] + errors[1][-2000:]
+    assert [rank.returncode for rank in ranks] == [0, 0], (
+        errors[0][-2000:] + errors[1][-2000:]
+    )
     first, second = (torch.load(tmp_path / f"drawn{rank}") for rank in (0, 1))
     assert first == second
     assert len(first) == 9 and {len(subnets) for subnets in first} == {2, 3}

@@ -1,7 +1,7 @@
 """A tiny training through ESPnet's own command-line entry."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Sequence
 
 import numpy as np
 import yaml
@@ -29,7 +29,7 @@ def write_data(folder: Path) -> Path:
 
 def train_arguments(
     data: Path, exp: Path, extra: Sequence[str] = (), **encoder_changes
-) -> List[str]:
+) -> list[str]:
     """Arguments of `asr_train`: 4 batches of 3 utterances an epoch."""
     conf = dict(sizes=[3, 5, 8], selector_conf={"search_updates": 6})
     config = dict(

@@ -21,7 +21,9 @@ def add_parser(verbs) -> None:
         help="checkpoint in asr_exp, from the joint phase (default: %(default)s)",
     )
     parser.add_argument(
-        "--size", required=True, help="number of layers to keep, or 'all' for every size"
+        "--size",
+        required=True,
+        help="number of layers to keep, or 'all' for every size",
     )
     parser.add_argument(
         "--format",

@@ -5,7 +5,6 @@ import importlib.util
 import runpy
 import sys
 from pathlib import Path
-from typing import List
 
 TASK_MODULE = "espnet2.tasks.asr"
 USAGE = "usage: espnet-dynsize run -m MODULE [ARG …] | SCRIPT.py [ARG …]"
@@ -37,7 +36,7 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         espnet_dynsize.register()
 
 
-def run(argv: List[str]) -> int:
+def run(argv: list[str]) -> int:
     """Run `-m MODULE ARG …` or `SCRIPT.py ARG …`; returns the exit code.
 
     The program's own `sys.exit` passes through.
@@ -56,14 +55,14 @@ def run(argv: List[str]) -> int:
     return _run_script(argv[0], argv[1:])
 
 
-def _run_module(module: str, arguments: List[str]) -> int:
+def _run_module(module: str, arguments: list[str]) -> int:
     sys.argv = [module, *arguments]
     sys.path.insert(0, "")  # as `python -m` does
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
 
 
-def _run_script(script: str, arguments: List[str]) -> int:
+def _run_script(script: str, arguments: list[str]) -> int:
     if not Path(script).is_file():
         print(f"espnet-dynsize run: no such script: {script}", file=sys.stderr)
         return 2

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Dict, List
 
 from espnet_dynsize.demo.datadir import Utterance, write_data_dir
 from espnet_dynsize.errors import ConfigError
@@ -11,7 +10,7 @@ VALID_UTTERANCES = 100
 _TRANSCRIPT = re.compile(r"^(?:<s> )?(.*?)(?: </s>)? \((\w+)-(\w+)-(\w+)\)$")
 
 
-def read_split(corpus_dir: Path, split: str) -> List[Utterance]:
+def read_split(corpus_dir: Path, split: str) -> list[Utterance]:
     """Read the utterances of `split` (`train` or `test`).
 
     Raises:
@@ -33,7 +32,7 @@ def read_split(corpus_dir: Path, split: str) -> List[Utterance]:
     ]
 
 
-def _utterance(corpus_dir: Path, wavs: Dict[str, str], line: str) -> Utterance:
+def _utterance(corpus_dir: Path, wavs: dict[str, str], line: str) -> Utterance:
     text, prompt, speaker, channel = _TRANSCRIPT.match(line.strip()).groups()
     stem = corpus_dir / "wav" / wavs[f"{prompt}-{speaker}-{channel}"]
     wav = next(
@@ -47,7 +46,7 @@ def _utterance(corpus_dir: Path, wavs: Dict[str, str], line: str) -> Utterance:
     return Utterance(f"{speaker}-{prompt}-{channel}", speaker, wav.resolve(), text)
 
 
-def prepare(corpus_dir: Path, data: Path) -> Dict[str, Path]:
+def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
     """Write `data/{train,valid,test}`; valid is the first 100 training utterances.
 
     The split is that of ESPnet's own AN4 recipe.

@@ -1,7 +1,8 @@
 """Kaldi-style data directories, the input of every ESPnet stage."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, NamedTuple
+from typing import NamedTuple
 
 
 class Utterance(NamedTuple):
@@ -17,7 +18,7 @@ def write_data_dir(directory: Path, utterances: Iterable[Utterance]) -> Path:
     """Write `wav.scp`, `text`, `utt2spk` and `spk2utt`, sorted by utterance id."""
     utterances = sorted(utterances)
     directory.mkdir(parents=True, exist_ok=True)
-    speakers: Dict[str, list] = {}
+    speakers: dict[str, list] = {}
     for utterance in utterances:
         speakers.setdefault(utterance.speaker, []).append(utterance.id)
     files = {

@@ -3,8 +3,8 @@
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence
 
 import soundfile
 import torch
@@ -13,7 +13,7 @@ import torchaudio
 from espnet_dynsize.demo.datadir import Utterance, write_data_dir
 from espnet_dynsize.demo.espeak import Synthesizer
 
-WORDS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
+WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
 RATE = 16000
 # Variants of eSpeak's formant voices; the test speakers are not in the training set.
 TRAIN_VOICES = [
@@ -25,7 +25,7 @@ TEST_VOICES = [f"{accent}+{v}" for accent in ("en-us", "en") for v in ("m5", "f5
 COUNTS = {"train": 1000, "valid": 80, "test": 120}
 
 
-def prepare(audio: Path, data: Path) -> Dict[str, Path]:
+def prepare(audio: Path, data: Path) -> dict[str, Path]:
     """Write `data/{train,valid,test}`; audio is synthesised once, into `audio`."""
     dirs = {}
     for split, count in COUNTS.items():
@@ -42,7 +42,7 @@ def prepare(audio: Path, data: Path) -> Dict[str, Path]:
     return dirs
 
 
-def plan(split: str, count: int) -> List[Utterance]:
+def plan(split: str, count: int) -> list[Utterance]:
     """What will be said, by whom; the utterance's id seeds its rate and pitch."""
     voices = TEST_VOICES if split == "test" else TRAIN_VOICES
     dice = random.Random(f"digits {split}")
@@ -50,7 +50,9 @@ def plan(split: str, count: int) -> List[Utterance]:
     for number in range(count):
         speaker = voices[number % len(voices)].replace("+", "-")
         text = " ".join(dice.choices(WORDS, k=dice.randint(2, 5)))
-        utterances.append(Utterance(f"{speaker}-{split}{number:04}", speaker, Path(), text))
+        utterances.append(
+            Utterance(f"{speaker}-{split}{number:04}", speaker, Path(), text)
+        )
     return utterances
 
 

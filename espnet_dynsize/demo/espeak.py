@@ -1,7 +1,6 @@
 """Speech synthesis with eSpeak NG, from the pip package `espeakng-loader`."""
 
 import ctypes
-from typing import List
 
 import numpy as np
 
@@ -34,7 +33,7 @@ class Synthesizer:
         self.rate: int = self._library.espeak_Initialize(
             _AUDIO_OUTPUT_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
         )
-        self._chunks: List[np.ndarray] = []
+        self._chunks: list[np.ndarray] = []
         self._callback = _CALLBACK(self._receive)  # kept: the library calls it
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -64,8 +63,6 @@ class Synthesizer:
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
         self._chunks = []
         encoded = text.encode() + b"\0"
-        self._library.espeak_Synth(
-            encoded, len(encoded), 0, 0, 0, _UTF8, None, None
-        )
+        self._library.espeak_Synth(encoded, len(encoded), 0, 0, 0, _UTF8, None, None)
         self._library.espeak_Synchronize()
         return np.concatenate(self._chunks).astype(np.float32) / 2**15

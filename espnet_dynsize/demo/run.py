@@ -1,13 +1,13 @@
 """From a corpus to a table: train a supernet, cut it, decode and score every size."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 from espnet_dynsize.bin.report import write_report
 from espnet_dynsize.demo import an4, digits
 from espnet_dynsize.demo.stages import Experiment, model_file
-from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.deploy.experiment import read_config
+from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.report.scores import read_trn
 
@@ -20,7 +20,7 @@ SYNTHETIC = (
 )
 
 
-def prepare_data(corpus: str, corpus_dir: Optional[Path], exp: Path) -> Dict[str, Path]:
+def prepare_data(corpus: str, corpus_dir: Path | None, exp: Path) -> dict[str, Path]:
     """Write the data directories of `corpus`.
 
     Raises:
@@ -37,9 +37,9 @@ def prepare_data(corpus: str, corpus_dir: Optional[Path], exp: Path) -> Dict[str
 
 def run_demo(
     corpus: str,
-    corpus_dir: Optional[Path],
+    corpus_dir: Path | None,
     exp: Path,
-    config: Optional[Path] = None,
+    config: Path | None = None,
     arguments: Sequence[str] = (),
 ) -> None:
     """Run every stage; prints the table, pictures and an example per size.
@@ -75,7 +75,7 @@ def run_demo(
         print(SYNTHETIC)
 
 
-def extract_missing(supernet: Path, checkpoint: str) -> List[Path]:
+def extract_missing(supernet: Path, checkpoint: str) -> list[Path]:
     """The folders of every size, extracted now or by an earlier run."""
     sizes = read_config(supernet)["encoder_conf"]["sizes"]
     folders = {s: supernet.with_name(f"{supernet.name}_size{s}") for s in sizes}

@@ -7,9 +7,9 @@ where it stopped.
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
 
 import yaml
 
@@ -30,7 +30,7 @@ class Experiment:
     """
 
     exp: Path
-    data: Dict[str, Path]
+    data: dict[str, Path]
     token_type: str = "char"
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
 
@@ -122,7 +122,7 @@ class Experiment:
         module: str,
         arguments: Sequence,
         log: Path,
-        progress: Optional[str] = None,
+        progress: str | None = None,
     ) -> None:
         """Run a module with the plugin known, its output in `log`.
 
@@ -152,7 +152,7 @@ class Experiment:
                 + " ".join(last)
             )
 
-    def _data_arguments(self) -> List[str]:
+    def _data_arguments(self) -> list[str]:
         arguments = ["--token_list", str(self.tokens), "--token_type", self.token_type]
         arguments += ["--use_preprocessor", "true", "--ngpu", "0"]
         for split in _TRAIN_SETS:
@@ -179,20 +179,22 @@ def model_file(asr_exp: Path) -> str:
     config = yaml.safe_load((asr_exp / "config.yaml").read_text(encoding="utf-8"))
     phase, name, _ = config["best_model_criterion"][0]
     if not (asr_exp / f"{phase}.{name}.ave.pth").exists():
-        raise ConfigError(f"{asr_exp} has no {phase}.{name}.ave.pth; see its train.log.")
+        raise ConfigError(
+            f"{asr_exp} has no {phase}.{name}.ave.pth; see its train.log."
+        )
     return f"{phase}.{name}.ave.pth"
 
 
-def _read(path: Path) -> Dict[str, str]:
+def _read(path: Path) -> dict[str, str]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     pairs = [line.partition(" ") for line in lines]
     return {utterance: text.strip() for utterance, _, text in pairs}
 
 
-def _decoded(folder: Path, reference: Dict[str, str]) -> bool:
+def _decoded(folder: Path, reference: dict[str, str]) -> bool:
     return _read(folder / "1best_recog" / "text").keys() == reference.keys()
 
 
-def _write_trn(path: Path, texts: Dict[str, str]) -> None:
+def _write_trn(path: Path, texts: dict[str, str]) -> None:
     lines = [f"{text} ({utterance})\n" for utterance, text in sorted(texts.items())]
     path.write_text("".join(lines), encoding="utf-8")

@@ -1,7 +1,6 @@
 """Reading a trained ESPnet experiment folder."""
 
 from pathlib import Path
-from typing import Tuple
 
 import torch
 import yaml
@@ -71,7 +70,7 @@ def load_states(model: torch.nn.Module, states: dict, source: str) -> None:
     model.load_state_dict(states)
 
 
-def load_model(asr_exp: Path, model_file: str) -> Tuple[ESPnetASRModel, dict]:
+def load_model(asr_exp: Path, model_file: str) -> tuple[ESPnetASRModel, dict]:
     """Build and load `asr_exp/model_file`; returns the model and its config.
 
     Raises:

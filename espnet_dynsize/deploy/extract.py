@@ -1,8 +1,9 @@
 """Cut one size out of a trained supernet."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -25,7 +26,7 @@ class Extracted(NamedTuple):
 
 def extract(
     asr_exp: Path, model_file: str, sizes: Sequence[int], format: str = "plugin"
-) -> List[Extracted]:
+) -> list[Extracted]:
     """Write `<asr_exp>_size<size>/{config.yaml,<model_file>}` for every size.
 
     Args:
@@ -97,11 +98,10 @@ def subnet_states(model: ESPnetASRModel, config: dict, size: int):
 
 
 def _rename_sized(model: ESPnetASRModel, size: int) -> dict:
-    """The state dict, with this size's output layer and statistics as the stock ones."""
+    """The state dict with this size's output layer and statistics under stock names."""
     states = dict(model.state_dict())
     for name in list(states):
         prefix, _, tail = name.partition(f".by_size.{size}.")
         if tail:
             states[f"{prefix}.{tail}"] = states[name]
     return states
-

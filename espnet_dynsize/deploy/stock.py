@@ -1,7 +1,6 @@
 """Turn an extracted model into one that plain ESPnet opens."""
 
 import copy
-from typing import Dict, List, Tuple
 
 import torch
 
@@ -13,7 +12,7 @@ PLUGIN_ENCODER_KEYS = ("keep_layers", "conv_norm")
 BLOCK = "encoder.encoders.{}."
 
 
-def to_stock(config: dict, states: dict) -> Tuple[dict, dict, str]:
+def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
     """Rewrite an extracted model for stock `conformer`.
 
     Blocks without any layer are left out where that computes the same: a block with a
@@ -55,7 +54,7 @@ def _check_conv_norm(conf: dict, states: dict) -> None:
         )
 
 
-def _removable_blocks(conf: dict, states: dict) -> List[int]:
+def _removable_blocks(conf: dict, states: dict) -> list[int]:
     if conf.get("use_cnn_module", True) or conf.get("interctc_layer_idx"):
         return []
     kept = {
@@ -69,10 +68,10 @@ def _removable_blocks(conf: dict, states: dict) -> List[int]:
     return gone if kept else gone[1:]
 
 
-def _without_blocks(states: dict, gone: List[int], num_blocks: int) -> dict:
+def _without_blocks(states: dict, gone: list[int], num_blocks: int) -> dict:
     """Leave out the blocks `gone` and number the others anew."""
     kept = [i for i in range(num_blocks) if i not in gone]
-    renamed: Dict[str, torch.Tensor] = {
+    renamed: dict[str, torch.Tensor] = {
         n: v for n, v in states.items() if not n.startswith("encoder.encoders.")
     }
     for new, old in enumerate(kept):
@@ -82,7 +81,7 @@ def _without_blocks(states: dict, gone: List[int], num_blocks: int) -> dict:
     return renamed
 
 
-def _zeroed_layers(template: dict, states: dict) -> List[str]:
+def _zeroed_layers(template: dict, states: dict) -> list[str]:
     """The layers (`encoder.encoders.3.conv_module`) that only the template has."""
     missing = {".".join(n.split(".")[:4]) for n in template if n not in states}
     return sorted(n for n in missing if n.split(".")[-1] in KINDS)

@@ -1,6 +1,6 @@
 """ESPnet's Conformer block with layers that can be dropped or gated."""
 
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
@@ -25,7 +25,7 @@ _LAYERS = (
 KINDS = tuple(kind for kind, _ in _LAYERS)
 
 
-def layer_kinds(block: EncoderLayer) -> List[str]:
+def layer_kinds(block: EncoderLayer) -> list[str]:
     """The kinds of layer that a block (of a supernet or stock) has, in order."""
     return [kind for kind, _ in _LAYERS if getattr(block, kind, None) is not None]
 
@@ -55,7 +55,7 @@ class SupernetBlock(EncoderLayer):
         )
         self.switch = switch
         norms = dict(_LAYERS)
-        self.layers: List[Layer] = [
+        self.layers: list[Layer] = [
             Layer(kind, norms[kind], first + i)
             for i, kind in enumerate(layer_kinds(stock))
         ]
@@ -91,8 +91,8 @@ class SupernetBlock(EncoderLayer):
         self,
         layer: Layer,
         x: torch.Tensor,
-        pos_emb: Optional[torch.Tensor],
-        mask: Optional[torch.Tensor],
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
     ) -> torch.Tensor:
         norm = getattr(self, layer.norm)
         if self.switch.keeps(layer.index) and getattr(self, layer.kind) is not None:

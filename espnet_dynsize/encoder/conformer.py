@@ -1,6 +1,6 @@
 """`dynsize_conformer`: ESPnet's Conformer as a supernet."""
 
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
@@ -8,9 +8,9 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet_dynsize.encoder.block import SupernetBlock
 from espnet_dynsize.encoder.norm import ChannelLayerNorm, SizedBatchNorm1d
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.subnet import Switch
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection import build_schedule
+from espnet_dynsize.subnet import Switch
 
 
 class DynSizeConformerEncoder(Supernet, ConformerEncoder):
@@ -40,13 +40,13 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
     def __init__(
         self,
         input_size: int,
-        sizes: Optional[Sequence[int]] = None,
+        sizes: Sequence[int] | None = None,
         selector: str = "simple_top_k",
-        selector_conf: Optional[dict] = None,
+        selector_conf: dict | None = None,
         layer_drop_joint: float = 0.0,
         conv_norm: str = "layer_norm",
-        subnet: Optional[int] = None,
-        keep_layers: Optional[List[int]] = None,
+        subnet: int | None = None,
+        keep_layers: list[int] | None = None,
         **stock,
     ):
         if stock.get("stochastic_depth_rate", 0.0) not in (0, 0.0):
@@ -85,7 +85,7 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
             selector, selector_conf, len(self.layers), sizes, layer_drop_joint
         )
 
-    def _check_subnet(self, subnet: Optional[int]) -> Optional[int]:
+    def _check_subnet(self, subnet: int | None) -> int | None:
         sizes = self.schedule.sizes if self.schedule is not None else ()
         if subnet is not None and subnet not in sizes:
             raise ConfigError(

@@ -1,6 +1,6 @@
 """Norms for the convolution module that are right for every subnet."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 

@@ -1,12 +1,12 @@
 """What every supernet encoder shares: its layers, its schedule and its switch."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Iterator, List, Optional, Sequence, Tuple
 
 from espnet_dynsize.encoder.block import Layer, SupernetBlock
-from espnet_dynsize.subnet import Subnet, Switch
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection.schedule import SubnetSchedule
+from espnet_dynsize.subnet import Subnet, Switch
 
 
 class Supernet:
@@ -17,16 +17,16 @@ class Supernet:
     full network.
     """
 
-    schedule: Optional[SubnetSchedule]
+    schedule: SubnetSchedule | None
     switch: Switch
-    fixed_size: Optional[int]
+    fixed_size: int | None
 
     @property
-    def blocks(self) -> List[SupernetBlock]:
+    def blocks(self) -> list[SupernetBlock]:
         return list(self.encoders)
 
     @property
-    def layers(self) -> List[Tuple[int, Layer]]:
+    def layers(self) -> list[tuple[int, Layer]]:
         """All layers as (block number, layer), in the order in which they compute."""
         return [
             (number, layer)
@@ -80,4 +80,3 @@ class Supernet:
         else:
             with self.activate(self.schedule.subnet(self.fixed_size)):
                 yield
-

@@ -2,8 +2,8 @@
 
 import statistics
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Callable, Iterator, List, Sequence
 
 import humanfriendly
 import torch
@@ -43,9 +43,9 @@ def flops_per_second(run: Callable[[], torch.Tensor]) -> float:
     return counter.get_total_flops() / SECONDS
 
 
-def real_time_factors(runs: Sequence[Callable[[], torch.Tensor]]) -> List[float]:
+def real_time_factors(runs: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
     """Time / audio time on one thread: median of `REPEATS`, models taking turns."""
-    times: List[List[float]] = [[] for _ in runs]
+    times: list[list[float]] = [[] for _ in runs]
     with _one_thread():
         for run in runs:
             run()

@@ -1,7 +1,7 @@
 """Pictures of a family."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import matplotlib
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import NamedTuple
 
 import jiwer
 
@@ -18,14 +18,14 @@ class Score(NamedTuple):
     cer: float
 
 
-def read_trn(path: Path) -> Dict[str, str]:
+def read_trn(path: Path) -> dict[str, str]:
     """Read `words (utterance)` lines into utterance → words."""
     lines = path.read_text(encoding="utf-8").splitlines()
     matches = [_TRN.match(line) for line in lines if line.strip()]
     return {match[2]: " ".join(match[1].split()) for match in matches}
 
 
-def score(ref: Dict[str, str], hyp: Dict[str, str], name: str) -> Score:
+def score(ref: dict[str, str], hyp: dict[str, str], name: str) -> Score:
     """Score hypotheses against references by utterance.
 
     Raises:
@@ -44,7 +44,7 @@ def score(ref: Dict[str, str], hyp: Dict[str, str], name: str) -> Score:
     return Score(jiwer.wer(refs, hyps), jiwer.cer(refs, hyps))
 
 
-def find_scores(asr_exp: Path) -> Dict[str, Score]:
+def find_scores(asr_exp: Path) -> dict[str, Score]:
     """Score every `<inference>/<test set>/score_wer` below a model's folder."""
     scores = {}
     for folder in sorted(Path(asr_exp).glob("*/**/score_wer")):

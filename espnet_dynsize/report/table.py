@@ -1,9 +1,9 @@
 """The table of a family: one row a model."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Sequence
 
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.encoder.block import layer_kinds
@@ -22,11 +22,11 @@ class Row:
     flops: float  # per second of audio
     file_bytes: int
     rtf: float = float("nan")
-    scores: Dict[str, Score] = field(default_factory=dict)
-    kept: List[List[str]] = field(default_factory=list)  # kinds kept in each block
+    scores: dict[str, Score] = field(default_factory=dict)
+    kept: list[list[str]] = field(default_factory=list)  # kinds kept in each block
 
 
-def collect(folders: Sequence[Path], model_file: str) -> List[Row]:
+def collect(folders: Sequence[Path], model_file: str) -> list[Row]:
     """Measure and score the models in `folders`, smallest first.
 
     Raises:
@@ -77,7 +77,7 @@ def header_and_cells(rows: Sequence[Row]):
     return header, [_cells(row, sets) for row in rows]
 
 
-def _cells(row: Row, sets: Sequence[str]) -> List[str]:
+def _cells(row: Row, sets: Sequence[str]) -> list[str]:
     cells = [
         row.name,
         str(row.layers),

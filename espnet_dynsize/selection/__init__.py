@@ -1,6 +1,6 @@
 """Layer selection: scores, gates, masks and the schedule over them."""
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection.schedule import SubnetSchedule, check_sizes
@@ -13,7 +13,7 @@ def build_schedule(
     selector: str,
     selector_conf: dict,
     num_layers: int,
-    sizes: Optional[Sequence[int]],
+    sizes: Sequence[int] | None,
     layer_drop_joint: float,
 ) -> SubnetSchedule:
     """Build the schedule that a config describes.
@@ -29,7 +29,9 @@ def build_schedule(
         )
     sizes = check_sizes(sizes, num_layers)
     conf = dict(selector_conf)
-    timing = {k: conf.pop(k) for k in ("search_fraction", "search_updates") if k in conf}
+    timing = {
+        k: conf.pop(k) for k in ("search_fraction", "search_updates") if k in conf
+    }
     _check_timing(**timing)
     try:
         built = SELECTORS[selector](num_layers, sizes, **conf)
@@ -39,7 +41,7 @@ def build_schedule(
 
 
 def _check_timing(
-    search_fraction: float = 0.0, search_updates: Optional[int] = None
+    search_fraction: float = 0.0, search_updates: int | None = None
 ) -> None:
     if not 0.0 <= search_fraction < 1.0:
         raise ConfigError(

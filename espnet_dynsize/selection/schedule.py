@@ -1,14 +1,14 @@
 """Which subnets train at which update."""
 
 import math
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import List, Optional, Sequence, Tuple
 
 import torch
 
-from espnet_dynsize.subnet import Subnet
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection.selector import LayerSelector
+from espnet_dynsize.subnet import Subnet
 
 UNSET = math.nan
 
@@ -39,7 +39,7 @@ class SubnetSchedule(torch.nn.Module):
         self,
         selector: LayerSelector,
         search_fraction: float = 0.6,
-        search_updates: Optional[int] = None,
+        search_updates: int | None = None,
         layer_drop_joint: float = 0.0,
     ):
         super().__init__()
@@ -58,7 +58,7 @@ class SubnetSchedule(torch.nn.Module):
         self.register_buffer("joint_epochs", torch.zeros((), dtype=torch.float64))
         self._seed = 0
 
-    def plan(self, total_updates: Optional[int]) -> None:
+    def plan(self, total_updates: int | None) -> None:
         """Fix the length of the search for a run of `total_updates` (None: unknown).
 
         Raises:
@@ -111,12 +111,12 @@ class SubnetSchedule(torch.nn.Module):
             )
         return self._subnet(self.sizes.index(size), self.masks())
 
-    def family(self) -> List[Subnet]:
+    def family(self) -> list[Subnet]:
         """Every size, smallest first; the masks may still change while searching."""
         masks = self.masks()
         return [self._subnet(i, masks) for i in range(len(self.sizes))]
 
-    def sandwich(self) -> Tuple[List[Subnet], torch.Tensor]:
+    def sandwich(self) -> tuple[list[Subnet], torch.Tensor]:
         """Subnets to train in this update, full one first, and the loss's penalty.
 
         Search: full and gated. Joint: full, smallest and one size drawn between them.
@@ -131,7 +131,7 @@ class SubnetSchedule(torch.nn.Module):
             picks.append(self._subnet(self._draw(1, len(self.sizes) - 1), masks))
         return picks, self.fixed_masks.new_zeros(())
 
-    def _search_subnets(self) -> Tuple[List[Subnet], torch.Tensor]:
+    def _search_subnets(self) -> tuple[list[Subnet], torch.Tensor]:
         update = max(int(self.update.item()) - 1, 0)
         k, values, penalty = self.selector.gates(update, self._search_length())
         everything = (True,) * self.selector.num_layers
@@ -158,7 +158,7 @@ class SubnetSchedule(torch.nn.Module):
         return int(torch.randint(low, high, (1,), generator=generator))
 
 
-def check_sizes(sizes: Optional[Sequence[int]], num_layers: int) -> Tuple[int, ...]:
+def check_sizes(sizes: Sequence[int] | None, num_layers: int) -> tuple[int, ...]:
     """Return `sizes` as a tuple.
 
     Raises:

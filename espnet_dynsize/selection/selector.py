@@ -1,7 +1,8 @@
 """The interface of everything that chooses layers."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 

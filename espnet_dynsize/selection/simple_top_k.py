@@ -1,7 +1,7 @@
 """Simple-Top-k (arXiv 2407.18930, section 3.2)."""
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 

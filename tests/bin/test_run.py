@@ -31,9 +31,7 @@ def test_an_exception_is_exit_code_1(tmp_path):
 
 
 def test_arguments_and_names_are_those_of_python(tmp_path):
-    program = script(
-        tmp_path, "import sys; print(__name__, sys.argv[1:], sys.path[0])"
-    )
+    program = script(tmp_path, "import sys; print(__name__, sys.argv[1:], sys.path[0])")
     result = run(program, "-m", "--help", "a b")
     assert result.stdout == f"__main__ ['-m', '--help', 'a b'] {tmp_path}\n"
     assert result.stderr == ""
@@ -124,7 +122,7 @@ def test_bad_config_is_one_sentence(tmp_path):
     result = run("-m", "espnet2.bin.asr_train", *arguments)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
-        "espnet-dynsize: error: sizes=[3, 7] must end with the full size, 8: the number "
-        "of layers."
+        "espnet-dynsize: error: sizes=[3, 7] must end with the full size, 8: the "
+        "number of layers."
     )
     assert "Traceback" not in result.stderr

@@ -86,7 +86,9 @@ def test_digits_are_spoken_the_same_every_time(tmp_path, monkeypatch):
     names = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.wav")]
     assert len(names) == 3 and texts[0] == texts[1]
     for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / "a" / name).read_bytes() == (
+            tmp_path / "b" / name
+        ).read_bytes()
         samples, rate = soundfile.read(tmp_path / "a" / name)
         assert rate == digits.RATE and 0.5 < len(samples) / rate < 4
         assert abs(samples).max() > 0.05

@@ -11,4 +11,6 @@ def test_summary_of_a_supernet_s_epoch():
 
 
 def test_summary_of_a_stock_epoch():
-    assert summary("[train] loss=3.0, [valid] cer_ctc=0.123, cer=nan") == "valid CER 12%"
+    assert (
+        summary("[train] loss=3.0, [valid] cer_ctc=0.123, cer=nan") == "valid CER 12%"
+    )

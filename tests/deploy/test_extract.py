@@ -72,14 +72,18 @@ def test_only_the_kept_layers_exist(tmp_path):
     (extracted,) = extract(exp, MODEL, [3])
     assert extracted.directory == tmp_path / "asr_size3"
     states = torch.load(extracted.directory / MODEL)
-    kept = {tuple(n.split(".")[2:4]) for n in states if n.startswith("encoder.encoders.")}
+    kept = {
+        tuple(n.split(".")[2:4]) for n in states if n.startswith("encoder.encoders.")
+    }
     kept = {(b, kind) for b, kind in kept if not kind.startswith("norm")}
     mask = model.schedule.subnet(3).mask
     assert kept == {
         (str(b), la.kind) for b, la in model.encoder.layers if mask[la.index]
     }
     assert not any("schedule" in n or "by_size" in n for n in states)
-    assert torch.equal(states["ctc.ctc_lo.weight"], model.ctc.ctc_lo.by_size["3"].weight)
+    assert torch.equal(
+        states["ctc.ctc_lo.weight"], model.ctc.ctc_lo.by_size["3"].weight
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,9 @@ def test_stock_format_opens_without_the_plugin(tmp_path, changes, sizes):
     data = batch()
     for extracted in extract(exp, MODEL, [], format="stock"):
         stock_config = yaml.safe_load((extracted.directory / "config.yaml").read_text())
-        assert stock_config["encoder"] == "conformer" and stock_config["model"] == "espnet"
+        assert (
+            stock_config["encoder"] == "conformer" and stock_config["model"] == "espnet"
+        )
         stock, _ = load_model(extracted.directory, MODEL)
         assert type(stock.encoder) is encoder_choices.get_class("conformer")
         with model.encoder.activate(model.schedule.subnet(extracted.size)):
@@ -113,7 +119,9 @@ def test_stock_format_leaves_whole_blocks_out(tmp_path):
     config = model_config(use_cnn_module=False, num_blocks=3)
     config["encoder_conf"]["sizes"] = [3, 9]
     model = build(config).eval()
-    model.schedule.fixed_masks.copy_(torch.tensor([[0, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 9]))
+    model.schedule.fixed_masks.copy_(
+        torch.tensor([[0, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 9])
+    )
     exp = write_experiment(tmp_path / "asr", model, config)
     (extracted,) = extract(exp, MODEL, [3], format="stock")
     assert extracted.note == "2 whole blocks left out, 0 dropped layers zeroed"
@@ -204,4 +212,6 @@ def test_inference_task_loads_an_extracted_model(tmp_path):
     data = batch()
     with model.encoder.activate(model.schedule.subnet(5)):
         expected = log_probs(model, data)
-    torch.testing.assert_close(log_probs(loaded.eval(), data), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        log_probs(loaded.eval(), data), expected, atol=1e-6, rtol=0
+    )

@@ -22,11 +22,15 @@ def test_second_pick_is_weighed_by_what_is_left():
 
 @pytest.mark.parametrize("k", [0, 1, 5, 12])
 def test_sums_to_k(k):
-    torch.testing.assert_close(relaxed_top_k(torch.randn(12), k).sum(), torch.tensor(float(k)))
+    torch.testing.assert_close(
+        relaxed_top_k(torch.randn(12), k).sum(), torch.tensor(float(k))
+    )
 
 
 def test_equal_scores_share_equally():
-    torch.testing.assert_close(relaxed_top_k(torch.full((8,), 0.5), 6), torch.full((8,), 0.75))
+    torch.testing.assert_close(
+        relaxed_top_k(torch.full((8,), 0.5), 6), torch.full((8,), 0.75)
+    )
 
 
 @pytest.mark.parametrize("straight_through", [False, True])

@@ -128,7 +128,10 @@ def test_bad_sizes(sizes, message):
 @pytest.mark.parametrize(
     "conf, message",
     [
-        ({"search_fraction": 1.0}, "search_fraction=1.0 must be at least 0 and below 1"),
+        (
+            {"search_fraction": 1.0},
+            "search_fraction=1.0 must be at least 0 and below 1",
+        ),
         ({"search_updates": -1}, "search_updates=-1 must be at least 0"),
         ({"k_stepp": 1}, "k_stepp"),
     ],
@@ -149,7 +152,9 @@ def test_layer_drop_out_of_range():
 
 
 def test_search_longer_than_the_run():
-    with pytest.raises(ConfigError, match="search_updates=4 must be less than the run's 4"):
+    with pytest.raises(
+        ConfigError, match="search_updates=4 must be less than the run's 4"
+    ):
         schedule().plan(4)
 
 
