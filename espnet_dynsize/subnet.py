@@ -27,21 +27,33 @@ class Subnet:
 
 
 class Switch:
-    """Holds the active subnet; read by every block, norm and output layer."""
+    """Holds the subnet that computes; read by every block, norm and output layer.
+
+    Attributes:
+        default: What computes outside `activate`; None for the full network.
+    """
 
     def __init__(self) -> None:
-        self.subnet: Subnet | None = None
+        self.default: Subnet | None = None
+        self._active: Subnet | None = None
+
+    @property
+    def subnet(self) -> Subnet | None:
+        """The subnet that computes now; None for the full network."""
+        return self.default if self._active is None else self._active
 
     @contextmanager
     def activate(self, subnet: Subnet) -> Iterator[Subnet]:
-        previous, self.subnet = self.subnet, subnet
+        """Let `subnet` compute inside the `with` block."""
+        previous, self._active = self._active, subnet
         try:
             yield subnet
         finally:
-            self.subnet = previous
+            self._active = previous
 
     def keeps(self, layer: int) -> bool:
-        return self.subnet is None or self.subnet.mask[layer]
+        subnet = self.subnet
+        return subnet is None or subnet.mask[layer]
 
     def weigh(self, layer: int, output: torch.Tensor, training: bool) -> torch.Tensor:
         """Apply the layer's gate and stochastic depth to its output [B, T, D].

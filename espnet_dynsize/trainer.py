@@ -90,6 +90,7 @@ class DynSizeTrainer(Trainer):
         )
         if schedule is not None:
             _hide_search_epoch(schedule.phase, reporter, options)
+            _report_layers(schedule, kwargs["summary_writer"], reporter.get_epoch())
         return invalid
 
     @classmethod
@@ -104,7 +105,6 @@ class DynSizeTrainer(Trainer):
         _hide_search_epoch(schedule.phase, reporter, options)
         _count_joint_epoch(schedule)
         options.enter(schedule.phase, int(schedule.joint_epochs.item()))
-        _log_layers(schedule)
 
 
 def _schedule(model: torch.nn.Module) -> SubnetSchedule | None:
@@ -145,10 +145,14 @@ def _count_joint_epoch(schedule: SubnetSchedule) -> None:
         schedule.joint_epochs += 1
 
 
-def _log_layers(schedule: SubnetSchedule) -> None:
+def _report_layers(schedule: SubnetSchedule, summary_writer, epoch: int) -> None:
+    """Write the layers that each size keeps to the log and to TensorBoard."""
     for size, mask in zip(schedule.sizes, schedule.masks().tolist()):
         kept = [i for i, keep in enumerate(mask) if keep]
-        logging.info(f"{schedule.phase.name} phase, size {size} keeps layers {kept}")
+        text = f"{schedule.phase.name.lower()} phase, size {size} keeps layers {kept}"
+        logging.info(text)
+        if summary_writer is not None:
+            summary_writer.add_text(f"layers_{size}", text, epoch)
 
 
 def _prepare_resume(model: DynSizeASRModel, options: PhasedTrainerOptions) -> None:

@@ -94,6 +94,28 @@ def test_every_size_is_validated_in_every_epoch(uninterrupted):
                 assert math.isfinite(reporter.get_value("valid", key, epoch=epoch))
 
 
+def test_log_and_tensorboard_show_phase_k_and_layers(data, tmp_path, caplog):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    exp = tmp_path / "exp"
+    espnet_dynsize.register()
+    extra = ["--max_epoch=2", "--use_tensorboard=true"]
+    with caplog.at_level("INFO"):
+        DynSizeASRTask.main(cmd=train_arguments(data, exp, extra))
+    assert "search phase, size 3 keeps layers [" in caplog.text
+    assert "joint phase, size 8 keeps layers [0, 1, 2, 3, 4, 5, 6, 7]" in caplog.text
+    events = event_accumulator.EventAccumulator(str(exp / "tensorboard" / "train"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"k", "phase", "loss_8"} <= set(tags["scalars"])
+    assert "layers_3/text_summary" in tags["tensors"]
+    events = event_accumulator.EventAccumulator(str(exp / "tensorboard" / "valid"))
+    events.Reload()
+    sizes = {f"{key}_{size}" for key in ("loss", "cer_ctc") for size in (3, 5, 8)}
+    assert sizes <= set(events.Tags()["scalars"])
+
+
 def test_averages_are_over_no_more_epochs_than_there_are(data, tmp_path):
     exp = tmp_path / "exp"
     train(data, exp, 2)  # one joint epoch, two to be averaged

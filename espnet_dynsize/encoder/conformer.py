@@ -110,5 +110,5 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
 
     def forward(self, xs_pad: torch.Tensor, ilens: torch.Tensor, *args, **kwargs):
         """Encode [B, L, input_size] to [B, T, D]; see `ConformerEncoder.forward`."""
-        with self._default_subnet():
-            return super().forward(xs_pad, ilens, *args, **kwargs)
+        self._apply_fixed_size()
+        return super().forward(xs_pad, ilens, *args, **kwargs)

@@ -1,7 +1,7 @@
 """What every supernet encoder shares: its layers, its schedule and its switch."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from espnet_dynsize.encoder.block import Layer, SupernetBlock
 from espnet_dynsize.errors import ConfigError
@@ -34,11 +34,9 @@ class Supernet:
             for layer in block.layers
         ]
 
-    @contextmanager
-    def activate(self, subnet: Subnet) -> Iterator[Subnet]:
+    def activate(self, subnet: Subnet) -> AbstractContextManager[Subnet]:
         """Let `subnet` compute inside the `with` block."""
-        with self.switch.activate(subnet):
-            yield subnet
+        return self.switch.activate(subnet)
 
     @contextmanager
     def shared_front_end(self) -> Iterator[None]:
@@ -73,10 +71,11 @@ class Supernet:
             if layer.index not in keep_layers:
                 self.blocks[block].remove(layer)
 
-    @contextmanager
-    def _default_subnet(self) -> Iterator[None]:
-        if self.switch.subnet is not None or self.fixed_size is None:
-            yield
-        else:
-            with self.activate(self.schedule.subnet(self.fixed_size)):
-                yield
+    def _apply_fixed_size(self) -> None:
+        """Let the config's `subnet` compute, here and in the output layer after it.
+
+        Raises:
+            ConfigError: the checkpoint is from the search phase.
+        """
+        if self.fixed_size is not None and self.switch.subnet is None:
+            self.switch.default = self.schedule.subnet(self.fixed_size)

@@ -66,6 +66,28 @@ def test_extracted_equals_masked_supernet(tmp_path, changes, seed):
         torch.testing.assert_close(log_probs(small, data), expected, atol=1e-6, rtol=0)
 
 
+def test_fixed_subnet_of_the_supernet_equals_extracted(tmp_path):
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    (extracted,) = extract(exp, MODEL, [3])
+    config["encoder_conf"]["subnet"] = 3
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    fixed, _ = load_model(exp, MODEL)
+    small, _ = load_model(extracted.directory, MODEL)
+    data = batch()
+    expected = log_probs(small, data)
+    torch.testing.assert_close(log_probs(fixed, data), expected, atol=1e-6, rtol=0)
+    assert not torch.allclose(log_probs(model, data), expected, atol=1e-3)
+
+
+def test_fixed_subnet_needs_a_joint_phase_checkpoint(tmp_path):
+    config = model_config(subnet=3)
+    exp = write_experiment(tmp_path / "asr", build(config), config)
+    model, _ = load_model(exp, MODEL)
+    with pytest.raises(ConfigError, match="size=3 has no layers yet"):
+        log_probs(model, batch())
+
+
 def test_only_the_kept_layers_exist(tmp_path):
     model, config = random_supernet()
     exp = write_experiment(tmp_path / "asr", model, config)
