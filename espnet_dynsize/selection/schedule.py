@@ -50,12 +50,10 @@ class SubnetSchedule(torch.nn.Module):
         self._requested_updates = search_updates
         shape = (len(self.sizes), selector.num_layers)
         self.register_buffer("fixed_masks", torch.full(shape, UNSET))
-        # float64 counts every update of any run and is averaged, not summed.
-        self.register_buffer("update", torch.zeros((), dtype=torch.float64))
-        self.register_buffer(
-            "search_updates", torch.full((), UNSET, dtype=torch.float64)
-        )
-        self.register_buffer("joint_epochs", torch.zeros((), dtype=torch.float64))
+        # Floats are averaged, integers would be summed; exact up to 2**24 updates.
+        self.register_buffer("update", torch.zeros(()))
+        self.register_buffer("search_updates", torch.full((), UNSET))
+        self.register_buffer("joint_epochs", torch.zeros(()))
         self._seed = 0
 
     def plan(self, total_updates: int | None) -> None:
@@ -78,6 +76,13 @@ class SubnetSchedule(torch.nn.Module):
                 f"{total_updates} updates."
             )
         self.search_updates.fill_(updates)
+
+    def _apply(self, fn, recurse=True):
+        """Follow the model to its device, but count in float32 at any precision."""
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = buffer.float()
+        return self
 
     @property
     def phase(self) -> Phase:

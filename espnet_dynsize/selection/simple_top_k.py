@@ -81,7 +81,7 @@ class SimpleTopK(LayerSelector):
 
     def masks(self) -> torch.Tensor:
         """Top scores; the sizes are nested."""
-        order = self.scores.detach().argsort(descending=True)
+        order = self.scores.detach().cpu().argsort(descending=True)
         masks = torch.zeros(len(self.sizes), self.num_layers, dtype=torch.bool)
         for mask, size in zip(masks, self.sizes):
             mask[order[:size]] = True

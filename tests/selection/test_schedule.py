@@ -74,6 +74,13 @@ def test_a_loaded_schedule_goes_on_like_the_old_one():
     assert begin + advance(second, 6) == expected
 
 
+def test_counters_do_not_follow_the_model_to_half_precision():
+    planned = schedule().to(torch.bfloat16)
+    planned.plan(2000)
+    advance(planned, 300)
+    assert planned.update == 300 and planned.selector.scores.dtype is torch.bfloat16
+
+
 def test_fraction_of_the_run():
     planned = build_schedule("simple_top_k", {"search_fraction": 0.6}, 8, [3, 8], 0.0)
     planned.plan(200)

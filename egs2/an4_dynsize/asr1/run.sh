@@ -23,15 +23,18 @@ stage=1
 stop_stage=13
 asr_config=conf/train_asr_dynsize.yaml
 inference_asr_model=valid.cer_ctc.ave.pth
+asr_tag=
 rest=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --stage) stage=$2; shift 2 ;;
         --stop_stage|--stop-stage) stop_stage=$2; shift 2 ;;
         --asr_config) asr_config=$2; shift 2 ;;
+        --asr_tag) asr_tag=$2; shift 2 ;;
         *) rest+=("$1"); shift ;;
     esac
 done
+asr_tag=${asr_tag:-$(basename "${asr_config}" .yaml)}
 
 asr() {
     ./asr.sh \
@@ -44,6 +47,7 @@ asr() {
         --use_lm false \
         --python "espnet-dynsize run" \
         --asr_config "${asr_config}" \
+        --asr_tag "${asr_tag}" \
         --inference_config conf/decode_asr.yaml \
         --inference_asr_model "${inference_asr_model}" \
         --train_set train \
@@ -53,8 +57,7 @@ asr() {
         "${rest[@]+"${rest[@]}"}" "$@"
 }
 
-# The folder that asr.sh gives the supernet
-asr_exp=exp/asr_$(basename "${asr_config}" .yaml)_raw_en_char
+asr_exp=exp/asr_${asr_tag}
 
 if [ "${stage}" -le 11 ]; then
     asr --stage "${stage}" --stop_stage "$((stop_stage < 11 ? stop_stage : 11))"
