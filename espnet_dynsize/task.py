@@ -22,7 +22,7 @@ class DynSizeASRTask(ASRTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
         register()
-        if args.model in MODELS and args.dist_world_size not in (None, 1):
+        if args.model in MODELS and getattr(args, "distributed", False):
             # Which sizes are drawn, and so which output layers get a gradient, changes
             # from step to step.
             args.unused_parameters = True

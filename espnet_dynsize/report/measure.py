@@ -11,6 +11,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from torch.utils.flop_counter import FlopCounterMode
 
 SECONDS = 10.0
+FEATURES_PER_SECOND = 100
 REPEATS = 5
 
 
@@ -20,11 +21,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 def recogniser(model: ESPnetASRModel, config: dict) -> Callable[[], torch.Tensor]:
     """A function that encodes `SECONDS` of noise, up to the CTC output."""
-    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
-    if isinstance(rate, str):
-        rate = humanfriendly.parse_size(rate)
-    generator = torch.Generator().manual_seed(0)
-    speech = torch.randn(1, int(SECONDS * rate), generator=generator)
+    speech = _noise(model, config)
     lengths = torch.tensor([speech.size(1)])
 
     @torch.no_grad()
@@ -34,6 +31,18 @@ def recogniser(model: ESPnetASRModel, config: dict) -> Callable[[], torch.Tensor
         return encoded if model.ctc is None else model.ctc.argmax(encoded)
 
     return run
+
+
+def _noise(model: ESPnetASRModel, config: dict) -> torch.Tensor:
+    """Input for the model: samples [1, N], or 10 ms features [1, N, D]."""
+    generator = torch.Generator().manual_seed(0)
+    if model.frontend is None:
+        frames = int(SECONDS * FEATURES_PER_SECOND)
+        return torch.randn(1, frames, config["input_size"], generator=generator)
+    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
+    if isinstance(rate, str):
+        rate = humanfriendly.parse_size(rate)
+    return torch.randn(1, int(SECONDS * rate), generator=generator)
 
 
 def flops_per_second(run: Callable[[], torch.Tensor]) -> float:
