@@ -15,7 +15,7 @@ import yaml
 
 from espnet_dynsize.demo.progress import show_epochs
 from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.report.scores import Score, score
+from espnet_dynsize.report.scores import Score, read_score, write_score
 
 
 @dataclass
@@ -112,10 +112,8 @@ class Experiment:
                 folder / "decode.log",
             )
         hypothesis = _read(folder / "1best_recog" / "text")
-        (folder / "score_wer").mkdir(exist_ok=True)
-        _write_trn(folder / "score_wer" / "ref.trn", reference)
-        _write_trn(folder / "score_wer" / "hyp.trn", hypothesis)
-        return score(reference, hypothesis, str(folder))
+        write_score(folder, reference, hypothesis)
+        return read_score(folder)
 
     def python(
         self,
@@ -193,8 +191,3 @@ def _read(path: Path) -> dict[str, str]:
 
 def _decoded(folder: Path, reference: dict[str, str]) -> bool:
     return _read(folder / "1best_recog" / "text").keys() == reference.keys()
-
-
-def _write_trn(path: Path, texts: dict[str, str]) -> None:
-    lines = [f"{text} ({utterance})\n" for utterance, text in sorted(texts.items())]
-    path.write_text("".join(lines), encoding="utf-8")

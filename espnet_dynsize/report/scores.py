@@ -25,11 +25,11 @@ def read_trn(path: Path) -> dict[str, str]:
     return {match[2]: " ".join(match[1].split()) for match in matches}
 
 
-def score(ref: dict[str, str], hyp: dict[str, str], name: str) -> Score:
-    """Score hypotheses against references by utterance.
+def error_rate(ref: dict[str, str], hyp: dict[str, str], name: str) -> float:
+    """Edit distance in tokens over reference tokens, by utterance.
 
     Raises:
-        ConfigError: an utterance is missing on one side, or there is no word.
+        ConfigError: an utterance is missing on one side, or there is no token.
     """
     missing = sorted(ref.keys() ^ hyp.keys())
     if missing:
@@ -40,15 +40,33 @@ def score(ref: dict[str, str], hyp: dict[str, str], name: str) -> Score:
     ids = [i for i in sorted(ref) if ref[i]]
     if not ids:
         raise ConfigError(f"{name}: the reference has no words.")
-    refs, hyps = [ref[i] for i in ids], [hyp[i] for i in ids]
-    return Score(jiwer.wer(refs, hyps), jiwer.cer(refs, hyps))
+    return jiwer.wer([ref[i] for i in ids], [hyp[i] for i in ids])
+
+
+def read_score(folder: Path) -> Score:
+    """Score what lies in `folder/score_wer` and `folder/score_cer`, as sclite does."""
+    rates = []
+    for kind in ("score_wer", "score_cer"):
+        ref, hyp = (read_trn(folder / kind / f"{side}.trn") for side in ("ref", "hyp"))
+        rates.append(error_rate(ref, hyp, str(folder / kind)))
+    return Score(*rates)
+
+
+def write_score(folder: Path, ref: dict[str, str], hyp: dict[str, str]) -> None:
+    """Write words and characters in the files that asr.sh leaves for sclite."""
+    spell = {"score_wer": str.split, "score_cer": _characters}
+    for kind, tokens in spell.items():
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for side, texts in (("ref", ref), ("hyp", hyp)):
+            lines = [f"{' '.join(tokens(t))} ({i})\n" for i, t in sorted(texts.items())]
+            (folder / kind / f"{side}.trn").write_text("".join(lines), encoding="utf-8")
+
+
+def _characters(text: str) -> list[str]:
+    return ["<space>" if c == " " else c for c in text]
 
 
 def find_scores(asr_exp: Path) -> dict[str, Score]:
-    """Score every `<inference>/<test set>/score_wer` below a model's folder."""
-    scores = {}
-    for folder in sorted(Path(asr_exp).glob("*/**/score_wer")):
-        if (folder / "ref.trn").exists() and (folder / "hyp.trn").exists():
-            ref, hyp = read_trn(folder / "ref.trn"), read_trn(folder / "hyp.trn")
-            scores[folder.parent.name] = score(ref, hyp, str(folder))
-    return scores
+    """Score every `<inference>/<test set>` below a model's folder."""
+    folders = sorted(p.parents[1] for p in Path(asr_exp).glob("*/**/score_wer/hyp.trn"))
+    return {folder.name: read_score(folder) for folder in folders}

@@ -8,6 +8,7 @@ from conftest import build, fix_masks, model_config
 from espnet_dynsize.bin.report import write_report
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.report.scores import write_score
 
 MODEL = "valid.loss.ave.pth"
 
@@ -24,17 +25,11 @@ def family(tmp_path):
     return model, [extracted.directory for extracted in extract(exp, MODEL, [])]
 
 
-def write_score(folder, hypothesis):
-    folder = folder / "decode_x" / "test" / "score_wer"
-    folder.mkdir(parents=True)
-    (folder / "ref.trn").write_text("A B C D (spk-1)\n")
-    (folder / "hyp.trn").write_text(f"{hypothesis} (spk-1)\n")
-
-
 def test_report_of_a_family(family, capsys):
     model, folders = family
     for folder, hypothesis in zip(folders, ("A", "A B", "A B C D")):
-        write_score(folder, hypothesis)
+        decoded = folder / "decode_x" / "test"
+        write_score(decoded, {"spk-1": "A B C D"}, {"spk-1": hypothesis})
     output = write_report(folders[::-1])
     assert output == folders[0].parent / "report"
     with (output / "report.csv").open() as file:
