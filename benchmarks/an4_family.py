@@ -16,6 +16,12 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import yaml
+
 from espnet_dynsize.demo import an4
 from espnet_dynsize.demo.run import extract_missing
 from espnet_dynsize.demo.stages import Experiment, model_file
@@ -26,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 CONF = HERE.parent / "egs2" / "an4_dynsize" / "asr1" / "conf"
 ROWS = HERE / "results" / "an4_family.jsonl"
 LAYERS_PER_BLOCK = 4
+_MEANS = ("wer", "cer", "parameters", "mflops", "training_minutes")
+_LABELS = {"individual": "three models, trained alone", "supernet": "one supernet"}
 _TIME = re.compile(r"epoch results: \[train\].*?[, ]time=([^,]*(?:, )?[^,=]*seconds)")
 
 
@@ -100,6 +108,44 @@ def add_rows(new: list[dict]) -> None:
     ROWS.parent.mkdir(exist_ok=True)
     ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
     ROWS.with_suffix(".md").write_text(markdown(rows))
+    plot(rows, ROWS.with_suffix(".png"))
+
+
+def group_rows(rows: list[dict]) -> dict[tuple, dict]:
+    """(size, method) → means over seeds, and the number of them."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["size"], row["method"]), []).append(row)
+    return {
+        key: {name: sum(row[name] for row in group) / len(group) for name in _MEANS}
+        | {"seeds": len(group)}
+        for key, group in groups.items()
+    }
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """WER against parameters, a line a method."""
+    figure, axes = plt.subplots(figsize=(6, 4))
+    groups = group_rows(rows)
+    for method, style in (("individual", "s--"), ("supernet", "o-")):
+        own = {size: g for (size, m), g in groups.items() if m == method}
+        x = [g["parameters"] / 1e3 for g in own.values()]
+        axes.plot(x, [g["wer"] for g in own.values()], style, label=_LABELS[method])
+        for (size, g), thousand in zip(own.items(), x):
+            offset = 6 if method == "individual" else -12
+            axes.annotate(
+                f"{size} layers",
+                (thousand, g["wer"]),
+                xytext=(4, offset),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    axes.set(xlabel="thousand parameters", ylabel="WER % on AN4 test")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def markdown(rows: list[dict]) -> str:
@@ -109,17 +155,10 @@ def markdown(rows: list[dict]) -> str:
         "| training, min |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault((row["size"], row["method"]), []).append(row)
-    for (size, method), group in groups.items():
-        mean = {
-            key: sum(row[key] for row in group) / len(group)
-            for key in ("wer", "cer", "parameters", "mflops", "training_minutes")
-        }
+    for (size, method), mean in group_rows(rows).items():
         shared = " (all sizes)" if method == "supernet" else ""
         lines.append(
-            f"| {size} | {method} | {len(group)} | {mean['parameters']:,.0f} "
+            f"| {size} | {method} | {mean['seeds']} | {mean['parameters']:,.0f} "
             f"| {mean['mflops']:.1f} | {mean['wer']:.1f} | {mean['cer']:.1f} "
             f"| {mean['training_minutes']:.0f}{shared} |"
         )
@@ -158,8 +197,6 @@ def main() -> None:
 
 
 def _sizes(config: Path) -> list[int]:
-    import yaml
-
     return yaml.safe_load(config.read_text())["encoder_conf"]["sizes"]
 
 
