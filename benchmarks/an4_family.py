@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 CONF = HERE.parent / "egs2" / "an4_dynsize" / "asr1" / "conf"
 ROWS = HERE / "results" / "an4_family.jsonl"
 LAYERS_PER_BLOCK = 4
-_MEANS = ("wer", "cer", "parameters", "mflops", "training_minutes")
+_MEANS = ("wer", "cer", "parameters", "mflops", "rtf", "training_minutes")
 _LABELS = {"individual": "three models, trained alone", "supernet": "one supernet"}
 _TIME = re.compile(r"epoch results: \[train\].*?[, ]time=([^,]*(?:, )?[^,=]*seconds)")
 
@@ -87,6 +87,16 @@ def _row(experiment, folder, method, seed, seconds, size=None) -> dict:
         commit=_commit(),
         machine=f"{platform.machine()} CPU, {experiment.threads} thread(s) a run",
     )
+
+
+def measure_rtf(rows: list[dict], exp: Path) -> None:
+    """Real-time factors of all models, taking turns, when nothing else runs."""
+    runs = []
+    for row in rows:
+        model, config = load_model(exp / row["exp"], model_file(exp / row["exp"]))
+        runs.append(measure.recogniser(model, config))
+    for row, rtf in zip(rows, measure.real_time_factors(runs)):
+        row["rtf"] = round(rtf, 5)
 
 
 def _commit() -> str:
@@ -151,15 +161,16 @@ def plot(rows: list[dict], path: Path) -> None:
 def markdown(rows: list[dict]) -> str:
     """Mean over seeds; one line a size and method."""
     lines = [
-        "| layers | method | seeds | parameters | MFLOPs / s audio | WER % | CER % "
-        "| training, min |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
+        "| layers | method | seeds | parameters | MFLOPs / s audio | RTF | WER % "
+        "| CER % | training, min |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (size, method), mean in group_rows(rows).items():
         shared = " (all sizes)" if method == "supernet" else ""
         lines.append(
             f"| {size} | {method} | {mean['seeds']} | {mean['parameters']:,.0f} "
-            f"| {mean['mflops']:.1f} | {mean['wer']:.1f} | {mean['cer']:.1f} "
+            f"| {mean['mflops']:.1f} | {mean['rtf']:.4f} "
+            f"| {mean['wer']:.1f} | {mean['cer']:.1f} "
             f"| {mean['training_minutes']:.0f}{shared} |"
         )
     return "\n".join(lines) + "\n"
@@ -191,8 +202,9 @@ def main() -> None:
                     pool.submit(run_individual, experiment, size, seed)
                     for size in reversed(sizes)
                 ]
-        for job in jobs:
-            add_rows(job.result())
+        rows = [row for job in jobs for row in job.result()]
+    measure_rtf(rows, args.exp)
+    add_rows(rows)
     print(ROWS.with_suffix(".md").read_text())
 
 
