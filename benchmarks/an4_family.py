@@ -49,24 +49,29 @@ def training_seconds(log: Path) -> float:
 
 def run_supernet(experiment: Experiment, seed: int) -> list[dict]:
     tag = f"dynsize_seed{seed}"
+    commit = _commit(experiment.exp / tag)
     supernet = experiment.train(
         CONF / "train_asr_dynsize.yaml", tag, ["--seed", str(seed)]
     )
     seconds = training_seconds(supernet / "train.log")
     folders = extract_missing(supernet, model_file(supernet))
-    return [_row(experiment, folder, "supernet", seed, seconds) for folder in folders]
+    return [
+        _row(experiment, folder, "supernet", seed, seconds, commit)
+        for folder in folders
+    ]
 
 
 def run_individual(experiment: Experiment, size: int, seed: int) -> list[dict]:
     blocks = size // LAYERS_PER_BLOCK
     tag = f"conformer{blocks}_seed{seed}"
+    commit = _commit(experiment.exp / tag)
     arguments = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
     folder = experiment.train(CONF / "train_asr_conformer.yaml", tag, arguments)
     seconds = training_seconds(folder / "train.log")
-    return [_row(experiment, folder, "individual", seed, seconds, size)]
+    return [_row(experiment, folder, "individual", seed, seconds, commit, size)]
 
 
-def _row(experiment, folder, method, seed, seconds, size=None) -> dict:
+def _row(experiment, folder, method, seed, seconds, commit, size=None) -> dict:
     checkpoint = model_file(folder)
     score = experiment.decode(folder, checkpoint)
     model, config = load_model(folder, checkpoint)
@@ -84,7 +89,7 @@ def _row(experiment, folder, method, seed, seconds, size=None) -> dict:
         epochs=config["max_epoch"],
         kept=config["encoder_conf"].get("keep_layers"),
         exp=str(folder.name),
-        commit=_commit(),
+        commit=commit,
         machine=f"{platform.machine()} CPU, {experiment.threads} thread(s) a run",
     )
 
@@ -99,9 +104,15 @@ def measure_rtf(rows: list[dict], exp: Path) -> None:
         row["rtf"] = round(rtf, 5)
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+def _commit(folder: Path) -> str:
+    """The commit with which the training in `folder` began."""
+    path = folder / "commit"
+    if not path.exists():
+        command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(commit.stdout)
+    return path.read_text().strip()
 
 
 def read_rows() -> list[dict]:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 SECONDS = 10.0
 FEATURES_PER_SECOND = 100
-REPEATS = 5
+REPEATS = 15
 
 
 def count_parameters(model: torch.nn.Module) -> int:
