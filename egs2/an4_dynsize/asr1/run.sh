@@ -57,6 +57,12 @@ asr() {
         "${rest[@]+"${rest[@]}"}" "$@"
 }
 
+if ! grep -q '^ *sizes:' "${asr_config}"; then
+    # Not a family: one model, as ever
+    asr --stage "${stage}" --stop_stage "${stop_stage}"
+    exit 0
+fi
+
 asr_exp=exp/asr_${asr_tag}
 
 if [ "${stage}" -le 11 ]; then
