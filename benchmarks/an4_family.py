@@ -33,6 +33,14 @@ CONF = HERE.parent / "egs2" / "an4_dynsize" / "asr1" / "conf"
 ROWS = HERE / "results" / "an4_family.jsonl"
 LAYERS_PER_BLOCK = 4
 _MEANS = ("wer", "cer", "parameters", "mflops", "rtf", "training_minutes")
+# Method → name of its folder, and arguments besides the config
+SUPERNETS = {
+    "supernet": ("dynsize", []),
+    "supernet, soft gates": (
+        "dynsize_soft",
+        ["--encoder_conf", "selector_conf.straight_through=false"],
+    ),
+}
 _LABELS = {"individual": "three models, trained alone", "supernet": "one supernet"}
 _TIME = re.compile(r"epoch results: \[train\].*?[, ]time=([^,]*(?:, )?[^,=]*seconds)")
 
@@ -47,17 +55,17 @@ def training_seconds(log: Path) -> float:
     return total
 
 
-def run_supernet(experiment: Experiment, seed: int) -> list[dict]:
-    tag = f"dynsize_seed{seed}"
+def run_supernet(experiment: Experiment, seed: int, method: str) -> list[dict]:
+    tag, arguments = SUPERNETS[method]
+    tag = f"{tag}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     supernet = experiment.train(
-        CONF / "train_asr_dynsize.yaml", tag, ["--seed", str(seed)]
+        CONF / "train_asr_dynsize.yaml", tag, ["--seed", str(seed), *arguments]
     )
     seconds = training_seconds(supernet / "train.log")
     folders = extract_missing(supernet, model_file(supernet))
     return [
-        _row(experiment, folder, "supernet", seed, seconds, commit)
-        for folder in folders
+        _row(experiment, folder, method, seed, seconds, commit) for folder in folders
     ]
 
 
@@ -177,7 +185,7 @@ def markdown(rows: list[dict]) -> str:
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (size, method), mean in group_rows(rows).items():
-        shared = " (all sizes)" if method == "supernet" else ""
+        shared = " (all sizes)" if method in SUPERNETS else ""
         lines.append(
             f"| {size} | {method} | {mean['seeds']} | {mean['parameters']:,.0f} "
             f"| {mean['mflops']:.1f} | {mean['rtf']:.4f} "
@@ -206,8 +214,8 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = []
         for seed in args.seeds:
-            if args.only != "individual":
-                jobs.append(pool.submit(run_supernet, experiment, seed))
+            for method in SUPERNETS if args.only != "individual" else ():
+                jobs.append(pool.submit(run_supernet, experiment, seed, method))
             if args.only != "supernet":
                 jobs += [
                     pool.submit(run_individual, experiment, size, seed)
