@@ -10,7 +10,7 @@ import espnet_dynsize
 from espnet_dynsize.deploy.extract import subnet_states
 from espnet_dynsize.task import DynSizeASRTask
 
-ROOT = Path(espnet_dynsize.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
     [*ROOT.glob("espnet_dynsize/demo/*.yaml"), *ROOT.glob("egs2/*/*/conf/train_*.yaml")]
 )
