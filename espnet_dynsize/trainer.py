@@ -4,12 +4,14 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.reporter import Average, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
+from espnet_dynsize.checkpoint import misfit
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.model import DynSizeASRModel
 from espnet_dynsize.selection.schedule import Phase, SubnetSchedule
@@ -26,15 +28,10 @@ class PhasedTrainerOptions(TrainerOptions):
     def __post_init__(self):
         nbest = self.keep_nbest_models
         self._nbest = [nbest] if isinstance(nbest, int) else list(nbest) or [1]
-        self._criteria = list(self.best_model_criterion)
+        self.criteria = list(self.best_model_criterion)  # as configured
         self._patience = self.patience
         self.best_model_criterion = []
         self.keep_nbest_models = list(self._nbest)
-
-    @property
-    def criteria(self):
-        """The configured `best_model_criterion`."""
-        return self._criteria
 
     def enter(self, phase: Phase, joint_epochs: int) -> None:
         """Set model selection for an epoch of `phase`.
@@ -45,7 +42,7 @@ class PhasedTrainerOptions(TrainerOptions):
                 can be over more.
         """
         joint = phase is Phase.JOINT
-        self.best_model_criterion[:] = self._criteria if joint else []
+        self.best_model_criterion[:] = self.criteria if joint else []
         self.patience = self._patience if joint else None
         most = max(joint_epochs, 1)
         self.keep_nbest_models[:] = [min(n, most) for n in self._nbest]
@@ -103,7 +100,8 @@ class DynSizeTrainer(Trainer):
         if schedule is None:
             return
         _hide_search_epoch(schedule.phase, reporter, options)
-        _count_joint_epoch(schedule)
+        if schedule.phase is Phase.JOINT:
+            schedule.joint_epochs += 1
         options.enter(schedule.phase, int(schedule.joint_epochs.item()))
 
 
@@ -140,11 +138,6 @@ def _hide_search_epoch(phase: Phase, reporter: SubReporter, options) -> None:
             reporter.stats[name] = [worst] * reporter.count
 
 
-def _count_joint_epoch(schedule: SubnetSchedule) -> None:
-    if schedule.phase is Phase.JOINT:
-        schedule.joint_epochs += 1
-
-
 def _report_layers(schedule: SubnetSchedule, summary_writer, epoch: int) -> None:
     """Write the layers that each size keeps to the log and to TensorBoard."""
     for size, mask in zip(schedule.sizes, schedule.masks().tolist()):
@@ -157,24 +150,15 @@ def _report_layers(schedule: SubnetSchedule, summary_writer, epoch: int) -> None
 
 def _prepare_resume(model: DynSizeASRModel, options: PhasedTrainerOptions) -> None:
     """Check the checkpoint that will be resumed, and set its phase's options."""
-    path = f"{options.output_dir}/checkpoint.pth"
-    try:
-        states = (
-            safe_torch_load(path, map_location="cpu")["model"] if options.resume else {}
-        )
-    except FileNotFoundError:
+    path = Path(options.output_dir) / "checkpoint.pth"
+    if not options.resume or not path.exists():
         return
-    own = model.state_dict()
-    for name in sorted(states.keys() | own.keys()) if states else ():
-        if (
-            name not in own
-            or name not in states
-            or own[name].shape != states[name].shape
-        ):
-            raise ConfigError(
-                f"resume: {path} does not fit the config, first at {name}; use another "
-                "output_dir or the config that the run began with."
-            )
-    masks = states.get("encoder.schedule.fixed_masks")
-    if masks is not None and not masks.isnan().any():
+    states = safe_torch_load(path, map_location="cpu")["model"]
+    wrong = misfit(model, states)
+    if wrong is not None:
+        raise ConfigError(
+            f"resume: {path} does not fit the config: {wrong}; use another output_dir "
+            "or the config that the run began with."
+        )
+    if not states["encoder.schedule.fixed_masks"].isnan().any():
         options.enter(Phase.JOINT, int(states["encoder.schedule.joint_epochs"].item()))

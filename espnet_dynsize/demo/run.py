@@ -12,7 +12,6 @@ from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.report.scores import read_trn
 
 HERE = Path(__file__).parent
-CORPORA = ("digits", "an4")
 TOKEN_TYPES = {"digits": "word", "an4": "char"}
 SYNTHETIC = (
     "The speech of this corpus is synthetic (eSpeak NG). For real speech, use AN4:\n"

@@ -7,6 +7,7 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
+from espnet_dynsize.checkpoint import misfit
 from espnet_dynsize.errors import ConfigError
 
 
@@ -55,18 +56,9 @@ def load_states(model: torch.nn.Module, states: dict, source: str) -> None:
     Raises:
         ConfigError: names or shapes differ.
     """
-    own = model.state_dict()
-    for name in sorted(own.keys() | states.keys()):
-        if name not in own or name not in states:
-            where = "model" if name in own else "checkpoint"
-            raise ConfigError(
-                f"{source} does not fit its config.yaml: {name} is only in the {where}."
-            )
-        if own[name].shape != states[name].shape:
-            raise ConfigError(
-                f"{source} does not fit its config.yaml: {name} has shape "
-                f"{list(states[name].shape)}, the model {list(own[name].shape)}."
-            )
+    wrong = misfit(model, states)
+    if wrong is not None:
+        raise ConfigError(f"{source} does not fit its config.yaml: {wrong}.")
     model.load_state_dict(states)
 
 

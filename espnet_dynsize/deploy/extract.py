@@ -13,8 +13,6 @@ from espnet_dynsize.deploy.experiment import build_model, load_model, load_state
 from espnet_dynsize.deploy.stock import to_stock
 from espnet_dynsize.errors import ConfigError
 
-FORMATS = ("plugin", "stock")
-
 
 class Extracted(NamedTuple):
     """A model of one size on disk."""

@@ -34,23 +34,24 @@ def collect(folders: Sequence[Path], model_file: str) -> list[Row]:
     """
     rows, runs = [], []
     for folder in folders:
-        model, config = load_model(folder, _find_model(folder, model_file))
+        checkpoint = _find_model(folder, model_file)
+        model, config = load_model(folder, checkpoint)
         run = measure.recogniser(model, config)
-        rows.append(_row(folder, model, run, model_file))
+        rows.append(_row(folder, checkpoint, model, run))
         runs.append(run)
     for row, rtf in zip(rows, measure.real_time_factors(runs)):
         row.rtf = rtf
     return sorted(rows, key=lambda row: (row.layers, row.parameters, row.name))
 
 
-def _row(folder, model, run, model_file) -> Row:
+def _row(folder, checkpoint, model, run) -> Row:
     kept = [layer_kinds(block) for block in model.encoder.encoders]
     return Row(
         name=folder.name,
         layers=sum(map(len, kept)),
         parameters=measure.count_parameters(model),
         flops=measure.flops_per_second(run),
-        file_bytes=(folder / _find_model(folder, model_file)).stat().st_size,
+        file_bytes=(folder / checkpoint).stat().st_size,
         scores=find_scores(folder),
         kept=kept,
     )

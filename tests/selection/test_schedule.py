@@ -87,30 +87,29 @@ def test_fraction_of_the_run():
     assert planned.search_updates == 120
 
 
+def average_over(planned, updates):
+    """What ESPnet's averaging makes of the states after each of the next updates."""
+    states = []
+    for _ in range(updates):
+        planned.begin_update(0)
+        states.append({k: v.clone() for k, v in planned.state_dict().items()})
+    return {k: sum(s[k] for s in states) / updates for k in states[0]}
+
+
 def test_average_of_joint_checkpoints_keeps_the_masks_exactly():
     planned = schedule(search_updates=0)
     planned.plan(10)
-    states = []
-    for _ in range(5):
-        planned.begin_update(0)
-        states.append({k: v.clone() for k, v in planned.state_dict().items()})
-    average = {k: sum(s[k] for s in states) / 5 for k in states[0]}
-    masks = planned.masks().clone()
+    average = average_over(planned, 5)
     other = schedule()
     other.load_state_dict(average)
     assert other.phase is Phase.JOINT
-    assert torch.equal(other.masks(), masks)
+    assert torch.equal(other.masks(), planned.masks())
 
 
 def test_average_across_the_phase_boundary_is_refused():
     planned = schedule(search_updates=1)
     planned.plan(10)
-    states = []
-    for _ in range(2):
-        planned.begin_update(0)
-        states.append({k: v.clone() for k, v in planned.state_dict().items()})
-    average = {k: sum(s[k] for s in states) / 2 for k in states[0]}
-    planned.load_state_dict(average)
+    planned.load_state_dict(average_over(planned, 2))
     with pytest.raises(ConfigError, match="size=3 has no layers yet"):
         planned.subnet(3)
 
