@@ -1,7 +1,6 @@
 """`dynsize`: the joint loss over the subnets sampled in a step."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
@@ -14,6 +13,7 @@ from espnet_dynsize.output import SizedLinear
 from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import Subnet
 
+PASSES = ("batched", "sequential")
 _REPORTED = ("loss", "loss_ctc", "loss_att", "cer_ctc", "acc", "cer", "wer")
 
 
@@ -24,14 +24,29 @@ class DynSizeASRModel(ESPnetASRModel):
         output_per_size: One CTC output layer per size; else all sizes share one.
         subnet_weight: Weight of every sampled subnet's loss but the full one's, which
             has weight 1 (arXiv 2407.18930, section 3.3).
+        subnet_batch: Part of each batch on which the sampled subnets train.
+        alternate: Train one subnet besides the full one in a step, not two; while
+            searching, the gated one in every second step.
+        joint_pass: `batched`: all sampled subnets encode in one pass and share what
+            they compute alike; `sequential`: one after another.
+        distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
+            the full network's.
         **stock: Arguments of `ESPnetASRModel`.
 
     Raises:
-        ConfigError: the encoder is not a supernet.
+        ConfigError: the encoder is not a supernet, or a value is not allowed.
     """
 
     def __init__(
-        self, *, output_per_size: bool = True, subnet_weight: float = 0.3, **stock
+        self,
+        *,
+        output_per_size: bool = True,
+        subnet_weight: float = 0.3,
+        subnet_batch: float = 1.0,
+        alternate: bool = False,
+        joint_pass: str = "batched",
+        distill_weight: float = 0.0,
+        **stock,
     ):
         super().__init__(**stock)
         if not isinstance(self.encoder, Supernet):
@@ -39,7 +54,21 @@ class DynSizeASRModel(ESPnetASRModel):
                 f"model=dynsize needs a supernet encoder (encoder: dynsize_conformer), "
                 f"not {type(self.encoder).__name__}."
             )
+        _check("subnet_weight", subnet_weight, subnet_weight > 0, "above 0")
+        _check("subnet_batch", subnet_batch, 0 < subnet_batch <= 1, "above 0, up to 1")
+        _check("distill_weight", distill_weight, distill_weight >= 0, "at least 0")
+        _check("joint_pass", joint_pass, joint_pass in PASSES, f"one of {PASSES}")
+        if distill_weight and self.ctc is None:
+            raise ConfigError(
+                f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
+            )
         self.subnet_weight = subnet_weight
+        self.subnet_batch = subnet_batch
+        self.alternate = alternate
+        # Intermediate outputs and a post-encoder take whole batches.
+        plain = not self.encoder.interctc_layer_idx and self.postencoder is None
+        self.batched = joint_pass == "batched" and plain
+        self.distill_weight = distill_weight
         self._encoded: tuple | None = None
         schedule = self.encoder.schedule
         if output_per_size and self.ctc is not None and schedule is not None:
@@ -51,6 +80,17 @@ class DynSizeASRModel(ESPnetASRModel):
     def schedule(self) -> SubnetSchedule | None:
         """The subnet schedule; None for an extracted model."""
         return self.encoder.schedule
+
+    def begin_update(self, seed: int) -> None:
+        """Advance the schedule by one update; call it before the update's first batch.
+
+        Args:
+            seed: The run's seed.
+        """
+        joint_begins = self.schedule.begin_update(seed)
+        output = None if self.ctc is None else self.ctc.ctc_lo
+        if joint_begins and isinstance(output, SizedLinear):
+            output.begin_joint()
 
     def forward(
         self,
@@ -72,16 +112,16 @@ class DynSizeASRModel(ESPnetASRModel):
             text: [B, U].
             text_lengths: [B].
         """
-        batch = dict(text=text, text_lengths=text_lengths, **kwargs)
-        speech = dict(speech=speech, speech_lengths=speech_lengths)
+        batch = dict(speech=speech, speech_lengths=speech_lengths, text=text)
+        batch |= dict(text_lengths=text_lengths, **kwargs)
         if self.schedule is None:
-            return super().forward(**speech, **batch)
-        features = self._input_features(**speech)
+            return super().forward(**batch)
+        features = self._input_features(speech, speech_lengths)
         with self.encoder.shared_front_end():
             if self.training:
-                loss, stats = self._train_loss(features, speech, batch)
+                loss, stats = self._train_loss(features, batch)
             else:
-                loss, stats = self._valid_loss(features, speech, batch)
+                loss, stats = self._valid_loss(features, batch)
         return force_gatherable((loss, stats, len(text)), loss.device)
 
     def encode(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
@@ -90,12 +130,24 @@ class DynSizeASRModel(ESPnetASRModel):
             return self._encoded
         return super().encode(speech, speech_lengths)
 
-    def _train_loss(self, features, speech, batch):
-        subnets, penalty = self.schedule.sandwich()
-        total, stats = penalty, {}
-        for i, subnet in enumerate(subnets):
-            loss, own = self._subnet_loss(subnet, features, speech, batch)
-            total = total + (1.0 if i == 0 else self.subnet_weight) * loss
+    def _train_loss(self, features, batch):
+        subnets, penalty = self.schedule.sandwich(self.alternate)
+        rows = [None] + [self._draw_rows(batch["text"])] * (len(subnets) - 1)
+        total, stats, teacher = penalty, {}, None
+        encodings = self._encodings(features, subnets, rows)
+        for subnet, own_rows, encoded in zip(subnets, rows, encodings):
+            own_batch = _take(batch, own_rows)
+            loss, own = self._subnet_loss(subnet, encoded, own_batch)
+            if own_rows is None:
+                total, teacher = total + loss, encoded
+            else:
+                if self.distill_weight:
+                    distance = self._distance(
+                        subnet, encoded, subnets[0], _take_rows(teacher, own_rows)
+                    )
+                    own["loss_distill"] = distance.detach()
+                    loss = loss + self.distill_weight * distance
+                total = total + self.subnet_weight * loss
             name = "gated" if subnet.gates is not None else subnet.size
             stats.update({f"{key}_{name}": value for key, value in own.items()})
             if subnet.gates is not None:
@@ -103,10 +155,11 @@ class DynSizeASRModel(ESPnetASRModel):
         stats.update(loss=total.detach(), phase=float(self.schedule.phase))
         return total, stats
 
-    def _valid_loss(self, features, speech, batch):
+    def _valid_loss(self, features, batch):
         losses, stats, means = [], {}, {}
         for subnet in self.schedule.family():
-            loss, own = self._subnet_loss(subnet, features, speech, batch)
+            (encoded,) = self._encodings(features, [subnet], [None])
+            loss, own = self._subnet_loss(subnet, encoded, batch)
             losses.append(loss)
             for key, value in own.items():
                 stats[f"{key}_{subnet.size}"] = value
@@ -116,21 +169,50 @@ class DynSizeASRModel(ESPnetASRModel):
         stats.update(loss=loss.detach(), phase=float(self.schedule.phase))
         return loss, stats
 
-    def _subnet_loss(self, subnet: Subnet, features, speech, batch):
+    def _draw_rows(self, text: torch.Tensor) -> torch.Tensor:
+        """Sequences of the batch on which this step's subnets train."""
+        batch = text.size(0)
+        number = max(round(self.subnet_batch * batch), 1)
+        if number == batch:
+            return torch.arange(batch, device=text.device)
+        drawn = torch.randperm(batch, generator=self.schedule.draws())[:number]
+        return drawn.sort().values.to(text.device)
+
+    def _encodings(self, features, subnets, rows) -> Iterator[tuple]:
+        """Encoder outputs and lengths of every subnet."""
+        if self.batched:
+            yield from self.encoder.encode_parts(*features, subnets, rows)
+            return
+        for subnet, own in zip(subnets, rows):
+            with self.encoder.activate(subnet):
+                encoded = self._encode_features(*features)
+            yield encoded if own is None else _take_rows(encoded, own)
+
+    def _subnet_loss(self, subnet: Subnet, encoded, batch):
+        # ESPnet changes the lengths in place.
         batch = dict(batch, text_lengths=batch["text_lengths"].clone())
-        with self.encoder.activate(subnet), self._encode_once(features):
-            loss, stats, _ = super().forward(**speech, **batch)
+        self._encoded = encoded
+        try:
+            with self.encoder.activate(subnet):
+                loss, stats, _ = super().forward(**batch)
+        finally:
+            self._encoded = None
         own = {k: stats[k] for k in _REPORTED if stats.get(k) is not None}
         return loss.squeeze(0), own
 
-    @contextmanager
-    def _encode_once(self, features) -> Iterator[None]:
-        """Let `encode` answer with the active subnet's output for `features`."""
-        self._encoded = self._encode_features(*features)
-        try:
-            yield
-        finally:
-            self._encoded = None
+    def _distance(self, subnet, encoded, full, teacher) -> torch.Tensor:
+        """KL divergence of the CTC outputs, summed over frames, mean over sequences."""
+        (out, lengths), (full_out, _) = encoded, teacher
+        out, full_out = (x[0] if isinstance(x, tuple) else x for x in (out, full_out))
+        with torch.no_grad(), self.encoder.activate(full):
+            wanted = self.ctc.log_softmax(full_out)
+        with self.encoder.activate(subnet):
+            given = self.ctc.log_softmax(out)
+        frames = torch.nn.functional.kl_div(
+            given, wanted, reduction="none", log_target=True
+        ).sum(dim=-1)
+        valid = torch.arange(frames.size(1), device=lengths.device) < lengths[:, None]
+        return (frames * valid).sum() / frames.size(0)
 
     def _input_features(self, speech, speech_lengths):
         """What stock `encode` does before the encoder: [B, L, D] and [B]."""
@@ -151,3 +233,29 @@ class DynSizeASRModel(ESPnetASRModel):
             final, lengths = self.postencoder(out[0], lengths)
             return (final, out[1]), lengths
         return self.postencoder(out, lengths)
+
+
+def _check(key: str, value, good: bool, allowed: str) -> None:
+    if not good:
+        raise ConfigError(f"model_conf: {key}={value} must be {allowed}.")
+
+
+def _take(batch: dict, rows: torch.Tensor | None) -> dict:
+    """The batch's sequences `rows`, cut to the longest of them."""
+    if rows is None:
+        return batch
+    taken = {
+        key: value[rows] if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+    longest = int(taken["text_lengths"].max())
+    return dict(taken, text=taken["text"][:, :longest])
+
+
+def _take_rows(encoded: tuple, rows: torch.Tensor) -> tuple:
+    """The sequences `rows` of an encoder's output and its lengths."""
+    out, lengths = encoded
+    if isinstance(out, tuple):
+        middle = [(i, x[rows]) for i, x in out[1]]
+        return (out[0][rows], middle), lengths[rows]
+    return out[rows], lengths[rows]

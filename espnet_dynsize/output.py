@@ -15,7 +15,7 @@ class SizedLinear(torch.nn.Linear):
     Args:
         stock: The layer to take over; every size starts from its weights.
         smaller: The sizes below the full one. While searching, the gated subnet uses
-            the output layer of the smallest.
+            the output layer of the smallest, and all others start from it afterwards.
         switch: Names the active subnet.
     """
 
@@ -35,6 +35,12 @@ class SizedLinear(torch.nn.Linear):
         """Project [..., in_features] with the active subnet's weights."""
         active = self._active()
         return super().forward(x) if active is None else self.by_size[active](x)
+
+    @torch.no_grad()
+    def begin_joint(self) -> None:
+        """Give what the gated subnet has learned to every smaller size."""
+        for layer in self.by_size.values():
+            layer.load_state_dict(self.by_size[self.smallest].state_dict())
 
     def _active(self):
         subnet = self.switch.subnet

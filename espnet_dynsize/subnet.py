@@ -1,23 +1,25 @@
-"""A subnet, and the one place that says which subnet computes."""
+"""A subnet, and the one place that says which subnets compute."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 
 @dataclass(frozen=True, eq=False)
 class Subnet:
-    """A choice of layers.
+    """A choice of units: of layers or, with `granularity: component`, of their parts.
 
     Args:
-        size: Number of layers kept; also selects the output layer and the norm
-            statistics, where these exist per size.
-        mask: One bool per layer, True = kept.
-        gates: Shape [L]; multiplies the layers' outputs while searching. A layer with
-            gate 0 is computed all the same, so that its score gets a gradient.
-        drop: One stochastic-depth probability per layer (training only).
+        size: Name of the size; also selects the output layer and the norm statistics,
+            where these exist per size.
+        mask: One bool per unit, True = kept.
+        gates: Shape [N]; multiplies the units' outputs while searching. A unit that
+            is not kept but has a gate (of exactly 0) is computed all the same, without
+            gradients of its own, so that its score gets one.
+        drop: One stochastic-depth probability per unit (training only).
     """
 
     size: int
@@ -25,16 +27,47 @@ class Subnet:
     gates: torch.Tensor | None = None
     drop: tuple[float, ...] | None = None
 
+    def kept(self, units: range) -> tuple[int, ...]:
+        """Which of `units` are kept, counted from the first of them."""
+        return tuple(i for i, unit in enumerate(units) if self.mask[unit])
+
+    def same(self, other: "Subnet", units: range) -> bool:
+        """Whether the layer with `units` computes the same numbers in both."""
+        plain = all(
+            s.gates is None and not (s.drop and any(s.drop[i] for i in units))
+            for s in (self, other)
+        )
+        return plain and self.kept(units) == other.kept(units)
+
+
+class Part(NamedTuple):
+    """The sequences of a batch that one subnet computes.
+
+    Args:
+        subnet: None: the full network.
+        rows: Positions [n] in the first part's batch; None: all of them.
+        fork: First unit from which on the sequences have a copy of their own; before
+            it, the first part computes the same.
+    """
+
+    subnet: Subnet | None
+    rows: torch.Tensor | None = None
+    fork: int = 0
+
 
 class Switch:
-    """Holds the subnet that computes; read by every block, norm and output layer.
+    """Says which subnet computes; read by every block, norm and output layer.
 
     Attributes:
         default: What computes outside `activate`; None for the full network.
+        parts: While several subnets compute in one pass, who computes what.
+        computing: While a layer computes, (subnet, sequences) in order of the batch.
     """
 
     def __init__(self) -> None:
         self.default: Subnet | None = None
+        self.parts: list[Part] | None = None
+        self.computing: list[tuple[Subnet | None, int]] | None = None
         self._active: Subnet | None = None
 
     @property
@@ -51,23 +84,26 @@ class Switch:
         finally:
             self._active = previous
 
-    def keeps(self, layer: int) -> bool:
-        subnet = self.subnet
-        return subnet is None or subnet.mask[layer]
+    @contextmanager
+    def activate_parts(self, parts: Sequence[Part]) -> Iterator[None]:
+        """Let several subnets compute in one pass inside the `with` block."""
+        self.parts = list(parts)
+        try:
+            yield
+        finally:
+            self.parts = None
 
-    def weigh(self, layer: int, output: torch.Tensor, training: bool) -> torch.Tensor:
-        """Apply the layer's gate and stochastic depth to its output [B, T, D].
+    @contextmanager
+    def computes(self, members: Sequence[tuple[Subnet | None, int]]) -> Iterator[None]:
+        """Tell the norms inside a layer whose sequences they see."""
+        self.computing = list(members)
+        try:
+            yield
+        finally:
+            self.computing = None
 
-        Stochastic depth (https://arxiv.org/abs/1603.09382) drops the layer per
-        sequence and scales the survivors by 1 / (1 - p).
-        """
-        subnet = self.subnet
-        if subnet is None:
-            return output
-        if subnet.gates is not None:
-            output = output * subnet.gates[layer]
-        p = subnet.drop[layer] if subnet.drop is not None and training else 0.0
-        if p > 0.0:
-            survivors = output.new_empty(output.size(0), 1, 1).bernoulli_(1.0 - p)
-            output = output * (survivors / (1.0 - p))
-        return output
+
+def stochastic_depth(x: torch.Tensor, p: float) -> torch.Tensor:
+    """Drop [B, T, D] per sequence, scale the survivors (arXiv 1603.09382)."""
+    survivors = x.new_empty(x.size(0), 1, 1).bernoulli_(1.0 - p)
+    return x * (survivors / (1.0 - p))

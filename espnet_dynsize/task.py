@@ -36,20 +36,19 @@ class DynSizeASRTask(ASRTask):
         optimizers = super().build_optimizers(args, model)
         if isinstance(model, DynSizeASRModel) and model.schedule is not None:
             for optimizer in optimizers:
-                _exempt_from_weight_decay(
-                    optimizer, list(model.schedule.selector.parameters())
-                )
+                _separate_scores(optimizer, model.schedule)
         return optimizers
 
 
-def _exempt_from_weight_decay(
-    optimizer: torch.optim.Optimizer, exempt: list[torch.nn.Parameter]
-) -> None:
-    ids = {id(p) for p in exempt}
+def _separate_scores(optimizer: torch.optim.Optimizer, schedule) -> None:
+    """Give the scores a group with their own learning rate and no weight decay."""
+    scores = list(schedule.selector.parameters())
+    ids = {id(p) for p in scores}
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in ids]
-    if exempt:
-        optimizer.add_param_group({"params": exempt, "weight_decay": 0.0})
+    if scores:
+        rate = schedule.score_lr * optimizer.param_groups[0]["lr"]
+        optimizer.add_param_group({"params": scores, "weight_decay": 0.0, "lr": rate})
 
 
 def register() -> None:

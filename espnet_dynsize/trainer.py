@@ -81,7 +81,7 @@ class DynSizeTrainer(Trainer):
         """Train an epoch; the schedule advances before each update's first batch."""
         schedule = _schedule(model)
         if schedule is not None:
-            iterator = _advancing(iterator, schedule, options)
+            iterator = _advancing(iterator, model, options)
         invalid = super().train_one_epoch(
             model=model, iterator=iterator, reporter=reporter, options=options, **kwargs
         )
@@ -105,8 +105,12 @@ class DynSizeTrainer(Trainer):
         options.enter(schedule.phase, int(schedule.joint_epochs.item()))
 
 
+def _unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    return getattr(model, "module", model)  # out of (Distributed)DataParallel
+
+
 def _schedule(model: torch.nn.Module) -> SubnetSchedule | None:
-    model = getattr(model, "module", model)  # out of (Distributed)DataParallel
+    model = _unwrap(model)
     return model.schedule if isinstance(model, DynSizeASRModel) else None
 
 
@@ -120,10 +124,10 @@ def _total_updates(factory, options) -> int | None:
     return options.max_epoch * math.ceil(batches / options.accum_grad)
 
 
-def _advancing(batches: Iterable, schedule: SubnetSchedule, options) -> Iterator:
+def _advancing(batches: Iterable, model: torch.nn.Module, options) -> Iterator:
     for i, batch in enumerate(batches):
         if i % options.accum_grad == 0:
-            schedule.begin_update(options.seed)
+            _unwrap(model).begin_update(options.seed)
         yield batch
 
 

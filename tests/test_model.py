@@ -43,7 +43,7 @@ def test_search_loss_is_full_plus_gated():
     model.schedule.begin_update(0)
     data = batch()
     loss, stats, _ = model(**data)
-    gates = model.schedule.selector.gates(0, 60).values
+    gates = model.schedule.selector.gates(0, 60, None).values
     everything = (True,) * 8
     full = stock_loss(model, Subnet(8, everything), data)
     gated = stock_loss(model, Subnet(7, everything, gates=gates), data)

@@ -1,6 +1,7 @@
 """Cut one size out of a trained supernet."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,16 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_dynsize.deploy.experiment import build_model, load_model, load_states
 from espnet_dynsize.deploy.stock import to_stock
 from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.model import DynSizeASRModel
+
+_FAMILY_KEYS = (
+    "sizes",
+    "budgets",
+    "selector",
+    "selector_conf",
+    "layer_drop_joint",
+    "subnet",
+)
 
 
 class Extracted(NamedTuple):
@@ -61,7 +72,9 @@ def extract(
 
 def _write(model, config, size, target, model_file, format) -> Extracted:
     small_config, states = subnet_states(model, config, size)
-    note = f"{sum(model.schedule.subnet(size).mask)} layers kept, the others deleted"
+    units = small_config["encoder_conf"].get("granularity", "layer") + "s"
+    kept = sum(model.schedule.subnet(size).mask)
+    note = f"{kept} {units} kept, the others deleted"
     if format == "stock":
         small_config, states, note = to_stock(small_config, states)
     load_states(build_model(small_config), states, f"size {size}")
@@ -80,17 +93,21 @@ def subnet_states(model: ESPnetASRModel, config: dict, size: int):
     Raises:
         ConfigError: the size has no fixed mask.
     """
-    subnet = model.schedule.subnet(size)
+    mask = model.schedule.subnet(size).mask
+    kept = [i for i, keep in enumerate(mask) if keep]
     small_config = copy.deepcopy(config)
     encoder_conf = small_config["encoder_conf"]
-    for key in ("sizes", "selector", "selector_conf", "layer_drop_joint", "subnet"):
+    for key in _FAMILY_KEYS:
         encoder_conf.pop(key, None)
-    encoder_conf["keep_layers"] = [i for i, kept in enumerate(subnet.mask) if kept]
+    key = f"keep_{encoder_conf.get('granularity', 'layer')}s"
+    encoder_conf[key] = kept
     small_config["model"] = "espnet"
-    for key in ("output_per_size", "subnet_weight"):
-        small_config["model_conf"].pop(key, None)
+    for option in inspect.signature(DynSizeASRModel).parameters:
+        small_config["model_conf"].pop(option, None)
     small_config["init"] = None
-    states = _rename_sized(model, size)
+    small = copy.deepcopy(model)
+    small.encoder.keep_units(kept, key)
+    states = _rename_sized(small, size)
     wanted = build_model(small_config).state_dict()
     return small_config, {name: states[name] for name in wanted}
 

@@ -8,7 +8,13 @@ from espnet_dynsize.deploy.experiment import build_model
 from espnet_dynsize.encoder.block import KINDS
 from espnet_dynsize.errors import ConfigError
 
-PLUGIN_ENCODER_KEYS = ("keep_layers", "conv_norm")
+PLUGIN_ENCODER_KEYS = (
+    "keep_layers",
+    "conv_norm",
+    "granularity",
+    "ffn_chunks",
+    "skip_empty_blocks",
+)
 BLOCK = "encoder.encoders.{}."
 
 
@@ -16,8 +22,9 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
     """Rewrite an extracted model for stock `conformer`.
 
     Blocks without any layer are left out where that computes the same: a block with a
-    convolution module has a final norm that stays, so there, as for a block that lost
-    some of its layers, the dropped layers get zero weights.
+    convolution module has a final norm that stays (unless `skip_empty_blocks` is set),
+    so there, as for a block that lost some of its layers, the dropped layers get zero
+    weights.
 
     Args:
         config: Config of an extracted model.
@@ -27,15 +34,21 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
         Stock config, stock state dict, and a sentence on what was done.
 
     Raises:
-        ConfigError: a convolution module is kept whose norm stock ESPnet lacks.
+        ConfigError: a convolution module is kept whose norm stock ESPnet lacks, or
+            single components are.
     """
+    if "keep_components" in config["encoder_conf"]:
+        raise ConfigError(
+            "format=stock is not for granularity=component: all layers of a stock "
+            "encoder have the same shape."
+        )
     _check_conv_norm(config["encoder_conf"], states)
     config = copy.deepcopy(config)
     conf = config["encoder_conf"]
+    gone = _removable_blocks(conf, states)
     config["encoder"] = "conformer"
     for key in PLUGIN_ENCODER_KEYS:
         conf.pop(key, None)
-    gone = _removable_blocks(conf, states)
     states = _without_blocks(states, gone, conf["num_blocks"])
     conf["num_blocks"] -= len(gone)
     template = build_model(config).state_dict()
@@ -55,7 +68,10 @@ def _check_conv_norm(conf: dict, states: dict) -> None:
 
 
 def _removable_blocks(conf: dict, states: dict) -> list[int]:
-    if conf.get("use_cnn_module", True) or conf.get("interctc_layer_idx"):
+    has_final_norm = conf.get("use_cnn_module", True)
+    if has_final_norm and not conf.get("skip_empty_blocks", False):
+        return []
+    if conf.get("interctc_layer_idx"):
         return []
     kept = {
         i

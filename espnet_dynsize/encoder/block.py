@@ -1,11 +1,13 @@
 """ESPnet's Conformer block with layers that can be dropped or gated."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 
-from espnet_dynsize.subnet import Switch
+from espnet_dynsize.encoder import components
+from espnet_dynsize.subnet import Subnet, Switch, stochastic_depth
 
 
 class Layer(NamedTuple):
@@ -13,7 +15,15 @@ class Layer(NamedTuple):
 
     kind: str  # also the name of the module f
     norm: str
-    index: int  # position among all layers of the encoder
+    units: range  # positions of its units among all units of the encoder
+
+
+class _Use(NamedTuple):
+    """How a subnet uses a layer."""
+
+    kept: tuple[int, ...]  # units that compute, counted within the layer
+    probe: bool = False  # computed only for the gradient of its gate
+    gated_by: Subnet | None = None  # scales the units inside the layer
 
 
 _LAYERS = (
@@ -38,11 +48,21 @@ class SupernetBlock(EncoderLayer):
 
     Args:
         stock: The block to take over, submodules included.
-        first: Index of the block's first layer among the encoder's layers.
+        first: Index of the block's first unit among the encoder's units.
         switch: Names the active subnet.
+        ffn_chunks: Units are attention heads, this many chunks of a feed-forward
+            layer's hidden channels, and convolution modules; None: units are layers.
+        skip_empty: A block without any kept layer is skipped, final norm included.
     """
 
-    def __init__(self, stock: EncoderLayer, first: int, switch: Switch):
+    def __init__(
+        self,
+        stock: EncoderLayer,
+        first: int,
+        switch: Switch,
+        ffn_chunks: int | None = None,
+        skip_empty: bool = False,
+    ):
         super().__init__(
             stock.size,
             stock.self_attn,
@@ -54,14 +74,34 @@ class SupernetBlock(EncoderLayer):
             stock.concat_after,
         )
         self.switch = switch
-        norms = dict(_LAYERS)
-        self.layers: list[Layer] = [
-            Layer(kind, norms[kind], first + i)
-            for i, kind in enumerate(layer_kinds(stock))
-        ]
+        self.skip_empty = skip_empty
+        self.layers: list[Layer] = []
+        for kind in layer_kinds(stock):
+            number = 1
+            if ffn_chunks is not None:
+                number = components.count_units(kind, getattr(stock, kind), ffn_chunks)
+            units = range(first, first + number)
+            self.layers.append(Layer(kind, dict(_LAYERS)[kind], units))
+            first = units.stop
 
-    def remove(self, layer: Layer) -> None:
-        """Delete the layer's parameters; it can never be computed again."""
+    @property
+    def units(self) -> range:
+        """All units of the block."""
+        return range(self.layers[0].units.start, self.layers[-1].units.stop)
+
+    def keep(self, units: set[int]) -> None:
+        """Delete the parameters of all other units; they can never compute again."""
+        for layer in self.layers:
+            kept = [i for i, unit in enumerate(layer.units) if unit in units]
+            if not kept:
+                self._remove(layer)
+            elif len(kept) < len(layer.units):
+                module = getattr(self, layer.kind)
+                components.narrow(module, layer.kind, kept, len(layer.units))
+        if self.skip_empty and not units & set(self.units):
+            self.norm_final = None
+
+    def _remove(self, layer: Layer) -> None:
         setattr(self, layer.kind, None)
         if layer.kind == "self_attn" and self.concat_after:
             self.concat_linear = None
@@ -82,10 +122,32 @@ class SupernetBlock(EncoderLayer):
             raise NotImplementedError("A supernet block has no incremental cache.")
         x, pos_emb = x_input if isinstance(x_input, tuple) else (x_input, None)
         for layer in self.layers:
+            x, mask = self._fork(layer.units.start, x, mask)
             x = self._residual(layer, x, pos_emb, mask)
-        if hasattr(self, "norm_final"):
-            x = self.norm_final(x)
+        x = self._final_norm(x)
         return (x if pos_emb is None else (x, pos_emb)), mask
+
+    def _fork(self, unit: int, x: torch.Tensor, mask: torch.Tensor | None):
+        """Give the subnets that part from the first one here rows of their own."""
+        new = [
+            p for p in self.switch.parts or [] if p.fork == unit and p.rows is not None
+        ]
+        if not new:
+            return x, mask
+        x = torch.cat([x, *(x[p.rows] for p in new)])
+        if mask is not None:
+            mask = torch.cat([mask, *(mask[p.rows] for p in new)])
+        return x, mask
+
+    def _members(self, unit: int, batch: int) -> list[tuple[Subnet | None, int]]:
+        """(subnet, sequences) of everything in the batch at `unit`, in order."""
+        if self.switch.parts is None:
+            return [(self.switch.subnet, batch)]
+        others = [p for p in self.switch.parts if p.rows is not None and p.fork <= unit]
+        others.sort(key=lambda part: part.fork)  # stable: the order of forking
+        first = batch - sum(len(p.rows) for p in others)
+        rest = [(p.subnet, len(p.rows)) for p in others]
+        return [(self.switch.parts[0].subnet, first), *rest]
 
     def _residual(
         self,
@@ -94,26 +156,139 @@ class SupernetBlock(EncoderLayer):
         pos_emb: torch.Tensor | None,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        norm = getattr(self, layer.norm)
-        if self.switch.keeps(layer.index) and getattr(self, layer.kind) is not None:
-            y = norm(x) if self.normalize_before else x
-            y = getattr(self, f"_{layer.kind}")(y, pos_emb, mask)
-            x = x + self.switch.weigh(layer.index, y, self.training)
-        return x if self.normalize_before else norm(x)
+        if getattr(self, layer.kind) is not None:
+            x = self._add(layer, x, pos_emb, mask)
+        return x if self.normalize_before else getattr(self, layer.norm)(x)
 
-    def _feed_forward_macaron(self, x, pos_emb, mask):
-        return self.ff_scale * self.dropout(self.feed_forward_macaron(x))
+    def _add(self, layer, x, pos_emb, mask) -> torch.Tensor:
+        """Add the layer's output to the rows of all subnets that use it."""
+        members = self._members(layer.units.start, x.size(0))
+        groups = _group(layer, members)
+        if len(groups) == 1 and len(members) == 1:
+            ((use, _),) = groups.items()
+            return self._add_to(layer, use, members, [x], pos_emb, mask)[0]
+        sizes = [n for _, n in members]
+        rows = list(x.split(sizes))
+        masks = [None] * len(rows) if mask is None else mask.split(sizes)
+        for use, own in groups.items():
+            if not use.kept:
+                continue
+            own_mask = None if mask is None else _cat([masks[i] for i in own])
+            new = self._add_to(
+                layer,
+                use,
+                [members[i] for i in own],
+                [rows[i] for i in own],
+                pos_emb,
+                own_mask,
+            )
+            for i, value in zip(own, new):
+                rows[i] = value
+        return torch.cat(rows)
 
-    def _self_attn(self, x, pos_emb, mask):
+    def _add_to(self, layer, use: _Use, members, rows, pos_emb, mask):
+        """`rows` with the layer's output added, for subnets that use it alike."""
+        if not use.kept:
+            return rows
+        x = _cat(rows)
+        # A closed gate passes no gradient into its layer. (Under autocast the weights'
+        # casts are cached with their graph, as the full network has come first.)
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and not use.probe),
+            self.switch.computes(members),
+        ):
+            y = self._compute(layer, use, x, pos_emb, mask)
+        if len(members) == 1:
+            return [x + self._weigh(layer, members[0][0], y)]
+        outputs = y.split([n for _, n in members])
+        return [
+            row + self._weigh(layer, subnet, output)
+            for row, output, (subnet, _) in zip(rows, outputs, members)
+        ]
+
+    def _weigh(self, layer: Layer, subnet: Subnet | None, y: torch.Tensor):
+        """Apply the layer's gate and stochastic depth to its output [B, T, D]."""
+        if subnet is None:
+            return y
+        if subnet.gates is not None and len(layer.units) == 1:
+            y = y * subnet.gates[layer.units.start]
+        if subnet.drop is not None and self.training:
+            p = min(subnet.drop[unit] for unit in layer.units)
+            y = stochastic_depth(y, p) if p > 0.0 else y
+        return y
+
+    def _compute(self, layer: Layer, use: _Use, x, pos_emb, mask):
+        module, units = getattr(self, layer.kind), layer.units
+        gates = None
+        if use.gated_by is not None:
+            gates = use.gated_by.gates[units.start : units.stop]
+        call = module
+        if len(units) > 1 and (gates is not None or len(use.kept) < len(units)):
+            call = partial(
+                components.call, module, layer.kind, use.kept, len(units), gates
+            )
+        if self.normalize_before:
+            x = getattr(self, layer.norm)(x)
+        return getattr(self, f"_{layer.kind}")(call, x, pos_emb, mask)
+
+    def _feed_forward_macaron(self, call, x, pos_emb, mask):
+        return self.ff_scale * self.dropout(call(x))
+
+    def _self_attn(self, call, x, pos_emb, mask):
         position = () if pos_emb is None else (pos_emb,)
-        x_att = self.self_attn(x, x, x, *position, mask)
+        x_att = call(x, x, x, *position, mask)
         if self.concat_after:
             return self.concat_linear(torch.cat((x, x_att), dim=-1))
         return self.dropout(x_att)
 
-    def _conv_module(self, x, pos_emb, mask):
+    def _conv_module(self, call, x, pos_emb, mask):
         masked = {"mask_pad": mask} if self._conv_takes_mask else {}
-        return self.dropout(self.conv_module(x, **masked))
+        return self.dropout(call(x, **masked))
 
-    def _feed_forward(self, x, pos_emb, mask):
-        return self.ff_scale * self.dropout(self.feed_forward(x))
+    def _feed_forward(self, call, x, pos_emb, mask):
+        return self.ff_scale * self.dropout(call(x))
+
+    def _final_norm(self, x: torch.Tensor) -> torch.Tensor:
+        if getattr(self, "norm_final", None) is None:
+            return x
+        if not self.skip_empty:
+            return self.norm_final(x)
+        members = self._members(self.units[-1], x.size(0))
+        rows = x.split([n for _, n in members])
+        return _cat(
+            [
+                row if self._is_empty(subnet) else self.norm_final(row)
+                for row, (subnet, _) in zip(rows, members)
+            ]
+        )
+
+    def _is_empty(self, subnet: Subnet | None) -> bool:
+        return (
+            subnet is not None
+            and subnet.gates is None
+            and not any(subnet.mask[unit] for unit in self.units)
+        )
+
+
+def _group(layer: Layer, members) -> dict[_Use, list[int]]:
+    """Positions of the members by how they use the layer; probes come last."""
+    groups: dict[_Use, list[int]] = {}
+    for i, (subnet, _) in enumerate(members):
+        groups.setdefault(_use(layer, subnet), []).append(i)
+    return dict(sorted(groups.items(), key=lambda item: item[0].probe))
+
+
+def _use(layer: Layer, subnet: Subnet | None) -> _Use:
+    everything = tuple(range(len(layer.units)))
+    if subnet is None:
+        return _Use(everything)
+    kept = subnet.kept(layer.units)
+    if subnet.gates is None:
+        return _Use(kept)
+    if len(layer.units) == 1:
+        return _Use(everything, probe=not kept)
+    return _Use(everything, gated_by=subnet)
+
+
+def _cat(rows) -> torch.Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_dynsize.subnet import Switch
+from espnet_dynsize.subnet import Subnet, Switch
 
 
 class ChannelLayerNorm(torch.nn.LayerNorm):
@@ -23,7 +23,7 @@ class SizedBatchNorm1d(torch.nn.BatchNorm1d):
     Args:
         num_features: Channels C of the input [B, C, T].
         smaller: The sizes below the full one.
-        switch: Names the active subnet.
+        switch: Names the subnets that compute.
     """
 
     def __init__(self, num_features: int, smaller: Sequence[int], switch: Switch):
@@ -34,16 +34,18 @@ class SizedBatchNorm1d(torch.nn.BatchNorm1d):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        subnet = self.switch.subnet
+        members = self.switch.computing or [(self.switch.subnet, x.size(0))]
+        rows = x.split([n for _, n in members])
+        outputs = [self._normalise(row, s) for row, (s, _) in zip(rows, members)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _normalise(self, x: torch.Tensor, subnet: Subnet | None) -> torch.Tensor:
         if subnet is not None and subnet.gates is not None:
-            return self._forward_gated(x)
+            outputs = [norm(x) for norm in self.by_size.values()]
+            return self._affine(outputs[0]) if outputs else super().forward(x)
         if subnet is None or str(subnet.size) not in self.by_size:
             return super().forward(x)
         return self._affine(self.by_size[str(subnet.size)](x))
-
-    def _forward_gated(self, x: torch.Tensor) -> torch.Tensor:
-        outputs = [norm(x) for norm in self.by_size.values()]
-        return self._affine(outputs[0]) if outputs else super().forward(x)
 
     def _affine(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.weight[:, None] + self.bias[:, None]

@@ -1,54 +1,107 @@
 """Layer selection: scores, gates, masks and the schedule over them."""
 
-from collections.abc import Sequence
+import importlib
+import inspect
 
 from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.selection.schedule import SubnetSchedule, check_sizes
+from espnet_dynsize.selection.family import Family
+from espnet_dynsize.selection.fixed import First, Random, Uniform
+from espnet_dynsize.selection.iterative_zero_out import IterativeZeroOut
+from espnet_dynsize.selection.ortho_softmax import OrthoSoftmax
+from espnet_dynsize.selection.schedule import SubnetSchedule
+from espnet_dynsize.selection.selector import LayerSelector
 from espnet_dynsize.selection.simple_top_k import SimpleTopK
 
-SELECTORS = {"simple_top_k": SimpleTopK}
+SELECTORS = {
+    "simple_top_k": SimpleTopK,
+    "iterative_zero_out": IterativeZeroOut,
+    "ortho_softmax": OrthoSoftmax,
+    "uniform": Uniform,
+    "first": First,
+    "random": Random,
+}
+_SCHEDULE_KEYS = ("search_fraction", "search_updates", "score_lr")
 
 
 def build_schedule(
-    selector: str,
-    selector_conf: dict,
-    num_layers: int,
-    sizes: Sequence[int] | None,
-    layer_drop_joint: float,
+    selector: str, selector_conf: dict, family: Family, layer_drop_joint: float
 ) -> SubnetSchedule:
     """Build the schedule that a config describes.
+
+    Args:
+        selector: A key of `SELECTORS`, or `package.module.Class` of your own.
+        selector_conf: Options of the selector, and of the schedule.
+        family: The sizes and the units' costs.
+        layer_drop_joint: See `SubnetSchedule`.
 
     Raises:
         ConfigError: a value is not allowed.
     """
-    if selector not in SELECTORS:
-        raise ConfigError(f"selector={selector} must be one of {sorted(SELECTORS)}.")
     if not 0.0 <= layer_drop_joint < 1.0:
         raise ConfigError(
             f"layer_drop_joint={layer_drop_joint} must be at least 0 and below 1."
         )
-    sizes = check_sizes(sizes, num_layers)
+    chosen = find_selector(selector)
     conf = dict(selector_conf)
-    timing = {
-        k: conf.pop(k) for k in ("search_fraction", "search_updates") if k in conf
-    }
-    _check_timing(**timing)
+    timing = {k: conf.pop(k) for k in _SCHEDULE_KEYS if k in conf}
+    _check_timing(selector, chosen.searches, timing)
+    _check_keys(selector, chosen, conf)
     try:
-        built = SELECTORS[selector](num_layers, sizes, **conf)
+        built = chosen(family, **conf)
     except TypeError as error:
-        raise ConfigError(f"selector_conf of {selector}: {error}.") from error
+        raise ConfigError(f"selector_conf={conf} of {selector}: {error}.") from error
     return SubnetSchedule(built, layer_drop_joint=layer_drop_joint, **timing)
 
 
-def _check_timing(
-    search_fraction: float = 0.0, search_updates: int | None = None
-) -> None:
-    if not 0.0 <= search_fraction < 1.0:
+def find_selector(name: str) -> type[LayerSelector]:
+    """The selector class of that name or dotted path.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name in SELECTORS:
+        return SELECTORS[name]
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute) if module else None
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"selector={name} cannot be imported: {error}.") from error
+    if not (isinstance(found, type) and issubclass(found, LayerSelector)):
         raise ConfigError(
-            f"selector_conf: search_fraction={search_fraction} must be at least 0 and "
+            f"selector={name} must be one of {sorted(SELECTORS)}, or the dotted path "
+            "of a subclass of LayerSelector."
+        )
+    return found
+
+
+def _check_keys(name: str, selector: type, conf: dict) -> None:
+    allowed = list(inspect.signature(selector).parameters)[1:]
+    for key, value in conf.items():
+        if key not in allowed:
+            raise ConfigError(
+                f"selector_conf: {key}={value} is not an option of {name}; it has "
+                f"{[*allowed, *_SCHEDULE_KEYS] if selector.searches else allowed}."
+            )
+
+
+def _check_timing(name: str, searches: bool, timing: dict) -> None:
+    for key, value in timing.items():
+        if not searches:
+            raise ConfigError(
+                f"selector_conf: {key}={value} must be left out: {name} has no search."
+            )
+    fraction = timing.get("search_fraction", 0.0)
+    if not 0.0 <= fraction < 1.0:
+        raise ConfigError(
+            f"selector_conf: search_fraction={fraction} must be at least 0 and "
             "below 1; a search as long as the run leaves no joint phase."
         )
-    if search_updates is not None and search_updates < 0:
+    updates = timing.get("search_updates")
+    if updates is not None and updates < 0:
         raise ConfigError(
-            f"selector_conf: search_updates={search_updates} must be at least 0."
+            f"selector_conf: search_updates={updates} must be at least 0."
+        )
+    if timing.get("score_lr", 1.0) <= 0.0:
+        raise ConfigError(
+            f"selector_conf: score_lr={timing['score_lr']} must be above 0."
         )

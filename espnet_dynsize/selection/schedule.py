@@ -1,7 +1,6 @@
 """Which subnets train at which update."""
 
 import math
-from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
@@ -31,6 +30,7 @@ class SubnetSchedule(torch.nn.Module):
         selector: Chooses the layers.
         search_fraction: Part of the run that is search.
         search_updates: Length of the search in updates, instead of the fraction.
+        score_lr: Learning rate of the scores, relative to that of the weights.
         layer_drop_joint: Stochastic depth of the full net's layers that the smallest
             subnet lacks, in the joint phase.
     """
@@ -40,15 +40,17 @@ class SubnetSchedule(torch.nn.Module):
         selector: LayerSelector,
         search_fraction: float = 0.6,
         search_updates: int | None = None,
+        score_lr: float = 1.0,
         layer_drop_joint: float = 0.0,
     ):
         super().__init__()
         self.selector = selector
-        self.sizes = selector.sizes
-        self.search_fraction = search_fraction
+        self.sizes = selector.family.sizes
+        self.search_fraction = search_fraction if selector.searches else 0.0
+        self.score_lr = score_lr
         self.layer_drop_joint = layer_drop_joint
         self._requested_updates = search_updates
-        shape = (len(self.sizes), selector.num_layers)
+        shape = (len(self.sizes), selector.num_units)
         self.register_buffer("fixed_masks", torch.full(shape, UNSET))
         # Floats are averaged, integers would be summed; exact up to 2**24 updates.
         self.register_buffer("update", torch.zeros(()))
@@ -88,15 +90,24 @@ class SubnetSchedule(torch.nn.Module):
     def phase(self) -> Phase:
         return Phase.SEARCH if self.fixed_masks.isnan().any() else Phase.JOINT
 
-    def begin_update(self, seed: int) -> None:
-        """Advance by one update; the first one after the search fixes the masks."""
+    def begin_update(self, seed: int) -> bool:
+        """Advance by one update; the first one after the search fixes the masks.
+
+        Returns:
+            Whether the joint phase begins with this update.
+        """
         self._seed = seed
         self.update += 1
-        if self.phase is Phase.SEARCH and self.update > self.search_updates:
+        if self.phase is Phase.JOINT:
+            return False
+        if self.update > self.search_updates:
             self.fixed_masks.copy_(self.selector.masks())
+            return True
+        self.selector.begin_update(int(self.update.item()) - 1, self._search_length())
+        return False
 
     def masks(self) -> torch.Tensor:
-        """Bool [len(sizes), L]: the fixed masks, or what the scores say so far."""
+        """Bool [len(sizes), N]: the fixed masks, or what the scores say so far."""
         if self.phase is Phase.SEARCH:
             return self.selector.masks()
         return self.fixed_masks > 0.5
@@ -121,27 +132,45 @@ class SubnetSchedule(torch.nn.Module):
         masks = self.masks()
         return [self._subnet(i, masks) for i in range(len(self.sizes))]
 
-    def sandwich(self) -> tuple[list[Subnet], torch.Tensor]:
+    def sandwich(self, alternate: bool = False) -> tuple[list[Subnet], torch.Tensor]:
         """Subnets to train in this update, full one first, and the loss's penalty.
 
         Search: full and gated. Joint: full, smallest and one size drawn between them.
+
+        Args:
+            alternate: Only one subnet besides the full one: while searching, the gated
+                one in every second update; then one size drawn among the smaller.
         """
         if self.phase is Phase.SEARCH:
-            return self._search_subnets()
+            return self._search_subnets(alternate)
         masks = self.masks()
+        smaller = len(self.sizes) - 1
         picks = [self._full(masks)]
-        if len(self.sizes) > 1:
+        if alternate and smaller > 0:
+            picks.append(self._subnet(self._draw(0, smaller), masks))
+        elif smaller > 0:
             picks.append(self._subnet(0, masks))
-        if len(self.sizes) > 2:
-            picks.append(self._subnet(self._draw(1, len(self.sizes) - 1), masks))
+            if smaller > 1:
+                picks.append(self._subnet(self._draw(1, smaller), masks))
         return picks, self.fixed_masks.new_zeros(())
 
-    def _search_subnets(self) -> tuple[list[Subnet], torch.Tensor]:
+    def draws(self) -> torch.Generator:
+        """Random numbers of this update: the same on every rank and when resumed."""
+        generator = torch.Generator()
+        generator.manual_seed(1_000_003 * self._seed + int(self.update.item()))
+        return generator
+
+    def _search_subnets(self, alternate: bool) -> tuple[list[Subnet], torch.Tensor]:
         update = max(int(self.update.item()) - 1, 0)
-        k, values, penalty = self.selector.gates(update, self._search_length())
-        everything = (True,) * self.selector.num_layers
-        gated = Subnet(k, everything, gates=values)
-        return [Subnet(self.sizes[-1], everything), gated], penalty
+        everything = (True,) * self.selector.num_units
+        full = Subnet(self.sizes[-1], everything)
+        if alternate and update % 2:
+            return [full], self.fixed_masks.new_zeros(())
+        k, values, penalty, hard = self.selector.gates(
+            update, self._search_length(), self.draws()
+        )
+        kept = tuple((values > 0.5).tolist()) if hard else everything
+        return [full, Subnet(k, kept, gates=values)], penalty
 
     def _search_length(self) -> int:
         if self.search_updates.isnan():
@@ -157,27 +186,4 @@ class SubnetSchedule(torch.nn.Module):
         return Subnet(self.sizes[index], tuple(masks[index].tolist()))
 
     def _draw(self, low: int, high: int) -> int:
-        """The same draw on every rank and in a resumed run."""
-        generator = torch.Generator()
-        generator.manual_seed(1_000_003 * self._seed + int(self.update.item()))
-        return int(torch.randint(low, high, (1,), generator=generator))
-
-
-def check_sizes(sizes: Sequence[int] | None, num_layers: int) -> tuple[int, ...]:
-    """Return `sizes` as a tuple.
-
-    Raises:
-        ConfigError: they are not increasing numbers from 1 to `num_layers`.
-    """
-    if sizes is None:
-        return (num_layers,)
-    text = f"sizes={list(sizes)}"
-    if not sizes or any(not isinstance(s, int) or s < 1 for s in sizes):
-        raise ConfigError(f"{text} must be whole numbers of layers, each at least 1.")
-    if list(sizes) != sorted(set(sizes)):
-        raise ConfigError(f"{text} must be increasing.")
-    if sizes[-1] != num_layers:
-        raise ConfigError(
-            f"{text} must end with the full size, {num_layers}: the number of layers."
-        )
-    return tuple(sizes)
+        return int(torch.randint(low, high, (1,), generator=self.draws()))

@@ -1,39 +1,66 @@
 """The interface of everything that chooses layers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+
+from espnet_dynsize.selection.family import Family
 
 
 class Gates(NamedTuple):
     """What the gated subnet of one search update is made of."""
 
-    k: int  # layers that it keeps
-    values: torch.Tensor  # [L], multiply the layers' outputs
+    k: int  # units that it keeps
+    values: torch.Tensor  # [N], multiply the units' outputs
     penalty: torch.Tensor  # scalar, added to the loss
+    hard: bool = False  # every value is exactly 0 or 1
 
 
 class LayerSelector(torch.nn.Module, ABC):
     """Turns learnable scores into gates while searching, and into masks afterwards.
 
-    A selector knows the number of layers and the sizes, and nothing of encoders.
+    A selector knows the units' costs and the sizes, and nothing of encoders. A unit is
+    a layer or, with `granularity: component`, a part of one.
 
     Args:
-        num_layers: L.
-        sizes: Increasing numbers of layers; the last is L.
+        family: The sizes and the units' costs.
+
+    Attributes:
+        searches: False for a selector that has nothing to learn.
     """
 
-    def __init__(self, num_layers: int, sizes: Sequence[int]):
+    searches = True
+
+    def __init__(self, family: Family):
         super().__init__()
-        self.num_layers = num_layers
-        self.sizes = tuple(sizes)
+        self.family = family
+        self.num_units = len(family.costs)
+
+    def begin_update(self, update: int, search_updates: int) -> None:
+        """Called once before search update `update`, counted from 0."""
 
     @abstractmethod
-    def gates(self, update: int, search_updates: int) -> Gates:
-        """Gates for search update `update`, counted from 0."""
+    def gates(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> Gates:
+        """Gates for search update `update`, counted from 0.
+
+        Args:
+            update: Number of the update, from 0 to `search_updates` - 1.
+            search_updates: Length of the search.
+            generator: For random draws: the same on every rank and in a resumed run.
+        """
 
     @abstractmethod
+    def ranking(self) -> list[int]:
+        """All units, best first, as they rank now."""
+
     def masks(self) -> torch.Tensor:
-        """The layers that each size keeps now, bool [len(sizes), L]."""
+        """The units that each size keeps now, bool [len(sizes), N]."""
+        return self.family.masks(self.ranking())
+
+
+def best_first(scores: torch.Tensor) -> list[int]:
+    """Positions of the scores [N], highest first."""
+    return scores.detach().cpu().argsort(descending=True, stable=True).tolist()

@@ -5,7 +5,7 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.subnet import Subnet
+from espnet_dynsize.subnet import Subnet, stochastic_depth
 
 STOCK_OPTIONS = [
     {},
@@ -96,23 +96,35 @@ def test_dropping_everything_leaves_the_norms():
 def test_layers_are_counted_in_the_order_in_which_they_compute():
     supernet = DynSizeConformerEncoder(20, **encoder_conf())
     kinds = ["feed_forward_macaron", "self_attn", "conv_module", "feed_forward"]
-    assert [(b, la.kind, la.index) for b, la in supernet.layers] == [
-        (i // 4, kinds[i % 4], i) for i in range(8)
+    assert [(la.kind, la.units) for la in supernet.layers] == [
+        (kinds[i % 4], range(i, i + 1)) for i in range(8)
     ]
 
 
 def test_stochastic_depth_drops_per_sequence_and_rescales():
-    supernet = DynSizeConformerEncoder(20, sizes=[3, 8], **encoder_conf())
-    drop = (0.5,) + (0.0,) * 7
     ones = torch.ones(1000, 2, 3)
-    with supernet.activate(Subnet(8, (True,) * 8, drop=drop)):
-        weighed = supernet.switch.weigh(0, ones, training=True)
-        assert torch.equal(supernet.switch.weigh(0, ones, training=False), ones)
-        assert torch.equal(supernet.switch.weigh(1, ones, training=True), ones)
-    per_sequence = weighed[:, 0, 0]
-    assert torch.equal(weighed, per_sequence[:, None, None].expand_as(weighed))
+    dropped = stochastic_depth(ones, 0.5)
+    per_sequence = dropped[:, 0, 0]
+    assert torch.equal(dropped, per_sequence[:, None, None].expand_as(dropped))
     assert set(per_sequence.tolist()) == {0.0, 2.0}
     assert 400 < (per_sequence == 0).sum() < 600
+
+
+def test_stochastic_depth_of_one_layer_in_training_only():
+    supernet = DynSizeConformerEncoder(
+        20, sizes=[3, 8], **encoder_conf(dropout_rate=0.0, positional_dropout_rate=0.0)
+    )
+    inputs = features()
+    whole, without = (Subnet(8, (first,) + (True,) * 7) for first in (True, False))
+    always = Subnet(8, (True,) * 8, drop=(1.0 - 1e-9,) + (0.0,) * 7)
+    with supernet.train().activate(always):
+        dropped = supernet(*inputs)[0]
+    with supernet.activate(without):
+        torch.testing.assert_close(dropped, supernet(*inputs)[0])
+    with supernet.eval().activate(always):
+        kept = supernet(*inputs)[0]
+    with supernet.activate(whole):
+        assert torch.equal(kept, supernet(*inputs)[0])
 
 
 def test_batch_norm_statistics_are_kept_per_size():
@@ -139,7 +151,7 @@ def test_batch_norm_statistics_are_kept_per_size():
     supernet.train()
     with supernet.activate(small):
         supernet(*features())
-    if any("conv" in la.kind and small.mask[la.index] for _, la in supernet.layers):
+    if any("conv" in la.kind and small.mask[la.units.start] for la in supernet.layers):
         assert not torch.equal(evaluate(), before)
 
 

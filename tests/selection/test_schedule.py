@@ -2,8 +2,14 @@ import pytest
 import torch
 
 from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.selection import build_schedule
+from espnet_dynsize.selection import build_schedule as build_from_family
+from espnet_dynsize.selection.family import family_of_counts
 from espnet_dynsize.selection.schedule import Phase
+
+
+def build_schedule(selector, conf, num_layers, sizes, layer_drop_joint):
+    family = family_of_counts(sizes, num_layers)
+    return build_from_family(selector, conf, family, layer_drop_joint)
 
 
 def schedule(**conf):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.selection.family import family_of_counts
 from espnet_dynsize.selection.simple_top_k import SimpleTopK, annealed_k
 
 
@@ -26,7 +27,7 @@ def test_schedule_does_not_depend_on_the_number_of_layers():
 
 
 def test_masks_are_the_top_scores_and_nested():
-    selector = SimpleTopK(4, [1, 3, 4])
+    selector = SimpleTopK(family_of_counts([1, 3, 4], 4))
     selector.scores.data = torch.tensor([0.2, 0.9, 0.1, 0.5])
     assert selector.masks().tolist() == [
         [False, True, False, False],
@@ -39,14 +40,14 @@ def test_ties_are_broken_by_the_seed():
     masks = set()
     for seed in range(8):
         torch.manual_seed(seed)
-        masks.add(tuple(SimpleTopK(6, [3, 6]).masks()[0].tolist()))
+        masks.add(tuple(SimpleTopK(family_of_counts([3, 6], 6)).masks()[0].tolist()))
     assert len(masks) > 1
 
 
 def test_gates_of_the_first_update():
-    selector = SimpleTopK(4, [2, 4], k_step=1, straight_through=False)
+    selector = SimpleTopK(family_of_counts([2, 4], 4), k_step=1, straight_through=False)
     selector.scores.data = torch.full((4,), 0.5)
-    gates = selector.gates(0, 100)
+    gates = selector.gates(0, 100, torch.Generator())
     assert gates.k == 3
     torch.testing.assert_close(gates.values, torch.full((4,), 0.75))
     assert gates.penalty == 0
@@ -55,4 +56,4 @@ def test_gates_of_the_first_update():
 @pytest.mark.parametrize("k_step", [0, 5, -1])
 def test_bad_k_step(k_step):
     with pytest.raises(ConfigError, match=f"k_step={k_step} must be between 1 and 4"):
-        SimpleTopK(4, [2, 4], k_step=k_step)
+        SimpleTopK(family_of_counts([2, 4], 4), k_step=k_step)

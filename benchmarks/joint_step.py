@@ -1,0 +1,180 @@
+"""Time and peak memory of a supernet's training step, next to stock models.
+
+    python benchmarks/joint_step.py [--repeats 15] [--threads 1] [--device cpu]
+
+All models take turns on the same batch (8 utterances of about 3 s); a ratio is the
+median over turns of the time divided by the full stock model's in the same turn. Peak
+memory counts parameters, gradients, optimiser state and activations. While searching,
+the cost depends on k: the mean is over ten k that are evenly spread over the search.
+"""
+
+import argparse
+import contextlib
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from torch.distributed._tools.mem_tracker import MemTracker
+
+import espnet_dynsize
+from espnet_dynsize.task import DynSizeASRTask
+
+HERE = Path(__file__).resolve().parent
+CONF = HERE.parent / "egs2" / "an4_dynsize" / "asr1" / "conf"
+RESULT = HERE / "results" / "joint_step"
+TOKENS = ["<blank>", "<unk>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "<space>", "<sos/eos>"]
+LAYERS_PER_BLOCK = 4
+SEARCH_UPDATES = 10
+# Name → model_conf, encoder_conf; the first is the plain way of doing it.
+VARIANTS = {
+    "one after another": ({"joint_pass": "sequential"}, {"soft": True}),
+    "one pass": ({"subnet_batch": 1.0}, {}),
+    "one pass, alternating": ({"subnet_batch": 1.0, "alternate": True}, {}),
+    "one pass, subnets on half the batch": ({"subnet_batch": 0.5}, {}),
+    "one pass, subnets on a quarter": ({"subnet_batch": 0.25}, {}),
+    "one pass, lowest layers": ({"subnet_batch": 1.0}, {"first": True}),
+}
+
+
+def build(config_file: str, model_conf=None, **encoder_changes):
+    config = DynSizeASRTask.get_default_config()
+    config |= yaml.safe_load((CONF / config_file).read_text())
+    config |= {"token_list": TOKENS, "normalize": "utterance_mvn"}
+    config["encoder_conf"] = {**config["encoder_conf"], **encoder_changes}
+    config["model_conf"] = {**config["model_conf"], **(model_conf or {})}
+    return DynSizeASRTask.build_model(argparse.Namespace(**config)).train()
+
+
+def supernet(phase: str, model_conf: dict, soft=False, first=False):
+    """A supernet in the given phase."""
+    selector = {"selector_conf": {"straight_through": not soft}}
+    if first:
+        selector = {"selector": "first", "selector_conf": {}}
+    model = build("train_asr_dynsize.yaml", model_conf, **selector)
+    if phase == "joint":
+        if not first:
+            torch.nn.init.normal_(model.schedule.selector.scores)
+        model.schedule.fixed_masks.copy_(model.schedule.selector.masks())
+    else:
+        model.schedule.search_updates.fill_(SEARCH_UPDATES)
+    return model
+
+
+def models() -> dict:
+    """Name → model ready to train; the full stock model is first."""
+    conf = yaml.safe_load((CONF / "train_asr_dynsize.yaml").read_text())
+    found = {
+        f"stock, {size} layers": build(
+            "train_asr_conformer.yaml", num_blocks=size // LAYERS_PER_BLOCK
+        )
+        for size in reversed(conf["encoder_conf"]["sizes"])
+    }
+    for phase in ("search", "joint"):
+        for name, (model_conf, changes) in VARIANTS.items():
+            if phase == "joint" or "first" not in changes:
+                found[f"{phase}: {name}"] = supernet(phase, model_conf, **changes)
+    return found
+
+
+def batch(device: str) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.arange(48000, 48000 + 8 * 400, 400)
+    data = dict(
+        speech=torch.randn(8, int(lengths.max()), generator=generator),
+        speech_lengths=lengths,
+        text=torch.randint(2, 28, (8, 20), generator=generator),
+        text_lengths=torch.full((8,), 20),
+    )
+    return {key: value.to(device) for key, value in data.items()}
+
+
+def step(model, optimizer, data) -> None:
+    schedule = getattr(model, "schedule", None)
+    if schedule is not None:
+        if schedule.fixed_masks.isnan().any():
+            # Go round in the search.
+            schedule.update.fill_(float(schedule.update.item()) % SEARCH_UPDATES)
+        model.begin_update(seed=0)
+    model(**data)[0].sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def timed_step(model, optimizer, data, device: str) -> float:
+    synchronise = torch.cuda.synchronize if device == "cuda" else contextlib.nullcontext
+    synchronise()
+    start = time.perf_counter()
+    step(model, optimizer, data)
+    synchronise()
+    return time.perf_counter() - start
+
+
+def peak_bytes(model, optimizer, data, device: str) -> int:
+    """Highest over the steps of a round."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    peak = 0
+    for _ in range(SEARCH_UPDATES):
+        tracker = MemTracker()
+        tracker.track_external(model, optimizer, *data.values())
+        with tracker:
+            step(model, optimizer, data)
+        snapshot = tracker.get_tracker_snapshot("peak")
+        peak = max(peak, *(own["Total"] for own in snapshot.values()))
+    return peak
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = ["| training step | time | peak memory |", "|---|---:|---:|"]
+    lines += [f"| {r['name']} | {r['time']:.2f} | {r['memory']:.2f} |" for r in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    espnet_dynsize.register()
+    found = {name: model.to(args.device) for name, model in models().items()}
+    optimizers = {n: torch.optim.Adam(m.parameters()) for n, m in found.items()}
+    data = batch(args.device)
+    peaks = {
+        n: peak_bytes(m, optimizers[n], data, args.device) for n, m in found.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in found}
+    for turn in range(args.repeats + 1):
+        for name, model in found.items():
+            optimizer = optimizers[name]
+            steps = SEARCH_UPDATES
+            seconds = sum(
+                timed_step(model, optimizer, data, args.device) for _ in range(steps)
+            )
+            if turn >= 1:  # the first turn warms up
+                times[name].append(seconds)
+    base, base_peak = next(iter(times.values())), next(iter(peaks.values()))
+    rows = [
+        dict(
+            name=name,
+            time=round(statistics.median(t / b for t, b in zip(own, base)), 3),
+            memory=round(peaks[name] / base_peak, 3),
+        )
+        for name, own in times.items()
+    ]
+    machine = f"{platform.machine()} CPU, {args.threads} thread(s)"
+    if args.device == "cuda":
+        machine = torch.cuda.get_device_name()
+    result = dict(machine=machine, repeats=args.repeats, rows=rows)
+    RESULT.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    RESULT.with_suffix(".md").write_text(markdown(rows))
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

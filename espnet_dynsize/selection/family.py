@@ -1,0 +1,115 @@
+"""The sizes of a family, as numbers of layers or as budgets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from espnet_dynsize.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Sizes, and what each may cost.
+
+    Args:
+        sizes: Increasing names of the sizes: layer counts, or per cent of a budget.
+        budgets: What each size may cost, `fixed` included; the last allows everything.
+        costs: Cost of each unit (a layer, or a component of one), in the unit of
+            `budgets`. Where sizes are layer counts, every layer costs 1.
+        fixed: What every size pays for the parts that cannot be dropped.
+    """
+
+    sizes: tuple[int, ...]
+    budgets: tuple[float, ...]
+    costs: tuple[float, ...]
+    fixed: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.fixed + sum(self.costs)
+
+    def count(self, ranking: Sequence[int], budget: float) -> int:
+        """How many units, best first, come closest to `budget`; at least one.
+
+        Args:
+            ranking: Unit numbers, best first.
+            budget: Cost, `fixed` included.
+        """
+        costs = torch.tensor([self.costs[i] for i in ranking], dtype=torch.float64)
+        spent = self.fixed + costs.cumsum(0)
+        return int((spent - budget).abs().argmin()) + 1
+
+    def masks(self, ranking: Sequence[int]) -> torch.Tensor:
+        """Bool [len(sizes), N]: the best units within each budget; nested."""
+        masks = torch.zeros(len(self.sizes), len(self.costs), dtype=torch.bool)
+        for mask, budget in zip(masks, self.budgets):
+            mask[list(ranking)[: self.count(ranking, budget)]] = True
+        masks[-1] = True
+        return masks
+
+
+def family_of_counts(sizes: Sequence[int] | None, num_layers: int) -> Family:
+    """Family whose sizes are numbers of layers; None: only the full size.
+
+    Raises:
+        ConfigError: they are not increasing numbers from 1 to `num_layers`.
+    """
+    sizes = check_sizes(sizes, num_layers)
+    return Family(sizes, tuple(map(float, sizes)), (1.0,) * num_layers)
+
+
+def check_sizes(sizes: Sequence[int] | None, num_layers: int) -> tuple[int, ...]:
+    """Return `sizes` as a tuple.
+
+    Raises:
+        ConfigError: they are not increasing numbers from 1 to `num_layers`.
+    """
+    if sizes is None:
+        return (num_layers,)
+    text = f"sizes={list(sizes)}"
+    if not sizes or any(not isinstance(s, int) or s < 1 for s in sizes):
+        raise ConfigError(f"{text} must be whole numbers of layers, each at least 1.")
+    if list(sizes) != sorted(set(sizes)):
+        raise ConfigError(f"{text} must be increasing.")
+    if sizes[-1] != num_layers:
+        raise ConfigError(
+            f"{text} must end with the full size, {num_layers}: the number of layers."
+        )
+    return tuple(sizes)
+
+
+def family_of_budgets(
+    kind: str, fractions: Sequence[float], costs: Sequence[float], fixed: float
+) -> Family:
+    """Family whose sizes are budgets, named by their per cent of the full cost.
+
+    Args:
+        kind: What is counted; for messages.
+        fractions: Increasing parts of the full cost, ending with 1.
+        costs: Cost of each unit.
+        fixed: Cost of what cannot be dropped.
+
+    Raises:
+        ConfigError: the fractions are not increasing parts up to 1, or the smallest
+            one buys no layer.
+    """
+    text = f"budgets: {kind}={list(fractions)}"
+    if not fractions or any(
+        isinstance(f, bool) or not isinstance(f, int | float) or not 0 < f <= 1
+        for f in fractions
+    ):
+        raise ConfigError(f"{text} must be numbers above 0, up to 1.")
+    sizes = tuple(round(100 * f) for f in fractions)
+    if list(sizes) != sorted(set(sizes)) or fractions[-1] != 1:
+        raise ConfigError(
+            f"{text} must be increasing, at least 0.01 apart, and end with 1."
+        )
+    total = fixed + sum(costs)
+    least = (fixed + min(costs)) / total
+    if fractions[0] < least:
+        raise ConfigError(
+            f"{text}: the smallest must be at least {least:.3f}, which is what the "
+            "front-end and one layer cost."
+        )
+    return Family(sizes, tuple(f * total for f in fractions), tuple(costs), fixed)

@@ -1,0 +1,108 @@
+"""Iterative-Zero-Out (arXiv 2407.18930, section 3.1)."""
+
+import torch
+
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.selection.family import Family
+from espnet_dynsize.selection.selector import Gates, LayerSelector
+
+# Far below one optimiser step: it only decides between scores that are still equal.
+TIE_BREAK = 1e-5
+
+
+class IterativeZeroOut(LayerSelector):
+    """Sigmoid gates, pushed down a step at a time by a sparsity loss.
+
+    The search is cut into iterations. The loss of iteration i asks for the share of
+    the cost to be removed by its end; then the lowest scores that make up this share
+    are set to `zero_score`, except after the last iteration, where the ranking is read.
+    A unit set to zero may recover; if it does not, it ranks below all that were set to
+    zero later (the paper ranks by score alone).
+
+    Args:
+        family: The sizes and the units' costs.
+        iterations: Number of iterations; published: 8.
+        first_iteration: Length of the first iteration, where the others have length 1.
+        sparsity_weight: Weight of the sparsity loss.
+        initial_score: Scores in the beginning. From the published 10 a score needs
+            thousands of updates to get near 0; take less in short runs.
+        zero_score: Score of a unit that is set to zero.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        iterations: int = 8,
+        first_iteration: float = 1.0,
+        sparsity_weight: float = 5.0,
+        initial_score: float = 10.0,
+        zero_score: float = -5.0,
+    ):
+        super().__init__(family)
+        _check("iterations", iterations, iterations >= 1, "at least 1")
+        _check("first_iteration", first_iteration, first_iteration > 0, "above 0")
+        _check("sparsity_weight", sparsity_weight, sparsity_weight >= 0, "at least 0")
+        allowed = f"below initial_score={initial_score}"
+        _check("zero_score", zero_score, zero_score < initial_score, allowed)
+        self.iterations = iterations
+        self.first_iteration = first_iteration
+        self.sparsity_weight = sparsity_weight
+        self.zero_score = zero_score
+        noise = TIE_BREAK * torch.rand(self.num_units)
+        self.scores = torch.nn.Parameter(initial_score + noise)
+        # The iteration, from 1, in which a unit was set to zero; 0: it was not.
+        self.register_buffer("zeroed_in", torch.zeros(self.num_units))
+
+    def iteration(self, update: int, search_updates: int) -> int:
+        """The iteration of an update; both are counted from 0."""
+        length = search_updates / (self.first_iteration + self.iterations - 1)
+        # The small number keeps a boundary that rounding has moved where it belongs.
+        later = update / length - self.first_iteration + 1e-9
+        return 0 if later < 0.0 else min(int(later) + 1, self.iterations - 1)
+
+    def budget(self, iteration: int) -> float:
+        """The cost that may be left after `iteration`, counted from 0."""
+        total, least = self.family.total, self.family.budgets[0]
+        return total - (total - least) * (iteration + 1) / self.iterations
+
+    def begin_update(self, update: int, search_updates: int) -> None:
+        now = self.iteration(update, search_updates)
+        if update > 0 and now != self.iteration(update - 1, search_updates):
+            self._zero_out(now - 1)
+
+    def gates(self, update, search_updates, generator) -> Gates:
+        iteration = self.iteration(update, search_updates)
+        values = self.scores.sigmoid()
+        costs = values.new_tensor(self.family.costs)
+        removed = (costs * (1.0 - values)).sum() / costs.sum()
+        wanted = (self.family.total - self.budget(iteration)) / float(costs.sum())
+        penalty = self.sparsity_weight * (removed - wanted).abs()
+        k = self.family.count(self.ranking(), self.budget(iteration))
+        return Gates(k, values, penalty)
+
+    def ranking(self) -> list[int]:
+        """Units never set to zero by score, then those set to zero, latest first."""
+        scores, zeroed = self.scores.tolist(), self.zeroed_in.tolist()
+
+        def key(unit: int) -> tuple:
+            return (zeroed[unit] == 0, zeroed[unit], scores[unit])
+
+        return sorted(range(self.num_units), key=key, reverse=True)
+
+    @torch.no_grad()
+    def _zero_out(self, iteration: int) -> None:
+        by_score = self.scores.cpu().argsort(descending=True, stable=True).tolist()
+        keep = self.family.count(by_score, self.budget(iteration))
+        out = torch.zeros_like(self.zeroed_in, dtype=torch.bool)
+        out[by_score[keep:]] = True
+        self.scores[out] = self.zero_score
+        self.zeroed_in[out & (self.zeroed_in == 0)] = iteration + 1
+        self.zeroed_in[~out] = 0
+
+
+def _check(key: str, value, good: bool, allowed: str) -> None:
+    if not good:
+        raise ConfigError(f"selector_conf: {key}={value} must be {allowed}.")
