@@ -37,7 +37,7 @@ def encoder_conf(**changes) -> dict:
 
 def model_config(model_conf=None, **encoder_changes) -> dict:
     """A config as in `config.yaml`, for features of dimension 5."""
-    changes = dict(sizes=[3, 5, 8], **encoder_changes)
+    changes = {"sizes": [3, 5, 8], **encoder_changes}
     return dict(
         token_list=TOKENS,
         input_size=5,
@@ -74,7 +74,7 @@ def batch(size: int = 3, frames: int = 20) -> dict:
 
 def fix_masks(schedule) -> None:
     """Put a schedule into the joint phase with random scores."""
-    with torch.no_grad():
-        schedule.selector.scores.normal_()
+    for scores in schedule.selector.parameters():
+        torch.nn.init.normal_(scores)
     schedule.plan(None if schedule._requested_updates is not None else 10)
     schedule.fixed_masks.copy_(schedule.selector.masks())

@@ -5,12 +5,21 @@ from conftest import batch, build, fix_masks, model_config
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.subnet import Subnet
 
+NO_DROPOUT = dict(dropout_rate=0.0, positional_dropout_rate=0.0)
 
-def joint_model(**changes):
-    model = build(
-        model_config(dropout_rate=0.0, positional_dropout_rate=0.0, **changes)
-    )
+
+def joint_model(model_conf=None, **changes):
+    model_conf = {"subnet_batch": 1.0, **(model_conf or {})}
+    model = build(model_config(model_conf, **NO_DROPOUT, **changes))
     fix_masks(model.schedule)
+    return model
+
+
+def search_model(**model_conf):
+    model_conf = {"subnet_batch": 1.0, **model_conf}
+    model = build(model_config(model_conf, **NO_DROPOUT)).train()
+    model.schedule.plan(100)
+    model.begin_update(0)
     return model
 
 
@@ -24,8 +33,9 @@ def stock_loss(model, subnet, data):
         model.encoder.schedule = schedule
 
 
-def test_joint_loss_is_the_weighted_sum_of_the_sandwich():
-    model = joint_model().train()
+@pytest.mark.parametrize("joint_pass", ["batched", "sequential"])
+def test_joint_loss_is_the_weighted_sum_of_the_sandwich(joint_pass):
+    model = joint_model({"joint_pass": joint_pass}).train()
     data = batch()
     loss, stats, weight = model(**data)
     full, small, middle = (
@@ -38,9 +48,7 @@ def test_joint_loss_is_the_weighted_sum_of_the_sandwich():
 
 
 def test_search_loss_is_full_plus_gated():
-    model = build(model_config(dropout_rate=0.0, positional_dropout_rate=0.0)).train()
-    model.schedule.plan(100)
-    model.schedule.begin_update(0)
+    model = search_model()
     data = batch()
     loss, stats, _ = model(**data)
     gates = model.schedule.selector.gates(0, 60, None).values
@@ -51,12 +59,120 @@ def test_search_loss_is_full_plus_gated():
     assert stats["k"] == 7 and stats["phase"] == 0
 
 
-def test_search_gives_every_score_a_gradient():
-    model = build(model_config()).train()
-    model.schedule.plan(100)
-    model.schedule.begin_update(0)
+@pytest.mark.parametrize("joint_pass", ["batched", "sequential"])
+def test_search_gives_every_score_a_gradient(joint_pass):
+    model = search_model(joint_pass=joint_pass)
     model(**batch())[0].sum().backward()
     assert (model.schedule.selector.scores.grad != 0).all()
+
+
+@pytest.mark.parametrize("joint_pass", ["batched", "sequential"])
+@pytest.mark.parametrize("part, expected", [(0.5, 2), (0.25, 1), (0.01, 1), (1.0, 4)])
+def test_subnets_train_on_a_part_of_the_batch(joint_pass, part, expected):
+    model = joint_model({"subnet_batch": part, "joint_pass": joint_pass}).train()
+    model.begin_update(0)
+    data = batch(4)
+    rows = model._draw_rows(data["text"])
+    assert len(rows) == expected and rows.tolist() == sorted(set(rows.tolist()))
+    _, stats, weight = model(**data)
+    chosen = {key: value[rows] for key, value in data.items()}
+    small = stock_loss(model, model.schedule.subnet(3), chosen)
+    torch.testing.assert_close(stats["loss_3"].squeeze(), small.detach())
+    assert weight == 4
+
+
+def test_every_sequence_is_drawn_at_some_update():
+    model = joint_model({"subnet_batch": 0.25})
+    drawn = set()
+    for _ in range(40):
+        model.begin_update(0)
+        drawn.update(model._draw_rows(torch.zeros(8)).tolist())
+    assert drawn == set(range(8))
+
+
+def test_alternate_trains_one_subnet_a_step():
+    model = joint_model({"alternate": True}).train()
+    drawn = []
+    for _ in range(20):
+        model.begin_update(0)
+        _, stats, _ = model(**batch())
+        drawn.append(tuple(s for s in (8, 5, 3) if f"loss_{s}" in stats))
+    assert set(drawn) == {(8, 5), (8, 3)}
+
+
+def test_alternate_search_gates_every_second_step():
+    model = search_model(alternate=True)
+    gated = []
+    for _ in range(4):
+        gated.append("loss_gated" in model(**batch())[1])
+        model.begin_update(0)
+    assert gated == [True, False, True, False]
+
+
+def test_distillation_adds_the_divergence_from_the_full_network():
+    model = joint_model({"distill_weight": 0.5}).train()
+    data = batch()
+    loss, stats, _ = model(**data)
+    losses, outputs, lengths = {}, {}, None
+    for size in (8, 3, 5):
+        subnet = model.schedule.subnet(size)
+        losses[size] = stock_loss(model, subnet, data)
+        with model.encoder.activate(subnet):
+            out, lengths, _ = model.encoder(data["speech"], data["speech_lengths"])
+            outputs[size] = model.ctc.log_softmax(out)
+    distances = {
+        size: sum(
+            (outputs[8].exp() * (outputs[8] - outputs[size]))[i, :n].sum()
+            for i, n in enumerate(lengths)
+        )
+        / 3
+        for size in (3, 5)
+    }
+    torch.testing.assert_close(stats["loss_distill_3"].squeeze(), distances[3].detach())
+    expected = losses[8] + sum(
+        0.3 * (losses[size] + 0.5 * distances[size]) for size in (3, 5)
+    )
+    torch.testing.assert_close(loss.squeeze(), expected)
+
+
+def test_distillation_does_not_move_the_full_network():
+    model = joint_model({"distill_weight": 1.0, "subnet_weight": 1.0}).train()
+    with model.encoder.shared_front_end():
+        data = batch()
+        features = model._input_features(data["speech"], data["speech_lengths"])
+        full, small = model.schedule.subnet(8), model.schedule.subnet(3)
+        rows = torch.arange(3)
+        teacher, student = model._encodings(features, [full, small], [None, rows])
+        model._distance(small, student, full, teacher).backward()
+    assert model.ctc.ctc_lo.weight.grad is None
+    assert model.ctc.ctc_lo.by_size["3"].weight.grad is not None
+
+
+def test_smaller_sizes_start_from_the_gated_output_layer():
+    model = search_model()
+    ctc_lo = model.ctc.ctc_lo
+    torch.nn.init.normal_(ctc_lo.by_size["3"].weight)
+    for _ in range(60):
+        assert not torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.by_size["5"].weight)
+        model.begin_update(0)
+    assert model.schedule.phase == 1
+    assert torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.by_size["5"].weight)
+    assert not torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.weight)
+
+
+@pytest.mark.parametrize(
+    "conf, message",
+    [
+        ({"subnet_batch": 0.0}, "subnet_batch=0.0 must be above 0, up to 1"),
+        ({"subnet_batch": 1.5}, "subnet_batch=1.5 must be above 0, up to 1"),
+        ({"subnet_weight": -1}, "subnet_weight=-1 must be above 0"),
+        ({"distill_weight": -0.1}, "distill_weight=-0.1 must be at least 0"),
+        ({"joint_pass": "parallel"}, "joint_pass=parallel must be one of"),
+    ],
+)
+def test_bad_model_conf(conf, message):
+    with pytest.raises(ConfigError, match=message):
+        build(model_config(conf))
 
 
 def test_validation_reports_every_size_and_their_mean():

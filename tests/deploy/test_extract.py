@@ -12,6 +12,7 @@ from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.errors import ConfigError
 
 MODEL = "valid.loss.ave.pth"
+COMPONENTS = {"granularity": "component", "selector": "ortho_softmax"}
 
 
 def write_experiment(folder: Path, model, config) -> Path:
@@ -51,6 +52,11 @@ def log_probs(model, data):
         {"concat_after": True},
         {"interctc_layer_idx": [1]},
         {"rel_pos_type": "legacy"},
+        {"skip_empty_blocks": True, "selector": "first", "sizes": [2, 4, 8]},
+        {"selector": "iterative_zero_out"},
+        {"sizes": None, "budgets": {"flops": [0.4, 0.7, 1]}},
+        {"sizes": None, "budgets": {"params": [0.5, 1]}, **COMPONENTS},
+        {"sizes": None, "budgets": {"flops": [0.6, 0.8, 1]}, **COMPONENTS},
     ],
     ids=str,
 )
@@ -100,7 +106,10 @@ def test_only_the_kept_layers_exist(tmp_path):
     kept = {(b, kind) for b, kind in kept if not kind.startswith("norm")}
     mask = model.schedule.subnet(3).mask
     assert kept == {
-        (str(b), la.kind) for b, la in model.encoder.layers if mask[la.index]
+        (str(number), layer.kind)
+        for number, block in enumerate(model.encoder.blocks)
+        for layer in block.layers
+        if mask[layer.units.start]
     }
     assert not any("schedule" in n or "by_size" in n for n in states)
     assert torch.equal(
