@@ -132,7 +132,7 @@ class DynSizeASRModel(ESPnetASRModel):
 
     def _train_loss(self, features, batch):
         subnets, penalty = self.schedule.sandwich(self.alternate)
-        rows = [None] + [self._draw_rows(batch["text"])] * (len(subnets) - 1)
+        rows = [None, *self._draw_rows(batch["text"], len(subnets) - 1)]
         total, stats, teacher = penalty, {}, None
         encodings = self._encodings(features, subnets, rows)
         for subnet, own_rows, encoded in zip(subnets, rows, encodings):
@@ -169,14 +169,16 @@ class DynSizeASRModel(ESPnetASRModel):
         stats.update(loss=loss.detach(), phase=float(self.schedule.phase))
         return loss, stats
 
-    def _draw_rows(self, text: torch.Tensor) -> torch.Tensor:
-        """Sequences of the batch on which this step's subnets train."""
+    def _draw_rows(self, text: torch.Tensor, number: int) -> list[torch.Tensor]:
+        """Sequences on which each of `number` subnets trains, apart where possible."""
         batch = text.size(0)
-        number = max(round(self.subnet_batch * batch), 1)
-        if number == batch:
-            return torch.arange(batch, device=text.device)
-        drawn = torch.randperm(batch, generator=self.schedule.draws())[:number]
-        return drawn.sort().values.to(text.device)
+        size = max(round(self.subnet_batch * batch), 1)
+        drawn = torch.randperm(batch, generator=self.schedule.draws())
+        drawn = drawn.repeat(size * number // batch + 1)
+        return [
+            drawn[i * size : (i + 1) * size].sort().values.to(text.device)
+            for i in range(number)
+        ]
 
     def _encodings(self, features, subnets, rows) -> Iterator[tuple]:
         """Encoder outputs and lengths of every subnet."""
