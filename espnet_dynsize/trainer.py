@@ -3,15 +3,20 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.reporter import Average, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_dynsize.checkpoint import misfit
+from espnet_dynsize.crash import (
+    CHECKPOINT,
+    finish_epoch,
+    keep_checkpoint,
+    load_checkpoint,
+)
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.model import DynSizeASRModel
 from espnet_dynsize.selection.schedule import Phase, SubnetSchedule
@@ -82,6 +87,8 @@ class DynSizeTrainer(Trainer):
         schedule = _schedule(model)
         if schedule is not None:
             iterator = _advancing(iterator, model, options)
+            if _is_first_rank():
+                keep_checkpoint(Path(options.output_dir))
         invalid = super().train_one_epoch(
             model=model, iterator=iterator, reporter=reporter, options=options, **kwargs
         )
@@ -154,15 +161,34 @@ def _report_layers(schedule: SubnetSchedule, summary_writer, epoch: int) -> None
 
 def _prepare_resume(model: DynSizeASRModel, options: PhasedTrainerOptions) -> None:
     """Check the checkpoint that will be resumed, and set its phase's options."""
-    path = Path(options.output_dir) / "checkpoint.pth"
-    if not options.resume or not path.exists():
+    if not options.resume:
         return
-    states = safe_torch_load(path, map_location="cpu")["model"]
+    folder = Path(options.output_dir)
+    checkpoint = _first_rank_first(lambda: load_checkpoint(folder))
+    if checkpoint is None:
+        return
+    states = checkpoint["model"]
     wrong = misfit(model, states)
     if wrong is not None:
         raise ConfigError(
-            f"resume: {path} does not fit the config: {wrong}; use another output_dir "
-            "or the config that the run began with."
+            f"resume: {folder / CHECKPOINT} does not fit the config: {wrong}; use "
+            "another output_dir or the config that the run began with."
         )
     if not states["encoder.schedule.fixed_masks"].isnan().any():
         options.enter(Phase.JOINT, int(states["encoder.schedule.joint_epochs"].item()))
+    if _is_first_rank():
+        finish_epoch(folder, checkpoint, options.best_model_criterion)
+
+
+def _is_first_rank() -> bool:
+    distributed = torch.distributed
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def _first_rank_first(load: Callable):
+    """Let the first rank, which may mend the file, load before the others."""
+    if not torch.distributed.is_initialized():
+        return load()
+    loaded = load() if _is_first_rank() else None
+    torch.distributed.barrier()
+    return loaded if _is_first_rank() else load()

@@ -63,6 +63,49 @@ def test_resumed_equals_uninterrupted(data, tmp_path, uninterrupted, stop, monke
         assert_same(ours, theirs)
 
 
+def test_a_kill_while_the_checkpoint_is_written_loses_one_epoch(
+    data, tmp_path, uninterrupted
+):
+    exp = tmp_path / "cut"
+    train(data, exp, 4)
+    checkpoint = exp / "checkpoint.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:3000])
+    assert_same(train(data, exp, 5)["model"], uninterrupted[1]["model"])
+
+
+def test_a_kill_before_the_epoch_s_model_is_written(data, tmp_path, uninterrupted):
+    exp = tmp_path / "cut"
+    train(data, exp, 4)
+    (exp / "4epoch.pth").write_bytes(b"PK")
+    (exp / "latest.pth").unlink()
+    train(data, exp, 5)
+    ours, theirs = (
+        torch.load(e / "valid.loss.ave.pth") for e in (exp, uninterrupted[0])
+    )
+    assert_same(ours, theirs)
+
+
+def test_a_kill_after_the_last_epoch(data, tmp_path, uninterrupted):
+    exp = tmp_path / "cut"
+    train(data, exp, 5)
+    for name in ("latest.pth", "valid.loss.best.pth", "valid.loss.ave.pth"):
+        (exp / name).unlink()
+    (exp / "5epoch.pth").unlink()
+    train(data, exp, 5)
+    for name in ("latest.pth", "valid.loss.best.pth", "valid.loss.ave.pth"):
+        ours, theirs = (torch.load(e / name) for e in (exp, uninterrupted[0]))
+        assert_same(ours, theirs)
+
+
+def test_an_unreadable_checkpoint_without_a_previous_one_is_an_error(data, tmp_path):
+    exp = tmp_path / "cut"
+    exp.mkdir()
+    (exp / "checkpoint.pth").write_bytes(b"PK")
+    with pytest.raises(ConfigError, match="checkpoint.pth cannot be read, and there"):
+        train(data, exp, 2)
+    assert (exp / "checkpoint.pth").read_bytes() == b"PK"
+
+
 def test_schedule_after_training(uninterrupted):
     states = uninterrupted[1]["model"]
     assert states["encoder.schedule.update"] == 20
