@@ -101,9 +101,3 @@ class Switch:
             yield
         finally:
             self.computing = None
-
-
-def stochastic_depth(x: torch.Tensor, p: float) -> torch.Tensor:
-    """Drop [B, T, D] per sequence, scale the survivors (arXiv 1603.09382)."""
-    survivors = x.new_empty(x.size(0), 1, 1).bernoulli_(1.0 - p)
-    return x * (survivors / (1.0 - p))

@@ -1,5 +1,6 @@
 """Every training yaml that ships builds a model, and its family can be cut."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,28 @@ def test_config_builds(path):
         small, states = subnet_states(model, config, size)
         assert len(small["encoder_conf"]["keep_layers"]) == size
         assert set(build(small).state_dict()) == set(states)
+
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from an4_family import SUPERNETS  # noqa: E402
+
+
+@pytest.mark.parametrize("method", SUPERNETS)
+def test_every_method_is_some_options_away_from_the_recipe_s_config(method, tmp_path):
+    """The benchmark's methods, through ESPnet's own reading of yaml and options."""
+    path = ROOT / "egs2/an4_dynsize/asr1/conf/train_asr_dynsize.yaml"
+    espnet_dynsize.register()
+    arguments = ["--config", str(path), "--output_dir", str(tmp_path)]
+    parsed = DynSizeASRTask.get_parser().parse_args([*arguments, *SUPERNETS[method]])
+    model = build({**vars(parsed), "token_list": TOKENS})
+    assert model.schedule.sizes == (4, 12, 24)
+    for option, value in _pairs(SUPERNETS[method]):
+        key, _, wanted = value.partition("=")
+        assert str(getattr(parsed, option)[key]) == str(yaml.safe_load(wanted))
+
+
+def _pairs(arguments):
+    return [
+        (option.lstrip("-"), value)
+        for option, value in zip(arguments[::2], arguments[1::2])
+    ]

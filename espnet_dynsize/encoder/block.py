@@ -7,7 +7,8 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 
 from espnet_dynsize.encoder import components
-from espnet_dynsize.subnet import Subnet, Switch, stochastic_depth
+from espnet_dynsize.encoder.stochastic_depth import Share
+from espnet_dynsize.subnet import Subnet, Switch
 
 
 class Layer(NamedTuple):
@@ -163,59 +164,48 @@ class SupernetBlock(EncoderLayer):
     def _add(self, layer, x, pos_emb, mask) -> torch.Tensor:
         """Add the layer's output to the rows of all subnets that use it."""
         members = self._members(layer.units.start, x.size(0))
-        groups = _group(layer, members)
-        if len(groups) == 1 and len(members) == 1:
-            ((use, _),) = groups.items()
-            return self._add_to(layer, use, members, [x], pos_emb, mask)[0]
         sizes = [n for _, n in members]
-        rows = list(x.split(sizes))
-        masks = [None] * len(rows) if mask is None else mask.split(sizes)
-        for use, own in groups.items():
-            if not use.kept:
+        rows = [x] if len(members) == 1 else list(x.split(sizes))
+        masks = [mask] if len(members) == 1 or mask is None else mask.split(sizes)
+        for use, own in _group(layer, members).items():
+            shares = [self._share(layer, members[i][0], rows[i]) for i in own]
+            busy = [(i, s) for i, s in zip(own, shares) if use.kept and s.any]
+            if not busy:
                 continue
-            own_mask = None if mask is None else _cat([masks[i] for i in own])
-            new = self._add_to(
+            outputs = self._outputs(
                 layer,
                 use,
-                [members[i] for i in own],
-                [rows[i] for i in own],
+                [(members[i][0], share.take(rows[i])) for i, share in busy],
                 pos_emb,
-                own_mask,
+                None if mask is None else _cat([s.take(masks[i]) for i, s in busy]),
             )
-            for i, value in zip(own, new):
-                rows[i] = value
-        return torch.cat(rows)
+            for (i, share), output in zip(busy, outputs):
+                gated = self._gate(layer, members[i][0], output)
+                rows[i] = share.add(rows[i], gated)
+        return _cat(rows)
 
-    def _add_to(self, layer, use: _Use, members, rows, pos_emb, mask):
-        """`rows` with the layer's output added, for subnets that use it alike."""
-        if not use.kept:
-            return rows
-        x = _cat(rows)
+    def _share(self, layer: Layer, subnet: Subnet | None, x: torch.Tensor):
+        """The sequences of [B, T, D] that stochastic depth lets through the layer."""
+        if subnet is None or subnet.drop is None or not self.training:
+            return Share()
+        return Share.draw(x, min(subnet.drop[unit] for unit in layer.units))
+
+    def _outputs(self, layer, use: _Use, inputs, pos_emb, mask) -> list[torch.Tensor]:
+        """The layer's outputs for subnets that use it alike, computed together."""
+        members = [(subnet, len(x)) for subnet, x in inputs]
         # A closed gate passes no gradient into its layer. (Under autocast the weights'
         # casts are cached with their graph, as the full network has come first.)
         with (
             torch.set_grad_enabled(torch.is_grad_enabled() and not use.probe),
             self.switch.computes(members),
         ):
-            y = self._compute(layer, use, x, pos_emb, mask)
-        if len(members) == 1:
-            return [x + self._weigh(layer, members[0][0], y)]
-        outputs = y.split([n for _, n in members])
-        return [
-            row + self._weigh(layer, subnet, output)
-            for row, output, (subnet, _) in zip(rows, outputs, members)
-        ]
+            y = self._compute(layer, use, _cat([x for _, x in inputs]), pos_emb, mask)
+        return [y] if len(members) == 1 else list(y.split([n for _, n in members]))
 
-    def _weigh(self, layer: Layer, subnet: Subnet | None, y: torch.Tensor):
-        """Apply the layer's gate and stochastic depth to its output [B, T, D]."""
-        if subnet is None:
+    def _gate(self, layer: Layer, subnet: Subnet | None, y: torch.Tensor):
+        if subnet is None or subnet.gates is None or len(layer.units) > 1:
             return y
-        if subnet.gates is not None and len(layer.units) == 1:
-            y = y * subnet.gates[layer.units.start]
-        if subnet.drop is not None and self.training:
-            p = min(subnet.drop[unit] for unit in layer.units)
-            y = stochastic_depth(y, p) if p > 0.0 else y
-        return y
+        return y * subnet.gates[layer.units.start]
 
     def _compute(self, layer: Layer, use: _Use, x, pos_emb, mask):
         module, units = getattr(self, layer.kind), layer.units
