@@ -164,6 +164,29 @@ def test_stock_format_leaves_whole_blocks_out(tmp_path):
     torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
 
 
+def test_aux_loss_sizes_are_stock_conformers_of_fewer_blocks(tmp_path):
+    conf = {"selector": "first", "skip_empty_blocks": True, "conv_norm": "batch_norm"}
+    model, config = random_supernet(sizes=[4, 8], **conf)
+    exp = write_experiment(tmp_path / "asr", model, config)
+    (extracted,) = extract(exp, MODEL, [4], format="stock")
+    assert extracted.note == "1 whole blocks left out, 0 dropped layers zeroed"
+    stock, stock_config = load_model(extracted.directory, MODEL)
+    assert stock_config["encoder_conf"]["num_blocks"] == 1
+    data = batch()
+    with model.encoder.activate(model.schedule.subnet(4)):
+        expected = log_probs(model, data)
+    torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
+
+
+def test_stock_format_refuses_components(tmp_path):
+    model, config = random_supernet(
+        sizes=None, budgets={"flops": [0.6, 1]}, **COMPONENTS
+    )
+    exp = write_experiment(tmp_path / "asr", model, config)
+    with pytest.raises(ConfigError, match="not for granularity=component"):
+        extract(exp, MODEL, [60], format="stock")
+
+
 def test_stock_format_needs_batch_norm(tmp_path):
     model, config = random_supernet()
     model.schedule.fixed_masks[0] = torch.tensor([0, 0, 1, 0, 0, 0, 1, 1])
