@@ -26,7 +26,7 @@ import yaml
 from espnet_dynsize.demo import an4
 from espnet_dynsize.demo.run import extract_missing
 from espnet_dynsize.demo.stages import Experiment, model_file
-from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.deploy.experiment import family_sizes, load_model
 from espnet_dynsize.report import measure
 
 HERE = Path(__file__).resolve().parent
@@ -81,7 +81,17 @@ TRAINING = {
     "one output layer": _model(output_per_size=False),
     "search_fraction 0.2": _encoder(selector_conf={"search_fraction": 0.2}),
 }
-SUPERNETS = {**SELECTORS, **TRAINING}
+_FLOPS = _encoder(sizes=None, budgets={"flops": [0.45, 0.7, 1]})
+BUDGETS = {
+    "simple_top_k, FLOPs": _FLOPS,
+    "ortho_softmax, FLOPs": [*_FLOPS, *SELECTORS["ortho_softmax"]],
+    "ortho_softmax, FLOPs, components": [
+        *_FLOPS,
+        *SELECTORS["ortho_softmax"],
+        *_encoder(granularity="component"),
+    ],
+}
+SUPERNETS = {**SELECTORS, **TRAINING, **BUDGETS}
 METHODS = (INDIVIDUAL, *SUPERNETS)
 
 
@@ -171,34 +181,42 @@ def write_tables() -> None:
 
 
 def markdown(rows: list[dict]) -> str:
+    by_count = (INDIVIDUAL, *SELECTORS, *TRAINING)
+    return (
+        _table([r for r in rows if r["method"] in by_count], by_count)
+        + "\nMeans over seeds. Ratio: mean over sizes of the method's mean divided by "
+        "that of the individually trained models.\n\n"
+        + _table([r for r in rows if r["method"] in BUDGETS], tuple(BUDGETS))
+    )
+
+
+def _table(rows: list[dict], methods: tuple[str, ...]) -> str:
+    if not rows:
+        return ""
+    alone = [row for row in rows if row["method"] == INDIVIDUAL]
     sizes = sorted({row["size"] for row in rows})
     header = ["method", "seeds"]
     header += [f"{kind} % at {size}" for kind in ("WER", "CER") for size in sizes]
-    header += ["WER ratio", "CER ratio"]
+    header += ["WER ratio", "CER ratio"] if alone else []
     lines = ["| " + " | ".join(header) + " |"]
     lines.append("|---" + "|---:" * (len(header) - 1) + "|")
-    for method in METHODS:
-        cells = _cells([r for r in rows if r["method"] == method], rows, sizes)
-        lines += [f"| {method} | " + " | ".join(cells) + " |"] if cells else []
-    lines.append("")
-    lines.append(
-        "Means over seeds. Ratio: mean over sizes of the method's mean divided by that "
-        "of the individually trained models."
-    )
+    for method in methods:
+        own = [row for row in rows if row["method"] == method]
+        if own:
+            lines.append(
+                f"| {method} | " + " | ".join(_cells(own, alone, sizes)) + " |"
+            )
     return "\n".join(lines) + "\n"
 
 
-def _cells(own: list[dict], rows: list[dict], sizes: list[int]) -> list[str]:
-    if not own:
-        return []
-    alone = [row for row in rows if row["method"] == INDIVIDUAL]
-    seeds = len({row["seed"] for row in own})
-    cells, ratios = [str(seeds)], []
+def _cells(own: list[dict], alone: list[dict], sizes: list[int]) -> list[str]:
+    cells, ratios = [str(len({row["seed"] for row in own}))], []
     for kind in ("wer", "cer"):
         means = [_mean(own, size, kind) for size in sizes]
-        base = [_mean(alone, size, kind) for size in sizes]
         cells += [f"{value:.1f}" for value in means]
-        ratios.append(f"{mean(a / b for a, b in zip(means, base)):.3f}")
+        if alone:
+            base = [_mean(alone, size, kind) for size in sizes]
+            ratios.append(f"{mean(a / b for a, b in zip(means, base)):.3f}")
     return cells + ratios
 
 
@@ -298,7 +316,7 @@ def _run_all(args) -> None:
 
 
 def _sizes(config: Path) -> list[int]:
-    return yaml.safe_load(config.read_text())["encoder_conf"]["sizes"]
+    return family_sizes(yaml.safe_load(config.read_text()))
 
 
 if __name__ == "__main__":

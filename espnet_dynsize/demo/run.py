@@ -6,7 +6,7 @@ from pathlib import Path
 from espnet_dynsize.bin.report import write_report
 from espnet_dynsize.demo import an4, digits
 from espnet_dynsize.demo.stages import Experiment, model_file
-from espnet_dynsize.deploy.experiment import read_config
+from espnet_dynsize.deploy.experiment import family_sizes, read_config
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.report.scores import read_trn
@@ -76,7 +76,7 @@ def run_demo(
 
 def extract_missing(supernet: Path, checkpoint: str) -> list[Path]:
     """The folders of every size, extracted now or by an earlier run."""
-    sizes = read_config(supernet)["encoder_conf"]["sizes"]
+    sizes = family_sizes(read_config(supernet))
     folders = {s: supernet.with_name(f"{supernet.name}_size{s}") for s in sizes}
     missing = [s for s in sizes if not (folders[s] / checkpoint).exists()]
     if missing:

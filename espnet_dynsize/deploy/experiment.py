@@ -9,6 +9,7 @@ from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
 from espnet_dynsize.checkpoint import misfit
 from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.selection.family import budget_sizes
 
 
 def read_config(asr_exp: Path) -> dict:
@@ -36,6 +37,15 @@ def read_states(asr_exp: Path, model_file: str) -> dict:
         found = sorted(p.name for p in Path(asr_exp).glob("*.pth"))
         raise ConfigError(f"model_file={path} does not exist; there are {found}.")
     return safe_torch_load(path, map_location="cpu")
+
+
+def family_sizes(config: dict) -> list[int]:
+    """The sizes that a supernet's config names."""
+    conf = config["encoder_conf"]
+    if conf.get("sizes") is not None:
+        return list(conf["sizes"])
+    ((_, fractions),) = conf["budgets"].items()
+    return budget_sizes(fractions)
 
 
 def build_model(config: dict) -> ESPnetASRModel:

@@ -100,8 +100,8 @@ def family_of_budgets(
         for f in fractions
     ):
         raise ConfigError(f"{text} must be numbers above 0, up to 1.")
-    sizes = tuple(round(100 * f) for f in fractions)
-    if list(sizes) != sorted(set(sizes)) or fractions[-1] != 1:
+    sizes = budget_sizes(fractions)
+    if sizes != sorted(set(sizes)) or fractions[-1] != 1:
         raise ConfigError(
             f"{text} must be increasing, at least 0.01 apart, and end with 1."
         )
@@ -112,4 +112,11 @@ def family_of_budgets(
             f"{text}: the smallest must be at least {least:.3f}, which is what the "
             "front-end and one layer cost."
         )
-    return Family(sizes, tuple(f * total for f in fractions), tuple(costs), fixed)
+    return Family(
+        tuple(sizes), tuple(f * total for f in fractions), tuple(costs), fixed
+    )
+
+
+def budget_sizes(fractions: Sequence[float]) -> list[int]:
+    """Names of the sizes that have budgets: per cent of the full cost."""
+    return [round(100 * fraction) for fraction in fractions]

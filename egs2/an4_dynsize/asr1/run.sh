@@ -57,7 +57,7 @@ asr() {
         "${rest[@]+"${rest[@]}"}" "$@"
 }
 
-if ! grep -q '^ *sizes:' "${asr_config}"; then
+if ! grep -Eq '^ *(sizes|budgets):' "${asr_config}"; then
     # Not a family: one model, as ever
     asr --stage "${stage}" --stop_stage "${stop_stage}"
     exit 0
