@@ -7,6 +7,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch.amp import autocast
 
+from espnet_dynsize.batch_part import draw_parts, take_batch, take_encoded
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.output import SizedLinear
@@ -132,18 +133,18 @@ class DynSizeASRModel(ESPnetASRModel):
 
     def _train_loss(self, features, batch):
         subnets, penalty = self.schedule.sandwich(self.alternate)
-        rows = [None, *self._draw_rows(batch["text"], len(subnets) - 1)]
+        rows = self._draw_rows(batch["text"], len(subnets) - 1)
         total, stats, teacher = penalty, {}, None
         encodings = self._encodings(features, subnets, rows)
         for subnet, own_rows, encoded in zip(subnets, rows, encodings):
-            own_batch = _take(batch, own_rows)
+            own_batch = take_batch(batch, own_rows)
             loss, own = self._subnet_loss(subnet, encoded, own_batch)
             if own_rows is None:
                 total, teacher = total + loss, encoded
             else:
                 if self.distill_weight:
                     distance = self._distance(
-                        subnet, encoded, subnets[0], _take_rows(teacher, own_rows)
+                        subnet, encoded, subnets[0], take_encoded(teacher, own_rows)
                     )
                     own["loss_distill"] = distance.detach()
                     loss = loss + self.distill_weight * distance
@@ -169,16 +170,12 @@ class DynSizeASRModel(ESPnetASRModel):
         stats.update(loss=loss.detach(), phase=float(self.schedule.phase))
         return loss, stats
 
-    def _draw_rows(self, text: torch.Tensor, number: int) -> list[torch.Tensor]:
-        """Sequences on which each of `number` subnets trains, apart where possible."""
-        batch = text.size(0)
-        size = max(round(self.subnet_batch * batch), 1)
-        drawn = torch.randperm(batch, generator=self.schedule.draws())
-        drawn = drawn.repeat(size * number // batch + 1)
-        return [
-            drawn[i * size : (i + 1) * size].sort().values.to(text.device)
-            for i in range(number)
-        ]
+    def _draw_rows(self, text: torch.Tensor, smaller: int) -> list:
+        """Sequences on which each subnet trains; the full one on all (None)."""
+        drawn = draw_parts(
+            text.size(0), self.subnet_batch, smaller, self.schedule.draws()
+        )
+        return [None, *(rows.to(text.device) for rows in drawn)]
 
     def _encodings(self, features, subnets, rows) -> Iterator[tuple]:
         """Encoder outputs and lengths of every subnet."""
@@ -188,7 +185,7 @@ class DynSizeASRModel(ESPnetASRModel):
         for subnet, own in zip(subnets, rows):
             with self.encoder.activate(subnet):
                 encoded = self._encode_features(*features)
-            yield encoded if own is None else _take_rows(encoded, own)
+            yield encoded if own is None else take_encoded(encoded, own)
 
     def _subnet_loss(self, subnet: Subnet, encoded, batch):
         # ESPnet changes the lengths in place.
@@ -240,24 +237,3 @@ class DynSizeASRModel(ESPnetASRModel):
 def _check(key: str, value, good: bool, allowed: str) -> None:
     if not good:
         raise ConfigError(f"model_conf: {key}={value} must be {allowed}.")
-
-
-def _take(batch: dict, rows: torch.Tensor | None) -> dict:
-    """The batch's sequences `rows`, cut to the longest of them."""
-    if rows is None:
-        return batch
-    taken = {
-        key: value[rows] if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }
-    longest = int(taken["text_lengths"].max())
-    return dict(taken, text=taken["text"][:, :longest])
-
-
-def _take_rows(encoded: tuple, rows: torch.Tensor) -> tuple:
-    """The sequences `rows` of an encoder's output and its lengths."""
-    out, lengths = encoded
-    if isinstance(out, tuple):
-        middle = [(i, x[rows]) for i, x in out[1]]
-        return (out[0][rows], middle), lengths[rows]
-    return out[rows], lengths[rows]

@@ -5,14 +5,14 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from espnet_dynsize.encoder.block import Layer, SupernetBlock
+from espnet_dynsize.encoder.residual import Layer, ResidualLayers
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import Part, Subnet, Switch
 
 
 class Supernet:
-    """Mixin for an ESPnet encoder whose `encoders` are `SupernetBlock`s.
+    """Mixin for an ESPnet encoder whose `encoders` are `ResidualLayers`s.
 
     `schedule` knows which units each size keeps; `switch` names the subnet that
     computes. Outside `activate`, the fixed `subnet` of the config computes, else the
@@ -24,7 +24,7 @@ class Supernet:
     fixed_size: int | None
 
     @property
-    def blocks(self) -> list[SupernetBlock]:
+    def blocks(self) -> list[ResidualLayers]:
         return list(self.encoders)
 
     @property

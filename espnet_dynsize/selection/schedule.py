@@ -57,6 +57,7 @@ class SubnetSchedule(torch.nn.Module):
         self.register_buffer("search_updates", torch.full((), UNSET))
         self.register_buffer("joint_epochs", torch.zeros(()))
         self._seed = 0
+        self._on_host: dict[str, tuple] = {}
 
     def plan(self, total_updates: int | None) -> None:
         """Fix the length of the search for a run of `total_updates` (None: unknown).
@@ -86,9 +87,20 @@ class SubnetSchedule(torch.nn.Module):
             self._buffers[name] = buffer.float()
         return self
 
+    def _read(self, name: str):
+        """A buffer as numbers; the device is waited for only after a change."""
+        buffer = getattr(self, name)
+        version = (id(buffer), buffer._version)
+        if self._on_host.get(name, (None,))[0] != version:
+            self._on_host[name] = (version, buffer.tolist())
+        return self._on_host[name][1]
+
     @property
     def phase(self) -> Phase:
-        return Phase.SEARCH if self.fixed_masks.isnan().any() else Phase.JOINT
+        unset = any(
+            math.isnan(kept) for row in self._read("fixed_masks") for kept in row
+        )
+        return Phase.SEARCH if unset else Phase.JOINT
 
     def begin_update(self, seed: int) -> bool:
         """Advance by one update; the first one after the search fixes the masks.
@@ -100,17 +112,18 @@ class SubnetSchedule(torch.nn.Module):
         self.update += 1
         if self.phase is Phase.JOINT:
             return False
-        if self.update > self.search_updates:
+        update = int(self._read("update"))
+        if update > self._read("search_updates"):
             self.fixed_masks.copy_(self.selector.masks())
             return True
-        self.selector.begin_update(int(self.update.item()) - 1, self._search_length())
+        self.selector.begin_update(update - 1, self._search_length())
         return False
 
     def masks(self) -> torch.Tensor:
         """Bool [len(sizes), N]: the fixed masks, or what the scores say so far."""
         if self.phase is Phase.SEARCH:
             return self.selector.masks()
-        return self.fixed_masks > 0.5
+        return torch.tensor(self._read("fixed_masks")) > 0.5
 
     def subnet(self, size: int) -> Subnet:
         """The subnet of `size` with hard gates.
@@ -157,11 +170,11 @@ class SubnetSchedule(torch.nn.Module):
     def draws(self) -> torch.Generator:
         """Random numbers of this update: the same on every rank and when resumed."""
         generator = torch.Generator()
-        generator.manual_seed(1_000_003 * self._seed + int(self.update.item()))
+        generator.manual_seed(1_000_003 * self._seed + int(self._read("update")))
         return generator
 
     def _search_subnets(self, alternate: bool) -> tuple[list[Subnet], torch.Tensor]:
-        update = max(int(self.update.item()) - 1, 0)
+        update = max(int(self._read("update")) - 1, 0)
         everything = (True,) * self.selector.num_units
         full = Subnet(self.sizes[-1], everything)
         if alternate and update % 2:
@@ -173,9 +186,10 @@ class SubnetSchedule(torch.nn.Module):
         return [full, Subnet(k, kept, gates=values)], penalty
 
     def _search_length(self) -> int:
-        if self.search_updates.isnan():
+        length = self._read("search_updates")
+        if math.isnan(length):
             raise RuntimeError("SubnetSchedule.plan() comes before training.")
-        return max(int(self.search_updates.item()), 1)
+        return max(int(length), 1)
 
     def _full(self, masks: torch.Tensor) -> Subnet:
         drop = tuple(0.0 if kept else self.layer_drop_joint for kept in masks[0])

@@ -1,0 +1,209 @@
+"""Residual layers that several subnets compute together."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from espnet_dynsize.encoder import components
+from espnet_dynsize.encoder.stochastic_depth import Share
+from espnet_dynsize.subnet import Subnet, Switch
+
+
+class Layer(NamedTuple):
+    """One residual layer `x + scale * f(norm(x))` of a block."""
+
+    kind: str  # also the name of the module f
+    norm: str
+    units: range  # positions of its units among all units of the encoder
+
+
+class _Use(NamedTuple):
+    """How a subnet uses a layer."""
+
+    kept: tuple[int, ...]  # units that compute, counted within the layer
+    probe: bool = False  # computed only for the gradient of its gate
+    gated_by: Subnet | None = None  # scales the units inside the layer
+
+
+class ResidualLayers:
+    """Mixin for a block: runs its layers for whoever the switch names.
+
+    The block has, for a layer of kind `f`, the module `f` and a method
+    `_f(call, x, pos_emb, mask)` that returns what is added to x; it calls `call` in
+    place of the module.
+
+    Attributes:
+        layers: The block's layers in the order in which they compute.
+        switch: Names the subnets that compute.
+        skip_empty: A block without any kept layer is skipped, final norm included.
+    """
+
+    layers: list[Layer]
+    switch: Switch
+    skip_empty: bool
+
+    @property
+    def units(self) -> range:
+        """All units of the block."""
+        return range(self.layers[0].units.start, self.layers[-1].units.stop)
+
+    def keep(self, units: set[int]) -> None:
+        """Delete the parameters of all other units; they can never compute again."""
+        for layer in self.layers:
+            kept = [i for i, unit in enumerate(layer.units) if unit in units]
+            if not kept:
+                self._remove(layer)
+            elif len(kept) < len(layer.units):
+                module = getattr(self, layer.kind)
+                components.narrow(module, layer.kind, kept, len(layer.units))
+        if self.skip_empty and not units & set(self.units):
+            self.norm_final = None
+
+    def _remove(self, layer: Layer) -> None:
+        setattr(self, layer.kind, None)
+        if self.normalize_before:
+            setattr(self, layer.norm, None)
+
+    def _run_layers(self, x, pos_emb, mask) -> tuple:
+        """All layers and the final norm; also returns the mask of the rows there are.
+
+        Args:
+            x: [B, T, D].
+            pos_emb: [1, T', D], or None.
+            mask: [B, 1, T], or None.
+        """
+        for layer in self.layers:
+            x, mask = self._fork(layer.units.start, x, mask)
+            if getattr(self, layer.kind) is not None:
+                x = self._add(layer, x, pos_emb, mask)
+            if not self.normalize_before:
+                x = getattr(self, layer.norm)(x)
+        return self._final_norm(x), mask
+
+    def _fork(self, unit: int, x: torch.Tensor, mask: torch.Tensor | None):
+        """Give the subnets that part from the first one here rows of their own."""
+        new = [
+            p for p in self.switch.parts or [] if p.fork == unit and p.rows is not None
+        ]
+        if not new:
+            return x, mask
+        x = torch.cat([x, *(x[p.rows] for p in new)])
+        if mask is not None:
+            mask = torch.cat([mask, *(mask[p.rows] for p in new)])
+        return x, mask
+
+    def _members(self, unit: int, batch: int) -> list[tuple[Subnet | None, int]]:
+        """(subnet, sequences) of everything in the batch at `unit`, in order."""
+        if self.switch.parts is None:
+            return [(self.switch.subnet, batch)]
+        others = [p for p in self.switch.parts if p.rows is not None and p.fork <= unit]
+        others.sort(key=lambda part: part.fork)  # stable: the order of forking
+        first = batch - sum(len(p.rows) for p in others)
+        rest = [(p.subnet, len(p.rows)) for p in others]
+        return [(self.switch.parts[0].subnet, first), *rest]
+
+    def _add(self, layer, x, pos_emb, mask) -> torch.Tensor:
+        """Add the layer's output to the rows of all subnets that use it."""
+        members = self._members(layer.units.start, x.size(0))
+        sizes = [n for _, n in members]
+        rows = [x] if len(members) == 1 else list(x.split(sizes))
+        masks = [mask] if len(members) == 1 or mask is None else mask.split(sizes)
+        for use, own in _group(layer, members).items():
+            shares = [self._share(layer, members[i][0], rows[i]) for i in own]
+            busy = [(i, s) for i, s in zip(own, shares) if use.kept and s.any]
+            if not busy:
+                continue
+            outputs = self._outputs(
+                layer,
+                use,
+                [(members[i][0], share.take(rows[i])) for i, share in busy],
+                pos_emb,
+                None if mask is None else _cat([s.take(masks[i]) for i, s in busy]),
+            )
+            for (i, share), output in zip(busy, outputs):
+                gated = self._gate(layer, members[i][0], output)
+                rows[i] = share.add(rows[i], gated)
+        return _cat(rows)
+
+    def _share(self, layer: Layer, subnet: Subnet | None, x: torch.Tensor):
+        """The sequences of [B, T, D] that stochastic depth lets through the layer."""
+        if subnet is None or subnet.drop is None or not self.training:
+            return Share()
+        return Share.draw(x, min(subnet.drop[unit] for unit in layer.units))
+
+    def _outputs(self, layer, use: _Use, inputs, pos_emb, mask) -> list[torch.Tensor]:
+        """The layer's outputs for subnets that use it alike, computed together."""
+        members = [(subnet, len(x)) for subnet, x in inputs]
+        # A closed gate passes no gradient into its layer. (Under autocast the weights'
+        # casts are cached with their graph, as the full network has come first.)
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and not use.probe),
+            self.switch.computes(members),
+        ):
+            y = self._compute(layer, use, _cat([x for _, x in inputs]), pos_emb, mask)
+        return [y] if len(members) == 1 else list(y.split([n for _, n in members]))
+
+    def _gate(self, layer: Layer, subnet: Subnet | None, y: torch.Tensor):
+        if subnet is None or subnet.gates is None or len(layer.units) > 1:
+            return y
+        return y * subnet.gates[layer.units.start]
+
+    def _compute(self, layer: Layer, use: _Use, x, pos_emb, mask):
+        module, units = getattr(self, layer.kind), layer.units
+        gates = None
+        if use.gated_by is not None:
+            gates = use.gated_by.gates[units.start : units.stop]
+        call = module
+        if len(units) > 1 and (gates is not None or len(use.kept) < len(units)):
+            call = partial(
+                components.call, module, layer.kind, use.kept, len(units), gates
+            )
+        if self.normalize_before:
+            x = getattr(self, layer.norm)(x)
+        return getattr(self, f"_{layer.kind}")(call, x, pos_emb, mask)
+
+    def _final_norm(self, x: torch.Tensor) -> torch.Tensor:
+        if getattr(self, "norm_final", None) is None:
+            return x
+        if not self.skip_empty:
+            return self.norm_final(x)
+        members = self._members(self.units[-1], x.size(0))
+        rows = x.split([n for _, n in members])
+        return _cat(
+            [
+                row if self._is_empty(subnet) else self.norm_final(row)
+                for row, (subnet, _) in zip(rows, members)
+            ]
+        )
+
+    def _is_empty(self, subnet: Subnet | None) -> bool:
+        return (
+            subnet is not None
+            and subnet.gates is None
+            and not any(subnet.mask[unit] for unit in self.units)
+        )
+
+
+def _group(layer: Layer, members) -> dict[_Use, list[int]]:
+    """Positions of the members by how they use the layer; probes come last."""
+    groups: dict[_Use, list[int]] = {}
+    for i, (subnet, _) in enumerate(members):
+        groups.setdefault(_use(layer, subnet), []).append(i)
+    return dict(sorted(groups.items(), key=lambda item: item[0].probe))
+
+
+def _use(layer: Layer, subnet: Subnet | None) -> _Use:
+    everything = tuple(range(len(layer.units)))
+    if subnet is None:
+        return _Use(everything)
+    kept = subnet.kept(layer.units)
+    if subnet.gates is None:
+        return _Use(kept)
+    if len(layer.units) == 1:
+        return _Use(everything, probe=not kept)
+    return _Use(everything, gated_by=subnet)
+
+
+def _cat(rows) -> torch.Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
