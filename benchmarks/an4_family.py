@@ -78,6 +78,7 @@ TRAINING = {
     "alternating": _model(subnet_batch=1.0, alternate=True),
     "subnet_weight 1": _model(subnet_weight=1.0),
     "distill_weight 0.5": _model(distill_weight=0.5),
+    "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
     "search_fraction 0.2": _encoder(selector_conf={"search_fraction": 0.2}),
 }

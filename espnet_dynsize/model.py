@@ -8,6 +8,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch.amp import autocast
 
 from espnet_dynsize.batch_part import draw_parts, take_batch, take_encoded
+from espnet_dynsize.encoder.norm import SizedLayerNorm
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.output import SizedLinear
@@ -88,10 +89,10 @@ class DynSizeASRModel(ESPnetASRModel):
         Args:
             seed: The run's seed.
         """
-        joint_begins = self.schedule.begin_update(seed)
-        output = None if self.ctc is None else self.ctc.ctc_lo
-        if joint_begins and isinstance(output, SizedLinear):
-            output.begin_joint()
+        if self.schedule.begin_update(seed):
+            for module in self.modules():
+                if isinstance(module, (SizedLinear, SizedLayerNorm)):
+                    module.begin_joint()
 
     def forward(
         self,

@@ -7,7 +7,11 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
 from espnet_dynsize.encoder.block import SupernetBlock
 from espnet_dynsize.encoder.cost import unit_flops, unit_params
-from espnet_dynsize.encoder.norm import ChannelLayerNorm, SizedBatchNorm1d
+from espnet_dynsize.encoder.norm import (
+    ChannelLayerNorm,
+    SizedBatchNorm1d,
+    SizedLayerNorm,
+)
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection import build_schedule
@@ -45,6 +49,7 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
             full network that the smallest subnet lacks.
         conv_norm: Norm in the convolution module: `layer_norm`, or `batch_norm` with
             statistics per size.
+        norm_per_size: The layers' norms have weights of their own for every size.
         skip_empty_blocks: A block without kept layers loses its final norm, too.
         subnet: Compute this size when nothing else is active (decoding).
         keep_layers: Build these layers only (an extracted model); excludes `sizes`.
@@ -66,6 +71,7 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
         selector_conf: dict | None = None,
         layer_drop_joint: float = 0.0,
         conv_norm: str = "layer_norm",
+        norm_per_size: bool = False,
         skip_empty_blocks: bool = False,
         subnet: int | None = None,
         keep_layers: list[int] | None = None,
@@ -94,6 +100,8 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
             )
         self.fixed_size = self._check_subnet(subnet)
         self._replace_conv_norms(conv_norm)
+        if norm_per_size and self.schedule is not None:
+            self._replace_layer_norms()
 
     def _replace_blocks(self, ffn_chunks: int | None, skip_empty: bool) -> None:
         first = 0
@@ -161,6 +169,14 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
             if block.conv_module is not None:
                 channels = block.conv_module.norm.num_features
                 block.conv_module.norm = make[conv_norm](channels)
+
+    def _replace_layer_norms(self) -> None:
+        # Not the encoder's last norm: the output layer after it is per size, too.
+        for block in self.blocks:
+            for name, norm in list(block.named_children()):
+                if isinstance(norm, torch.nn.LayerNorm):
+                    sized = SizedLayerNorm(norm, self.schedule.sizes[:-1], self.switch)
+                    setattr(block, name, sized)
 
     def forward(self, xs_pad: torch.Tensor, ilens: torch.Tensor, *args, **kwargs):
         """Encode [B, L, input_size] to [B, T, D]; see `ConformerEncoder.forward`."""

@@ -49,3 +49,50 @@ class SizedBatchNorm1d(torch.nn.BatchNorm1d):
 
     def _affine(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.weight[:, None] + self.bias[:, None]
+
+
+class SizedLayerNorm(torch.nn.LayerNorm):
+    """LayerNorm whose weight and bias exist once per size, as in slimmable networks.
+
+    The full size keeps the stock parameter names. While searching, the gated subnet
+    uses those of the smallest size, and all others start from them afterwards.
+
+    Args:
+        stock: The norm to take over; every size starts from its weights.
+        smaller: The sizes below the full one, increasing.
+        switch: Names the subnets that compute.
+    """
+
+    def __init__(self, stock: torch.nn.LayerNorm, smaller: Sequence[int], switch):
+        super().__init__(stock.normalized_shape, eps=stock.eps)
+        self.switch = switch
+        self.by_size = torch.nn.ModuleDict()
+        for size in smaller:
+            self.by_size[str(size)] = torch.nn.LayerNorm(stock.normalized_shape)
+        for norm in (super(), *self.by_size.values()):
+            norm.load_state_dict(stock.state_dict(), strict=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise [B, T, D] with each subnet's own weights."""
+        members = self.switch.computing or [(self.switch.subnet, x.size(0))]
+        rows = x.split([n for _, n in members])
+        outputs = [self._normalise(row, s) for row, (s, _) in zip(rows, members)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    @torch.no_grad()
+    def begin_joint(self) -> None:
+        """Give what the gated subnet has learned to every smaller size."""
+        norms = list(self.by_size.values())
+        for norm in norms[1:]:
+            norm.load_state_dict(norms[0].state_dict())
+
+    def _normalise(self, x: torch.Tensor, subnet: Subnet | None) -> torch.Tensor:
+        own = self
+        if subnet is not None and self.by_size:
+            if subnet.gates is not None:
+                own = next(iter(self.by_size.values()))
+            elif str(subnet.size) in self.by_size:
+                own = self.by_size[str(subnet.size)]
+        return torch.nn.functional.layer_norm(
+            x, self.normalized_shape, own.weight, own.bias, self.eps
+        )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from espnet_dynsize.encoder import components
+from espnet_dynsize.encoder.norm import SizedBatchNorm1d, SizedLayerNorm
 from espnet_dynsize.encoder.stochastic_depth import Share
 from espnet_dynsize.subnet import Subnet, Switch
 
@@ -48,6 +49,16 @@ class ResidualLayers:
         """All units of the block."""
         return range(self.layers[0].units.start, self.layers[-1].units.stop)
 
+    def is_sized(self, layer: Layer) -> bool:
+        """Whether something in the layer exists once per size."""
+        found = [getattr(self, layer.kind), getattr(self, layer.norm, None)]
+        return any(
+            isinstance(part, (SizedBatchNorm1d, SizedLayerNorm))
+            for module in found
+            if module is not None
+            for part in module.modules()
+        )
+
     def keep(self, units: set[int]) -> None:
         """Delete the parameters of all other units; they can never compute again."""
         for layer in self.layers:
@@ -78,7 +89,7 @@ class ResidualLayers:
             if getattr(self, layer.kind) is not None:
                 x = self._add(layer, x, pos_emb, mask)
             if not self.normalize_before:
-                x = getattr(self, layer.norm)(x)
+                x = self._norm(layer.norm, layer.units.start, x)
         return self._final_norm(x), mask
 
     def _fork(self, unit: int, x: torch.Tensor, mask: torch.Tensor | None):
@@ -167,15 +178,20 @@ class ResidualLayers:
         if getattr(self, "norm_final", None) is None:
             return x
         if not self.skip_empty:
-            return self.norm_final(x)
+            return self._norm("norm_final", self.units[-1], x)
         members = self._members(self.units[-1], x.size(0))
         rows = x.split([n for _, n in members])
-        return _cat(
-            [
-                row if self._is_empty(subnet) else self.norm_final(row)
-                for row, (subnet, _) in zip(rows, members)
-            ]
-        )
+        normed = []
+        for row, member in zip(rows, members):
+            if not self._is_empty(member[0]):
+                with self.switch.computes([member]):
+                    row = self.norm_final(row)
+            normed.append(row)
+        return _cat(normed)
+
+    def _norm(self, name: str, unit: int, x: torch.Tensor) -> torch.Tensor:
+        with self.switch.computes(self._members(unit, x.size(0))):
+            return getattr(self, name)(x)
 
     def _is_empty(self, subnet: Subnet | None) -> bool:
         return (

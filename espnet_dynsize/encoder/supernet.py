@@ -97,9 +97,11 @@ class Supernet:
 
     def _fork(self, first: Subnet, other: Subnet) -> int:
         """First unit of the first layer in which the subnets differ."""
-        for layer in self.layers:
-            if not first.same(other, layer.units):
-                return layer.units.start
+        for block in self.blocks:
+            for layer in block.layers:
+                sized = block.is_sized(layer) and first.size != other.size
+                if sized or not first.same(other, layer.units):
+                    return layer.units.start
         return self.num_units
 
     def keep_units(self, units: Sequence[int], key: str) -> None:

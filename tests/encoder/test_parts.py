@@ -82,6 +82,8 @@ OPTIONS = [
     {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"},
     {"input_layer": "conv2d"},
     {"skip_empty_blocks": True},
+    {"norm_per_size": True},
+    {"norm_per_size": True, "normalize_before": False},
 ]
 
 
@@ -93,10 +95,11 @@ def test_one_pass_with_stock_options(options):
     assert_same(supernet(**options), subnets, rows)
 
 
-def test_batch_norm_sees_each_subnet_s_own_rows():
+@pytest.mark.parametrize("kept", [(0, 2, 6), (0, 1, 2, 3), (0, 1, 2, 5)], ids=str)
+def test_batch_norm_sees_each_subnet_s_own_rows(kept):
     subnets = [
         Subnet(8, EVERYTHING),
-        Subnet(3, mask(0, 2, 6)),
+        Subnet(3, mask(*kept)),
         Subnet(5, mask(0, 1, 2, 3, 6)),
     ]
     rows = [None, torch.tensor([0, 2]), torch.tensor([0, 2])]
