@@ -9,7 +9,10 @@ median over turns. Their code runs as it is, but for its `.cuda()` on a CPU.
 """
 
 import argparse
+import contextlib
+import io
 import json
+import logging
 import platform
 import statistics
 import sys
@@ -32,6 +35,7 @@ DIM, HEADS, KERNEL, BLOCKS = 144, 4, 31, 12
 BATCH, FRAMES, LABELS = 8, 80, 79
 SIZES = [16, 32, 48]
 DROPOUT = 0.1
+LAYER_DROP = 0.4  # stochastic depth in the joint phase, as published for three sizes
 SEARCH = 320  # updates; k falls by 4 in 8 parts
 WEIGHTS = {16: 0.3, 32: 0.3, 48: 1.0}
 
@@ -84,6 +88,7 @@ class Ours(torch.nn.Module):
         self.encoder = DynSizeConformerEncoder(
             DIM,
             sizes=SIZES,
+            layer_drop_joint=LAYER_DROP,
             selector=selection,
             selector_conf=conf,
             output_size=DIM,
@@ -168,7 +173,9 @@ def _their_encoder(selection: str) -> torch.nn.Module:
         frontend=ModuleFactoryV1(NoFrontend, ModelConfiguration()),
         block_cfg=block,
         num_layers_set=SIZES,
-        layer_dropout_kwargs=dict(layer_dropout_stage_1=0.0, layer_dropout_stage_2=0.0),
+        layer_dropout_kwargs=dict(
+            layer_dropout_stage_1=0.0, layer_dropout_stage_2=LAYER_DROP
+        ),
         **extra,
     )
     return module.ConformerEncoder(config)
@@ -325,14 +332,16 @@ def main() -> None:
         return
     sys.path.insert(0, str(args.i6_models))
     torch.set_num_threads(args.threads)
+    logging.disable(logging.WARNING)
     if args.device == "cpu":
         torch.Tensor.cuda = lambda self, *args, **kwargs: self
-    gates = compare_gates()
-    times = [
-        row
-        for selection in ("simple_top_k", "iterative_zero_out")
-        for row in time_steps(selection, args.repeats, args.device)
-    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # their encoder prints
+        gates = compare_gates()
+        times = [
+            row
+            for selection in ("simple_top_k", "iterative_zero_out")
+            for row in time_steps(selection, args.repeats, args.device)
+        ]
     machine = f"{platform.machine()} CPU, {args.threads} thread(s)"
     if args.device == "cuda":
         machine = torch.cuda.get_device_name()
