@@ -249,6 +249,8 @@ def plot_wer(rows: list[dict], path: Path) -> None:
 def plot_layers(rows: list[dict], path: Path) -> None:
     """Share of the seeds in which each layer is kept: method × size, block × kind."""
     kept = [r for r in rows if r["method"] in SELECTORS and r["kept"]]
+    if not kept:
+        return
     methods = [m for m in SELECTORS if any(r["method"] == m for r in kept)]
     sizes = sorted({r["size"] for r in kept})[:-1]
     blocks = (max(max(r["kept"]) for r in kept) + 1) // len(KINDS)
