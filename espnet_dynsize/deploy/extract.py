@@ -21,6 +21,7 @@ _FAMILY_KEYS = (
     "selector",
     "selector_conf",
     "layer_drop_joint",
+    "layer_drop_search",
     "norm_per_size",
     "subnet",
 )

@@ -47,6 +47,8 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
         selector_conf: The selector's options.
         layer_drop_joint: Stochastic depth in the joint phase, for the layers of the
             full network that the smallest subnet lacks.
+        layer_drop_search: The same while searching, for the layers that the gated
+            subnet lacks.
         conv_norm: Norm in the convolution module: `layer_norm`, or `batch_norm` with
             statistics per size.
         norm_per_size: The layers' norms have weights of their own for every size.
@@ -70,6 +72,7 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
         selector: str = "simple_top_k",
         selector_conf: dict | None = None,
         layer_drop_joint: float = 0.0,
+        layer_drop_search: float = 0.0,
         conv_norm: str = "layer_norm",
         norm_per_size: bool = False,
         skip_empty_blocks: bool = False,
@@ -96,7 +99,11 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
         if not self._keep_only(kept, granularity, sizes, budgets):
             family = self._family(input_size, sizes, budgets, granularity)
             self.schedule = build_schedule(
-                selector, selector_conf or {}, family, layer_drop_joint
+                selector,
+                selector_conf or {},
+                family,
+                layer_drop_joint,
+                layer_drop_search,
             )
         self.fixed_size = self._check_subnet(subnet)
         self._replace_conv_norms(conv_norm)

@@ -24,7 +24,11 @@ _SCHEDULE_KEYS = ("search_fraction", "search_updates", "score_lr")
 
 
 def build_schedule(
-    selector: str, selector_conf: dict, family: Family, layer_drop_joint: float
+    selector: str,
+    selector_conf: dict,
+    family: Family,
+    layer_drop_joint: float = 0.0,
+    layer_drop_search: float = 0.0,
 ) -> SubnetSchedule:
     """Build the schedule that a config describes.
 
@@ -33,14 +37,15 @@ def build_schedule(
         selector_conf: Options of the selector, and of the schedule.
         family: The sizes and the units' costs.
         layer_drop_joint: See `SubnetSchedule`.
+        layer_drop_search: See `SubnetSchedule`.
 
     Raises:
         ConfigError: a value is not allowed.
     """
-    if not 0.0 <= layer_drop_joint < 1.0:
-        raise ConfigError(
-            f"layer_drop_joint={layer_drop_joint} must be at least 0 and below 1."
-        )
+    drops = dict(layer_drop_joint=layer_drop_joint, layer_drop_search=layer_drop_search)
+    for key, value in drops.items():
+        if not 0.0 <= value < 1.0:
+            raise ConfigError(f"{key}={value} must be at least 0 and below 1.")
     chosen = find_selector(selector)
     conf = dict(selector_conf)
     timing = {k: conf.pop(k) for k in _SCHEDULE_KEYS if k in conf}
@@ -50,7 +55,7 @@ def build_schedule(
         built = chosen(family, **conf)
     except TypeError as error:
         raise ConfigError(f"selector_conf={conf} of {selector}: {error}.") from error
-    return SubnetSchedule(built, layer_drop_joint=layer_drop_joint, **timing)
+    return SubnetSchedule(built, **drops, **timing)
 
 
 def find_selector(name: str) -> type[LayerSelector]:

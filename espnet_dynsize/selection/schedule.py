@@ -33,6 +33,8 @@ class SubnetSchedule(torch.nn.Module):
         score_lr: Learning rate of the scores, relative to that of the weights.
         layer_drop_joint: Stochastic depth of the full net's layers that the smallest
             subnet lacks, in the joint phase.
+        layer_drop_search: The same while searching, for the layers that the gated
+            subnet lacks.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class SubnetSchedule(torch.nn.Module):
         search_updates: int | None = None,
         score_lr: float = 1.0,
         layer_drop_joint: float = 0.0,
+        layer_drop_search: float = 0.0,
     ):
         super().__init__()
         self.selector = selector
@@ -49,6 +52,7 @@ class SubnetSchedule(torch.nn.Module):
         self.search_fraction = search_fraction if selector.searches else 0.0
         self.score_lr = score_lr
         self.layer_drop_joint = layer_drop_joint
+        self.layer_drop_search = layer_drop_search
         self._requested_updates = search_updates
         shape = (len(self.sizes), selector.num_units)
         self.register_buffer("fixed_masks", torch.full(shape, UNSET))
@@ -176,14 +180,22 @@ class SubnetSchedule(torch.nn.Module):
     def _search_subnets(self, alternate: bool) -> tuple[list[Subnet], torch.Tensor]:
         update = max(int(self._read("update")) - 1, 0)
         everything = (True,) * self.selector.num_units
-        full = Subnet(self.sizes[-1], everything)
         if alternate and update % 2:
-            return [full], self.fixed_masks.new_zeros(())
+            return [Subnet(self.sizes[-1], everything)], self.fixed_masks.new_zeros(())
         k, values, penalty, hard = self.selector.gates(
             update, self._search_length(), self.draws()
         )
         kept = tuple((values > 0.5).tolist()) if hard else everything
+        full = Subnet(self.sizes[-1], everything, drop=self._search_drop(k))
         return [full, Subnet(k, kept, gates=values)], penalty
+
+    def _search_drop(self, k: int) -> tuple[float, ...] | None:
+        if self.layer_drop_search == 0.0:
+            return None
+        drop = [0.0] * self.selector.num_units
+        for unit in self.selector.ranking()[k:]:
+            drop[unit] = self.layer_drop_search
+        return tuple(drop)
 
     def _search_length(self) -> int:
         length = self._read("search_updates")

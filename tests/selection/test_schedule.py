@@ -55,6 +55,19 @@ def test_stochastic_depth_only_outside_the_smallest_subnet():
     assert smallest.drop is None and middle.drop is None
 
 
+def test_stochastic_depth_while_searching_only_outside_the_gated_subnet():
+    family = family_of_counts([3, 8], 8)
+    planned = build_from_family(
+        "simple_top_k", {"search_updates": 5}, family, layer_drop_search=0.25
+    )
+    planned.plan(10)
+    for k in (7, 6):
+        planned.begin_update(0)
+        (full, gated), _ = planned.sandwich()
+        assert gated.size == k and sum(p == 0.25 for p in full.drop) == 8 - k
+        assert not any(kept and p for kept, p in zip(gated.mask, full.drop))
+
+
 def test_middle_size_is_drawn_by_seed_and_update():
     def draws(seed):
         planned = build_schedule(
@@ -156,6 +169,12 @@ def test_bad_selector_conf(conf, message):
 def test_unknown_selector():
     with pytest.raises(ConfigError, match="selector=topk must be one of"):
         build_schedule("topk", {}, 8, [3, 8], 0.0)
+
+
+def test_layer_drop_search_out_of_range():
+    with pytest.raises(ConfigError, match="layer_drop_search=-0.1 must be"):
+        family = family_of_counts([3, 8], 8)
+        build_from_family("simple_top_k", {}, family, layer_drop_search=-0.1)
 
 
 def test_layer_drop_out_of_range():
