@@ -10,7 +10,7 @@ from torch.amp import autocast
 from espnet_dynsize.batch_part import draw_parts, take_batch, take_encoded
 from espnet_dynsize.encoder.norm import SizedLayerNorm
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.errors import ConfigError, check
 from espnet_dynsize.output import SizedLinear
 from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import Subnet
@@ -56,10 +56,13 @@ class DynSizeASRModel(ESPnetASRModel):
                 f"model=dynsize needs a supernet encoder (encoder: dynsize_conformer), "
                 f"not {type(self.encoder).__name__}."
             )
-        _check("subnet_weight", subnet_weight, subnet_weight > 0, "above 0")
-        _check("subnet_batch", subnet_batch, 0 < subnet_batch <= 1, "above 0, up to 1")
-        _check("distill_weight", distill_weight, distill_weight >= 0, "at least 0")
-        _check("joint_pass", joint_pass, joint_pass in PASSES, f"one of {PASSES}")
+        for good, key, value, allowed in (
+            (subnet_weight > 0, "subnet_weight", subnet_weight, "above 0"),
+            (0 < subnet_batch <= 1, "subnet_batch", subnet_batch, "above 0, up to 1"),
+            (distill_weight >= 0, "distill_weight", distill_weight, "at least 0"),
+            (joint_pass in PASSES, "joint_pass", joint_pass, f"one of {PASSES}"),
+        ):
+            check(good, f"model_conf: {key}", value, allowed)
         if distill_weight and self.ctc is None:
             raise ConfigError(
                 f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
@@ -233,8 +236,3 @@ class DynSizeASRModel(ESPnetASRModel):
             final, lengths = self.postencoder(out[0], lengths)
             return (final, out[1]), lengths
         return self.postencoder(out, lengths)
-
-
-def _check(key: str, value, good: bool, allowed: str) -> None:
-    if not good:
-        raise ConfigError(f"model_conf: {key}={value} must be {allowed}.")

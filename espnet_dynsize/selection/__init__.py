@@ -3,7 +3,7 @@
 import importlib
 import inspect
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.errors import ConfigError, check
 from espnet_dynsize.selection.family import Family
 from espnet_dynsize.selection.fixed import First, Random, Uniform
 from espnet_dynsize.selection.iterative_zero_out import IterativeZeroOut
@@ -44,8 +44,7 @@ def build_schedule(
     """
     drops = dict(layer_drop_joint=layer_drop_joint, layer_drop_search=layer_drop_search)
     for key, value in drops.items():
-        if not 0.0 <= value < 1.0:
-            raise ConfigError(f"{key}={value} must be at least 0 and below 1.")
+        check(0.0 <= value < 1.0, key, value, "at least 0 and below 1")
     chosen = find_selector(selector)
     conf = dict(selector_conf)
     timing = {k: conf.pop(k) for k in _SCHEDULE_KEYS if k in conf}
@@ -102,11 +101,7 @@ def _check_timing(name: str, searches: bool, timing: dict) -> None:
             "below 1; a search as long as the run leaves no joint phase."
         )
     updates = timing.get("search_updates")
-    if updates is not None and updates < 0:
-        raise ConfigError(
-            f"selector_conf: search_updates={updates} must be at least 0."
-        )
-    if timing.get("score_lr", 1.0) <= 0.0:
-        raise ConfigError(
-            f"selector_conf: score_lr={timing['score_lr']} must be above 0."
-        )
+    good = updates is None or updates >= 0
+    check(good, "selector_conf: search_updates", updates, "at least 0")
+    rate = timing.get("score_lr", 1.0)
+    check(rate > 0.0, "selector_conf: score_lr", rate, "above 0")

@@ -2,7 +2,7 @@
 
 import torch
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.errors import check
 from espnet_dynsize.selection.family import Family
 from espnet_dynsize.selection.selector import Gates, LayerSelector
 
@@ -42,11 +42,14 @@ class IterativeZeroOut(LayerSelector):
         zero_score: float = -5.0,
     ):
         super().__init__(family)
-        _check("iterations", iterations, iterations >= 1, "at least 1")
-        _check("first_iteration", first_iteration, first_iteration > 0, "above 0")
-        _check("sparsity_weight", sparsity_weight, sparsity_weight >= 0, "at least 0")
-        allowed = f"below initial_score={initial_score}"
-        _check("zero_score", zero_score, zero_score < initial_score, allowed)
+        below = f"below initial_score={initial_score}"
+        for good, key, value, allowed in (
+            (iterations >= 1, "iterations", iterations, "at least 1"),
+            (first_iteration > 0, "first_iteration", first_iteration, "above 0"),
+            (sparsity_weight >= 0, "sparsity_weight", sparsity_weight, "at least 0"),
+            (zero_score < initial_score, "zero_score", zero_score, below),
+        ):
+            check(good, f"selector_conf: {key}", value, allowed)
         self.iterations = iterations
         self.first_iteration = first_iteration
         self.sparsity_weight = sparsity_weight
@@ -101,8 +104,3 @@ class IterativeZeroOut(LayerSelector):
         self.scores[out] = self.zero_score
         self.zeroed_in[out & (self.zeroed_in == 0)] = iteration + 1
         self.zeroed_in[~out] = 0
-
-
-def _check(key: str, value, good: bool, allowed: str) -> None:
-    if not good:
-        raise ConfigError(f"selector_conf: {key}={value} must be {allowed}.")

@@ -2,7 +2,7 @@
 
 import torch
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.errors import check
 from espnet_dynsize.selection.family import Family
 from espnet_dynsize.selection.selector import Gates, LayerSelector
 
@@ -46,14 +46,17 @@ class OrthoSoftmax(LayerSelector):
         noise: float = 0.1,
     ):
         super().__init__(family)
-        if not 0.0 < final_temperature <= 1.0:
-            raise ConfigError(
-                f"selector_conf: final_temperature={final_temperature} must be above "
-                "0, up to 1."
-            )
-        for key, value in (("penalty_weight", penalty_weight), ("noise", noise)):
-            if value < 0.0:
-                raise ConfigError(f"selector_conf: {key}={value} must be at least 0.")
+        for good, key, value, allowed in (
+            (
+                0.0 < final_temperature <= 1.0,
+                "final_temperature",
+                final_temperature,
+                "above 0, up to 1",
+            ),
+            (penalty_weight >= 0.0, "penalty_weight", penalty_weight, "at least 0"),
+            (noise >= 0.0, "noise", noise, "at least 0"),
+        ):
+            check(good, f"selector_conf: {key}", value, allowed)
         self.final_temperature = final_temperature
         self.penalty_weight = penalty_weight
         shape = (self.num_units, self.num_units)

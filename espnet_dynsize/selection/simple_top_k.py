@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.errors import check
 from espnet_dynsize.selection.family import Family
 from espnet_dynsize.selection.relaxed_top_k import (
     relaxed_top_k,
@@ -52,11 +52,8 @@ class SimpleTopK(LayerSelector):
 
     def __init__(self, family: Family, k_step: int = 1, straight_through: bool = True):
         super().__init__(family)
-        if not 1 <= k_step <= self.num_units:
-            raise ConfigError(
-                f"selector_conf: k_step={k_step} must be between 1 and "
-                f"{self.num_units}, the number of layers."
-            )
+        allowed = f"between 1 and {self.num_units}, the number of layers"
+        check(1 <= k_step <= self.num_units, "selector_conf: k_step", k_step, allowed)
         self.k_step = k_step
         self.straight_through = straight_through
         # Drawn from the run's seed: ties must not be broken by position.

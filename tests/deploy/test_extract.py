@@ -150,6 +150,21 @@ def test_stock_format_opens_without_the_plugin(tmp_path, changes, sizes):
         torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
 
 
+def assert_one_stock_block(folder, model, config, size, left_out):
+    """`size` in stock format is one block that computes the same."""
+    exp = write_experiment(folder / "asr", model, config)
+    (extracted,) = extract(exp, MODEL, [size], format="stock")
+    assert (
+        extracted.note == f"{left_out} whole blocks left out, 0 dropped layers zeroed"
+    )
+    stock, stock_config = load_model(extracted.directory, MODEL)
+    assert stock_config["encoder_conf"]["num_blocks"] == 1
+    data = batch()
+    with model.encoder.activate(model.schedule.subnet(size)):
+        expected = log_probs(model, data)
+    torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
+
+
 def test_stock_format_leaves_whole_blocks_out(tmp_path):
     config = model_config(use_cnn_module=False, num_blocks=3)
     config["encoder_conf"]["sizes"] = [3, 9]
@@ -157,29 +172,13 @@ def test_stock_format_leaves_whole_blocks_out(tmp_path):
     model.schedule.fixed_masks.copy_(
         torch.tensor([[0, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 9])
     )
-    exp = write_experiment(tmp_path / "asr", model, config)
-    (extracted,) = extract(exp, MODEL, [3], format="stock")
-    assert extracted.note == "2 whole blocks left out, 0 dropped layers zeroed"
-    stock, stock_config = load_model(extracted.directory, MODEL)
-    assert stock_config["encoder_conf"]["num_blocks"] == 1
-    data = batch()
-    with model.encoder.activate(model.schedule.subnet(3)):
-        expected = log_probs(model, data)
-    torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
+    assert_one_stock_block(tmp_path, model, config, 3, left_out=2)
 
 
 def test_aux_loss_sizes_are_stock_conformers_of_fewer_blocks(tmp_path):
     conf = {"selector": "first", "skip_empty_blocks": True, "conv_norm": "batch_norm"}
     model, config = random_supernet(sizes=[4, 8], **conf)
-    exp = write_experiment(tmp_path / "asr", model, config)
-    (extracted,) = extract(exp, MODEL, [4], format="stock")
-    assert extracted.note == "1 whole blocks left out, 0 dropped layers zeroed"
-    stock, stock_config = load_model(extracted.directory, MODEL)
-    assert stock_config["encoder_conf"]["num_blocks"] == 1
-    data = batch()
-    with model.encoder.activate(model.schedule.subnet(4)):
-        expected = log_probs(model, data)
-    torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
+    assert_one_stock_block(tmp_path, model, config, 4, left_out=1)
 
 
 def test_stock_format_refuses_components(tmp_path):
