@@ -63,6 +63,35 @@ def test_resumed_equals_uninterrupted(data, tmp_path, uninterrupted, stop, monke
         assert_same(ours, theirs)
 
 
+SEARCHES = {"search_updates": 6}
+OTHERS = {
+    "iterative_zero_out": {
+        "selector": "iterative_zero_out",
+        "selector_conf": {**SEARCHES, "iterations": 2, "initial_score": 1.0},
+    },
+    "components": {
+        "selector": "ortho_softmax",
+        "selector_conf": SEARCHES,
+        "granularity": "component",
+        "sizes": None,
+        "budgets": {"params": [0.5, 0.7, 1]},
+    },
+    "random": {"selector": "random", "selector_conf": {}},
+    "norm_per_size": {"selector_conf": SEARCHES, "norm_per_size": True},
+}
+
+
+@pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS)
+def test_other_families_train_and_resume(data, tmp_path, changes):
+    whole = train(data, tmp_path / "whole", 4, **changes)["model"]
+    train(data, tmp_path / "parts", 2, **changes)
+    assert_same(train(data, tmp_path / "parts", 4, **changes)["model"], whole)
+    masks = whole["encoder.schedule.fixed_masks"]
+    assert not masks.isnan().any() and masks[-1].all()
+    extracted = extract(tmp_path / "whole", "valid.loss.ave.pth", [])
+    assert len(extracted) == 3
+
+
 def test_a_kill_while_the_checkpoint_is_written_loses_one_epoch(
     data, tmp_path, uninterrupted
 ):
