@@ -77,10 +77,14 @@ TRAINING = {
     "quarter of the batch": _model(subnet_batch=0.25),
     "alternating": _model(subnet_batch=1.0, alternate=True),
     "subnet_weight 1": _model(subnet_weight=1.0),
-    "whole batch, subnet_weight 1": _model(subnet_batch=1.0, subnet_weight=1.0),
-    "whole batch, subnet_weight 1, distill_weight 0.5": _model(
-        subnet_batch=1.0, subnet_weight=1.0, distill_weight=0.5
-    ),
+    "whole batch, subnet_weight 1, norm_per_size": [
+        *_model(subnet_batch=1.0, subnet_weight=1.0),
+        *_encoder(norm_per_size=True),
+    ],
+    "whole batch, subnet_weight 1, norm_per_size, distill_weight 0.5": [
+        *_model(subnet_batch=1.0, subnet_weight=1.0, distill_weight=0.5),
+        *_encoder(norm_per_size=True),
+    ],
     "distill_weight 0.5": _model(distill_weight=0.5),
     "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
