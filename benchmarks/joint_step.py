@@ -3,9 +3,10 @@
     python benchmarks/joint_step.py [--repeats 15] [--threads 1] [--device cpu]
 
 All models take turns on the same batch (8 utterances of about 3 s); a ratio is the
-median over turns of the time divided by the full stock model's in the same turn. Layers
-are kept by chance in the joint phase. Peak memory counts parameters, gradients, optimiser state and activations. While searching,
-the cost depends on k: the mean is over ten k that are evenly spread over the search.
+median over turns of the time divided by the full stock model's in the same turn. The
+joint phase keeps layers by chance; in the search, whose cost depends on k, a turn goes
+once through ten k from the largest to the smallest. Peak memory counts parameters,
+gradients, optimiser state and activations.
 """
 
 import argparse
