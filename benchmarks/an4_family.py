@@ -72,23 +72,25 @@ SELECTORS = {
         *_encoder(skip_empty_blocks=True, layer_drop_joint=0.0),
     ],
 }
+_HALF = _model(subnet_batch=0.5)
+_SHORT_SEARCH = _encoder(selector_conf={"search_fraction": 0.2})
+_NORMS = _encoder(norm_per_size=True)
 TRAINING = {
-    "whole batch": _model(subnet_batch=1.0),
+    "half of the batch": _HALF,
     "quarter of the batch": _model(subnet_batch=0.25),
-    "alternating": _model(subnet_batch=1.0, alternate=True),
+    "alternating": _model(alternate=True),
+    "half of the batch, search_fraction 0.2": [*_HALF, *_SHORT_SEARCH],
+    "half of the batch, norm_per_size": [*_HALF, *_NORMS],
+    "search_fraction 0.2": _SHORT_SEARCH,
+    "norm_per_size": _NORMS,
     "subnet_weight 1": _model(subnet_weight=1.0),
-    "whole batch, subnet_weight 1, norm_per_size": [
-        *_model(subnet_batch=1.0, subnet_weight=1.0),
-        *_encoder(norm_per_size=True),
-    ],
-    "whole batch, subnet_weight 1, norm_per_size, distill_weight 0.5": [
-        *_model(subnet_batch=1.0, subnet_weight=1.0, distill_weight=0.5),
-        *_encoder(norm_per_size=True),
-    ],
     "distill_weight 0.5": _model(distill_weight=0.5),
-    "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
-    "search_fraction 0.2": _encoder(selector_conf={"search_fraction": 0.2}),
+    "subnet_weight 1, norm_per_size": [*_model(subnet_weight=1.0), *_NORMS],
+    "subnet_weight 1, norm_per_size, distill_weight 0.5": [
+        *_model(subnet_weight=1.0, distill_weight=0.5),
+        *_NORMS,
+    ],
 }
 _FLOPS = _encoder(sizes=None, budgets={"flops": [0.45, 0.7, 1]})
 BUDGETS = {
@@ -174,10 +176,13 @@ def read_rows() -> list[dict]:
 
 
 def add_rows(new: list[dict]) -> None:
-    """Write rows, in place of older ones of the same model."""
-    names = {row["exp"] for row in new}
-    rows = [row for row in read_rows() if row["exp"] not in names] + new
-    rows.sort(key=lambda r: (METHODS.index(r["method"]), r["size"], r["seed"]))
+    """Write rows, in place of older ones of the same method, size and seed."""
+
+    def key(row: dict) -> tuple:
+        return METHODS.index(row["method"]), row["size"], row["seed"]
+
+    rows = {key(row): row for row in [*read_rows(), *new]}
+    rows = [rows[k] for k in sorted(rows)]
     ROWS.parent.mkdir(exist_ok=True)
     ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

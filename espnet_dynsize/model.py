@@ -44,7 +44,7 @@ class DynSizeASRModel(ESPnetASRModel):
         *,
         output_per_size: bool = True,
         subnet_weight: float = 0.3,
-        subnet_batch: float = 0.5,
+        subnet_batch: float = 1.0,
         alternate: bool = False,
         joint_pass: str = "batched",
         distill_weight: float = 0.0,
