@@ -19,3 +19,9 @@ def check(good: bool, key: str, value, allowed: str) -> None:
     """
     if not good:
         raise ConfigError(f"{key}={value} must be {allowed}.")
+
+
+def check_all(section: str, *rules: tuple) -> None:
+    """`check` for (good, key, value, allowed) of every rule, keys in `section`."""
+    for good, key, value, allowed in rules:
+        check(good, f"{section}: {key}", value, allowed)

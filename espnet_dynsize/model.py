@@ -8,12 +8,11 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch.amp import autocast
 
 from espnet_dynsize.batch_part import draw_parts, take_batch, take_encoded
-from espnet_dynsize.encoder.norm import SizedLayerNorm
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.errors import ConfigError, check
+from espnet_dynsize.errors import ConfigError, check_all
 from espnet_dynsize.output import SizedLinear
 from espnet_dynsize.selection.schedule import SubnetSchedule
-from espnet_dynsize.subnet import Subnet
+from espnet_dynsize.subnet import PerSize, Subnet
 
 PASSES = ("batched", "sequential")
 _REPORTED = ("loss", "loss_ctc", "loss_att", "cer_ctc", "acc", "cer", "wer")
@@ -56,13 +55,13 @@ class DynSizeASRModel(ESPnetASRModel):
                 f"model=dynsize needs a supernet encoder (encoder: dynsize_conformer), "
                 f"not {type(self.encoder).__name__}."
             )
-        for good, key, value, allowed in (
+        check_all(
+            "model_conf",
             (subnet_weight > 0, "subnet_weight", subnet_weight, "above 0"),
             (0 < subnet_batch <= 1, "subnet_batch", subnet_batch, "above 0, up to 1"),
             (distill_weight >= 0, "distill_weight", distill_weight, "at least 0"),
             (joint_pass in PASSES, "joint_pass", joint_pass, f"one of {PASSES}"),
-        ):
-            check(good, f"model_conf: {key}", value, allowed)
+        )
         if distill_weight and self.ctc is None:
             raise ConfigError(
                 f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
@@ -94,7 +93,7 @@ class DynSizeASRModel(ESPnetASRModel):
         """
         if self.schedule.begin_update(seed):
             for module in self.modules():
-                if isinstance(module, (SizedLinear, SizedLayerNorm)):
+                if isinstance(module, PerSize):
                     module.begin_joint()
 
     def forward(

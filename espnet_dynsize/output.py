@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_dynsize.subnet import Switch
+from espnet_dynsize.subnet import PerSize, Switch
 
 
-class SizedLinear(torch.nn.Linear):
+class SizedLinear(PerSize, torch.nn.Linear):
     """Linear layer with separate weights for every size.
 
     The full size keeps the stock parameter names, so stock checkpoints load.
@@ -23,9 +23,8 @@ class SizedLinear(torch.nn.Linear):
         super().__init__(stock.in_features, stock.out_features)
         self.load_state_dict(stock.state_dict())
         self.switch = switch
-        self.smallest = str(min(smaller)) if smaller else None
         self.by_size = torch.nn.ModuleDict()
-        for size in smaller:
+        for size in sorted(smaller):
             self.by_size[str(size)] = torch.nn.Linear(
                 stock.in_features, stock.out_features
             )
@@ -33,19 +32,5 @@ class SizedLinear(torch.nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project [..., in_features] with the active subnet's weights."""
-        active = self._active()
-        return super().forward(x) if active is None else self.by_size[active](x)
-
-    @torch.no_grad()
-    def begin_joint(self) -> None:
-        """Give what the gated subnet has learned to every smaller size."""
-        for layer in self.by_size.values():
-            layer.load_state_dict(self.by_size[self.smallest].state_dict())
-
-    def _active(self):
-        subnet = self.switch.subnet
-        if subnet is None:
-            return None
-        if subnet.gates is not None:
-            return self.smallest
-        return str(subnet.size) if str(subnet.size) in self.by_size else None
+        own = self.own(self.switch.subnet)
+        return super().forward(x) if own is None else own(x)

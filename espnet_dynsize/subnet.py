@@ -101,3 +101,37 @@ class Switch:
             yield
         finally:
             self.computing = None
+
+
+class PerSize:
+    """Mixin for a module that exists once per size.
+
+    The full size is the module itself, with the stock parameter names.
+
+    Attributes:
+        by_size: The modules of the smaller sizes, increasing.
+        switch: Names the subnets that compute.
+    """
+
+    by_size: torch.nn.ModuleDict
+    switch: Switch
+
+    def own(self, subnet: Subnet | None) -> torch.nn.Module | None:
+        """The subnet's module; None: the full size's.
+
+        While searching, the gated subnet uses that of the smallest size.
+        """
+        if subnet is None or not self.by_size:
+            return None
+        if subnet.gates is not None:
+            return next(iter(self.by_size.values()))
+        size = str(subnet.size)
+        if size not in self.by_size:
+            return None
+        return self.by_size[size]
+
+    def begin_joint(self) -> None:
+        """Give what the gated subnet has learned to every smaller size."""
+        modules = list(self.by_size.values())
+        for module in modules[1:]:
+            module.load_state_dict(modules[0].state_dict())

@@ -38,12 +38,14 @@ def unit_flops(encoder: Supernet, input_size: int) -> tuple[list[float], float]:
     """
     training = encoder.training
     encoder.eval()
-    fixed = _flops(encoder, input_size, set())
     costs = [0.0] * encoder.num_units
-    for layer in encoder.layers:
-        own = _flops(encoder, input_size, set(layer.units)) - fixed
-        for unit in layer.units:
-            costs[unit] = own / len(layer.units)
+    with encoder.shared_front_end():
+        fixed = _flops(encoder, input_size, set())
+        without_front_end = _flops(encoder, input_size, set())
+        for layer in encoder.layers:
+            own = _flops(encoder, input_size, set(layer.units)) - without_front_end
+            for unit in layer.units:
+                costs[unit] = own / len(layer.units)
     encoder.train(training)
     return costs, fixed
 

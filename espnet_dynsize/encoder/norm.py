@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_dynsize.subnet import Subnet, Switch
+from espnet_dynsize.subnet import PerSize, Subnet, Switch
 
 
 class ChannelLayerNorm(torch.nn.LayerNorm):
@@ -14,7 +14,18 @@ class ChannelLayerNorm(torch.nn.LayerNorm):
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-class SizedBatchNorm1d(torch.nn.BatchNorm1d):
+class SizedNorm(PerSize):
+    """Mixin for a norm that treats each subnet's sequences apart."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise [B, …] with what belongs to each sequence's subnet."""
+        members = self.switch.computing or [(self.switch.subnet, x.size(0))]
+        rows = x.split([n for _, n in members])
+        outputs = [self._normalise(row, s) for row, (s, _) in zip(rows, members)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+class SizedBatchNorm1d(SizedNorm, torch.nn.BatchNorm1d):
     """BatchNorm1d whose running statistics exist once per size.
 
     The full size keeps the stock buffer names, so stock checkpoints load. While
@@ -33,25 +44,19 @@ class SizedBatchNorm1d(torch.nn.BatchNorm1d):
             {str(n): torch.nn.BatchNorm1d(num_features, affine=False) for n in smaller}
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        members = self.switch.computing or [(self.switch.subnet, x.size(0))]
-        rows = x.split([n for _, n in members])
-        outputs = [self._normalise(row, s) for row, (s, _) in zip(rows, members)]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
     def _normalise(self, x: torch.Tensor, subnet: Subnet | None) -> torch.Tensor:
-        if subnet is not None and subnet.gates is not None:
-            outputs = [norm(x) for norm in self.by_size.values()]
-            return self._affine(outputs[0]) if outputs else super().forward(x)
-        if subnet is None or str(subnet.size) not in self.by_size:
-            return super().forward(x)
-        return self._affine(self.by_size[str(subnet.size)](x))
+        own = self.own(subnet)
+        if own is None:
+            return torch.nn.BatchNorm1d.forward(self, x)
+        if subnet.gates is None:
+            return self._affine(own(x))
+        return self._affine([norm(x) for norm in self.by_size.values()][0])
 
     def _affine(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.weight[:, None] + self.bias[:, None]
 
 
-class SizedLayerNorm(torch.nn.LayerNorm):
+class SizedLayerNorm(SizedNorm, torch.nn.LayerNorm):
     """LayerNorm whose weight and bias exist once per size, as in slimmable networks.
 
     The full size keeps the stock parameter names. While searching, the gated subnet
@@ -65,34 +70,16 @@ class SizedLayerNorm(torch.nn.LayerNorm):
 
     def __init__(self, stock: torch.nn.LayerNorm, smaller: Sequence[int], switch):
         super().__init__(stock.normalized_shape, eps=stock.eps)
+        self.load_state_dict(stock.state_dict())
         self.switch = switch
         self.by_size = torch.nn.ModuleDict()
         for size in smaller:
-            self.by_size[str(size)] = torch.nn.LayerNorm(stock.normalized_shape)
-        for norm in (super(), *self.by_size.values()):
-            norm.load_state_dict(stock.state_dict(), strict=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise [B, T, D] with each subnet's own weights."""
-        members = self.switch.computing or [(self.switch.subnet, x.size(0))]
-        rows = x.split([n for _, n in members])
-        outputs = [self._normalise(row, s) for row, (s, _) in zip(rows, members)]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    @torch.no_grad()
-    def begin_joint(self) -> None:
-        """Give what the gated subnet has learned to every smaller size."""
-        norms = list(self.by_size.values())
-        for norm in norms[1:]:
-            norm.load_state_dict(norms[0].state_dict())
+            own = torch.nn.LayerNorm(stock.normalized_shape)
+            own.load_state_dict(stock.state_dict())
+            self.by_size[str(size)] = own
 
     def _normalise(self, x: torch.Tensor, subnet: Subnet | None) -> torch.Tensor:
-        own = self
-        if subnet is not None and self.by_size:
-            if subnet.gates is not None:
-                own = next(iter(self.by_size.values()))
-            elif str(subnet.size) in self.by_size:
-                own = self.by_size[str(subnet.size)]
+        own = self.own(subnet) or self
         return torch.nn.functional.layer_norm(
             x, self.normalized_shape, own.weight, own.bias, self.eps
         )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from espnet_dynsize.encoder import components
-from espnet_dynsize.encoder.norm import SizedBatchNorm1d, SizedLayerNorm
+from espnet_dynsize.encoder.norm import SizedNorm
 from espnet_dynsize.encoder.stochastic_depth import Share
 from espnet_dynsize.subnet import Subnet, Switch
 
@@ -53,7 +53,7 @@ class ResidualLayers:
         """Whether something in the layer exists once per size."""
         found = [getattr(self, layer.kind), getattr(self, layer.norm, None)]
         return any(
-            isinstance(part, (SizedBatchNorm1d, SizedLayerNorm))
+            isinstance(part, SizedNorm)
             for module in found
             if module is not None
             for part in module.modules()

@@ -2,7 +2,7 @@
 
 import torch
 
-from espnet_dynsize.errors import check
+from espnet_dynsize.errors import check_all
 from espnet_dynsize.selection.family import Family
 from espnet_dynsize.selection.selector import Gates, LayerSelector
 
@@ -43,13 +43,13 @@ class IterativeZeroOut(LayerSelector):
     ):
         super().__init__(family)
         below = f"below initial_score={initial_score}"
-        for good, key, value, allowed in (
+        check_all(
+            "selector_conf",
             (iterations >= 1, "iterations", iterations, "at least 1"),
             (first_iteration > 0, "first_iteration", first_iteration, "above 0"),
             (sparsity_weight >= 0, "sparsity_weight", sparsity_weight, "at least 0"),
             (zero_score < initial_score, "zero_score", zero_score, below),
-        ):
-            check(good, f"selector_conf: {key}", value, allowed)
+        )
         self.iterations = iterations
         self.first_iteration = first_iteration
         self.sparsity_weight = sparsity_weight

@@ -2,7 +2,7 @@
 
 import torch
 
-from espnet_dynsize.errors import check
+from espnet_dynsize.errors import check_all
 from espnet_dynsize.selection.family import Family
 from espnet_dynsize.selection.selector import Gates, LayerSelector
 
@@ -46,7 +46,8 @@ class OrthoSoftmax(LayerSelector):
         noise: float = 0.1,
     ):
         super().__init__(family)
-        for good, key, value, allowed in (
+        check_all(
+            "selector_conf",
             (
                 0.0 < final_temperature <= 1.0,
                 "final_temperature",
@@ -55,8 +56,7 @@ class OrthoSoftmax(LayerSelector):
             ),
             (penalty_weight >= 0.0, "penalty_weight", penalty_weight, "at least 0"),
             (noise >= 0.0, "noise", noise, "at least 0"),
-        ):
-            check(good, f"selector_conf: {key}", value, allowed)
+        )
         self.final_temperature = final_temperature
         self.penalty_weight = penalty_weight
         shape = (self.num_units, self.num_units)
