@@ -52,7 +52,7 @@ def _yaml(value) -> str:
     return json.dumps(value)
 
 
-# Method → what differs from the supernet's config
+# Method → what differs from the supernet's config; aux-loss has one of its own
 SELECTORS = {
     "simple_top_k": [],
     "simple_top_k, soft gates": _encoder(
@@ -67,30 +67,22 @@ SELECTORS = {
     "uniform": _selector("uniform"),
     "first": _selector("first"),
     "random": _selector("random"),
-    "aux-loss": [
-        *_selector("first"),
-        *_encoder(skip_empty_blocks=True, layer_drop_joint=0.0),
-    ],
+    "aux-loss": [],
 }
-_HALF = _model(subnet_batch=0.5)
-_SHORT_SEARCH = _encoder(selector_conf={"search_fraction": 0.2})
-_NORMS = _encoder(norm_per_size=True)
+_CHEAP = [
+    *_model(subnet_cost=0.15),
+    *_encoder(selector_conf={"search_fraction": 0.2}),
+]
 TRAINING = {
-    "half of the batch": _HALF,
-    "quarter of the batch": _model(subnet_batch=0.25),
-    "alternating": _model(alternate=True),
-    "half of the batch, search_fraction 0.2": [*_HALF, *_SHORT_SEARCH],
-    "half of the batch, norm_per_size": [*_HALF, *_NORMS],
-    "search_fraction 0.2": _SHORT_SEARCH,
-    "norm_per_size": _NORMS,
-    "subnet_weight 1": _model(subnet_weight=1.0),
-    "distill_weight 0.5": _model(distill_weight=0.5),
-    "one output layer": _model(output_per_size=False),
-    "subnet_weight 1, norm_per_size": [*_model(subnet_weight=1.0), *_NORMS],
-    "subnet_weight 1, norm_per_size, distill_weight 0.5": [
+    "cheap": _CHEAP,
+    "cheap, subnet_weight 1": [*_CHEAP, *_model(subnet_weight=1.0)],
+    "cheap, subnet_weight 1, distill_weight 0.5": [
+        *_CHEAP,
         *_model(subnet_weight=1.0, distill_weight=0.5),
-        *_NORMS,
     ],
+    "cheap, norm_per_size": [*_CHEAP, *_encoder(norm_per_size=True)],
+    "alternating": _model(alternate=True),
+    "one output layer": _model(output_per_size=False),
 }
 _FLOPS = _encoder(sizes=None, budgets={"flops": [0.45, 0.7, 1]})
 BUDGETS = {
@@ -104,6 +96,11 @@ BUDGETS = {
 }
 SUPERNETS = {**SELECTORS, **TRAINING, **BUDGETS}
 METHODS = (INDIVIDUAL, *SUPERNETS)
+
+
+def config_file(method: str) -> Path:
+    """The supernet's config, to which the method's options are added."""
+    return CONF / f"train_asr_{'aux_loss' if method == 'aux-loss' else 'dynsize'}.yaml"
 
 
 def run(experiment: Experiment, method: str, seed: int, sizes: list[int]) -> None:
@@ -120,7 +117,7 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     tag = f"{tag.replace('__', '_')}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     arguments = ["--seed", str(seed), *SUPERNETS[method]]
-    supernet = experiment.train(CONF / "train_asr_dynsize.yaml", tag, arguments)
+    supernet = experiment.train(config_file(method), tag, arguments)
     folders = extract_missing(supernet, model_file(supernet))
     return [
         _row(experiment, folder, method, size, seed, commit)

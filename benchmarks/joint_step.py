@@ -35,15 +35,15 @@ SEARCH_UPDATES = 10
 RANKING = [13, 14, 18, 22, 1, 5, 6, 9, 10, 17, 20, 21]
 SOFT = {"selector_conf": {"straight_through": False}}
 FIRST = {"selector": "first", "selector_conf": {}}
-WHOLE = {"subnet_batch": 1.0}
+WHOLE = {"subnet_cost": 1.0}
 # Name → model_conf, encoder_conf; the first is the plain way of doing it.
 VARIANTS = {
     "one after another, soft gates": (WHOLE | {"joint_pass": "sequential"}, SOFT),
     "one after another": (WHOLE | {"joint_pass": "sequential"}, {}),
     "one pass": (WHOLE, {}),
     "one pass, alternating": (WHOLE | {"alternate": True}, {}),
-    "one pass, half the batch": ({"subnet_batch": 0.5}, {}),
-    "one pass, a quarter of the batch": ({"subnet_batch": 0.25}, {}),
+    "one pass, subnet_cost 0.3": ({"subnet_cost": 0.3}, {}),
+    "one pass, subnet_cost 0.15": ({"subnet_cost": 0.15}, {}),
     "one pass, norms per size": (WHOLE, {"norm_per_size": True}),
     "one pass, layers dropped with 0.4": (
         WHOLE,

@@ -1,23 +1,24 @@
 """Parts of a batch: some of its sequences."""
 
+from collections.abc import Sequence
+
 import torch
 
 
 def draw_parts(
-    batch: int, part: float, number: int, generator: torch.Generator
+    batch: int, shares: Sequence[float], generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """Positions of the sequences in `number` random parts, disjoint where possible.
+    """Positions of the sequences in random parts, disjoint where possible.
 
     Args:
         batch: Sequences in the batch.
-        part: Share of it in each part; at least one sequence.
-        number: How many parts.
+        shares: Share of it in each part; at least one sequence.
         generator: Where the draw comes from.
     """
-    size = max(round(part * batch), 1)
+    counts = [max(round(share * batch), 1) for share in shares]
     drawn = torch.randperm(batch, generator=generator)
-    drawn = drawn.repeat(size * number // batch + 1)
-    return [drawn[i * size : (i + 1) * size].sort().values for i in range(number)]
+    drawn = drawn.repeat(sum(counts) // batch + 1)
+    return [rows.sort().values for rows in drawn[: sum(counts)].split(counts)]
 
 
 def take_batch(batch: dict, rows: torch.Tensor | None) -> dict:

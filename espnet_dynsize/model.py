@@ -25,7 +25,8 @@ class DynSizeASRModel(ESPnetASRModel):
         output_per_size: One CTC output layer per size; else all sizes share one.
         subnet_weight: Weight of every sampled subnet's loss but the full one's, which
             has weight 1 (arXiv 2407.18930, section 3.3).
-        subnet_batch: Part of each batch on which the sampled subnets train.
+        subnet_cost: What each sampled subnet's layers may cost in a step, relative to
+            the full network's; one that would cost more trains on a part of the batch.
         alternate: Train one subnet besides the full one in a step, not two; while
             searching, the gated one in every second step.
         joint_pass: `batched`: all sampled subnets encode in one pass and share what
@@ -43,7 +44,7 @@ class DynSizeASRModel(ESPnetASRModel):
         *,
         output_per_size: bool = True,
         subnet_weight: float = 0.3,
-        subnet_batch: float = 1.0,
+        subnet_cost: float = 1.0,
         alternate: bool = False,
         joint_pass: str = "batched",
         distill_weight: float = 0.0,
@@ -58,7 +59,7 @@ class DynSizeASRModel(ESPnetASRModel):
         check_all(
             "model_conf",
             (subnet_weight > 0, "subnet_weight", subnet_weight, "above 0"),
-            (0 < subnet_batch <= 1, "subnet_batch", subnet_batch, "above 0, up to 1"),
+            (0 < subnet_cost <= 1, "subnet_cost", subnet_cost, "above 0, up to 1"),
             (distill_weight >= 0, "distill_weight", distill_weight, "at least 0"),
             (joint_pass in PASSES, "joint_pass", joint_pass, f"one of {PASSES}"),
         )
@@ -67,7 +68,7 @@ class DynSizeASRModel(ESPnetASRModel):
                 f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
             )
         self.subnet_weight = subnet_weight
-        self.subnet_batch = subnet_batch
+        self.subnet_cost = subnet_cost
         self.alternate = alternate
         # Intermediate outputs and a post-encoder take whole batches.
         plain = not self.encoder.interctc_layer_idx and self.postencoder is None
@@ -136,7 +137,7 @@ class DynSizeASRModel(ESPnetASRModel):
 
     def _train_loss(self, features, batch):
         subnets, penalty = self.schedule.sandwich(self.alternate)
-        rows = self._draw_rows(batch["text"], len(subnets) - 1)
+        rows = self._draw_rows(batch["text"], subnets[1:])
         total, stats, teacher = penalty, {}, None
         encodings = self._encodings(features, subnets, rows)
         for subnet, own_rows, encoded in zip(subnets, rows, encodings):
@@ -173,11 +174,10 @@ class DynSizeASRModel(ESPnetASRModel):
         stats.update(loss=loss.detach(), phase=float(self.schedule.phase))
         return loss, stats
 
-    def _draw_rows(self, text: torch.Tensor, smaller: int) -> list:
+    def _draw_rows(self, text: torch.Tensor, smaller: list[Subnet]) -> list:
         """Sequences on which each subnet trains; the full one on all (None)."""
-        drawn = draw_parts(
-            text.size(0), self.subnet_batch, smaller, self.schedule.draws()
-        )
+        shares = [min(self.subnet_cost / self.schedule.cost(s), 1.0) for s in smaller]
+        drawn = draw_parts(text.size(0), shares, self.schedule.draws())
         return [None, *(rows.to(text.device) for rows in drawn)]
 
     def _encodings(self, features, subnets, rows) -> Iterator[tuple]:

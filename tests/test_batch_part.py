@@ -4,27 +4,33 @@ import torch
 from espnet_dynsize.batch_part import draw_parts, take_batch, take_encoded
 
 
-def draw(batch, part, number):
+def draw(batch, *shares):
     generator = torch.Generator().manual_seed(0)
-    return [rows.tolist() for rows in draw_parts(batch, part, number, generator)]
+    return [rows.tolist() for rows in draw_parts(batch, shares, generator)]
 
 
 @pytest.mark.parametrize(
-    "batch, part, number, size",
-    [(8, 0.5, 2, 4), (8, 0.25, 3, 2), (5, 0.5, 2, 2), (3, 0.01, 2, 1), (1, 0.5, 1, 1)],
+    "batch, shares, sizes",
+    [
+        (8, (0.5, 0.5), [4, 4]),
+        (8, (0.25, 0.625), [2, 5]),
+        (5, (0.5, 0.5), [2, 2]),
+        (3, (0.01, 0.5), [1, 2]),
+        (1, (0.5,), [1]),
+    ],
 )
-def test_parts_are_disjoint_where_the_batch_is_large_enough(batch, part, number, size):
-    parts = draw(batch, part, number)
-    assert [len(p) for p in parts] == [size] * number
+def test_parts_are_disjoint_where_the_batch_is_large_enough(batch, shares, sizes):
+    parts = draw(batch, *shares)
+    assert [len(p) for p in parts] == sizes
     rows = [row for p in parts for row in p]
     assert len(set(rows)) == len(rows) and set(rows) <= set(range(batch))
 
 
 def test_parts_overlap_where_they_must():
-    parts = draw(4, 1.0, 2)
+    parts = draw(4, 1.0, 1.0)
     assert parts == [[0, 1, 2, 3]] * 2
-    assert draw(1, 0.5, 2) == [[0], [0]]
-    assert all(len(set(p)) == 3 for p in draw(4, 0.75, 3))
+    assert draw(1, 0.5, 0.5) == [[0], [0]]
+    assert all(len(set(p)) == 3 for p in draw(4, 0.75, 0.75, 0.75))
 
 
 def test_a_part_of_a_batch_is_cut_to_its_longest_text():

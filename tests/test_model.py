@@ -9,14 +9,12 @@ NO_DROPOUT = dict(dropout_rate=0.0, positional_dropout_rate=0.0)
 
 
 def joint_model(model_conf=None, **changes):
-    model_conf = {"subnet_batch": 1.0, **(model_conf or {})}
-    model = build(model_config(model_conf, **NO_DROPOUT, **changes))
+    model = build(model_config(model_conf or {}, **NO_DROPOUT, **changes))
     fix_masks(model.schedule)
     return model
 
 
 def search_model(**model_conf):
-    model_conf = {"subnet_batch": 1.0, **model_conf}
     model = build(model_config(model_conf, **NO_DROPOUT)).train()
     model.schedule.plan(100)
     model.begin_update(0)
@@ -67,28 +65,33 @@ def test_search_gives_every_score_a_gradient(joint_pass):
 
 
 @pytest.mark.parametrize("joint_pass", ["batched", "sequential"])
-@pytest.mark.parametrize("part, expected", [(0.5, 2), (0.25, 1), (0.01, 1), (1.0, 4)])
-def test_subnets_train_on_a_part_of_the_batch(joint_pass, part, expected):
-    model = joint_model({"subnet_batch": part, "joint_pass": joint_pass}).train()
+@pytest.mark.parametrize(
+    "cost, expected",  # sequences of 8 for 3 and for 5 of 8 layers
+    [(0.25, (5, 3)), (0.125, (3, 2)), (0.01, (1, 1)), (0.5, (8, 6)), (1.0, (8, 8))],
+)
+def test_smaller_subnets_train_on_what_they_may_cost(joint_pass, cost, expected):
+    model = joint_model({"subnet_cost": cost, "joint_pass": joint_pass}).train()
     model.begin_update(0)
-    data = batch(4)
-    rows, others = model._draw_rows(data["text"], 2)[1:]
-    assert len(rows) == expected and rows.tolist() == sorted(set(rows.tolist()))
-    if expected <= 2:
+    data = batch(8)
+    subnets = [model.schedule.subnet(3), model.schedule.subnet(5)]
+    rows, others = model._draw_rows(data["text"], subnets)[1:]
+    assert (len(rows), len(others)) == expected
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    if sum(expected) <= 8:
         assert not set(rows.tolist()) & set(others.tolist())
     _, stats, weight = model(**data)
     chosen = {key: value[rows] for key, value in data.items()}
-    small = stock_loss(model, model.schedule.subnet(3), chosen)
+    small = stock_loss(model, subnets[0], chosen)
     torch.testing.assert_close(stats["loss_3"].squeeze(), small.detach())
-    assert weight == 4
+    assert weight == 8
 
 
 def test_every_sequence_is_drawn_at_some_update():
-    model = joint_model({"subnet_batch": 0.25})
-    drawn = set()
+    model = joint_model({"subnet_cost": 0.1})
+    subnet, drawn = model.schedule.subnet(3), set()
     for _ in range(40):
         model.begin_update(0)
-        drawn.update(model._draw_rows(torch.zeros(8), 1)[1].tolist())
+        drawn.update(model._draw_rows(torch.zeros(8), [subnet])[1].tolist())
     assert drawn == set(range(8))
 
 
@@ -165,8 +168,8 @@ def test_smaller_sizes_start_from_the_gated_output_layer():
 @pytest.mark.parametrize(
     "conf, message",
     [
-        ({"subnet_batch": 0.0}, "subnet_batch=0.0 must be above 0, up to 1"),
-        ({"subnet_batch": 1.5}, "subnet_batch=1.5 must be above 0, up to 1"),
+        ({"subnet_cost": 0.0}, "subnet_cost=0.0 must be above 0, up to 1"),
+        ({"subnet_cost": 1.5}, "subnet_cost=1.5 must be above 0, up to 1"),
         ({"subnet_weight": -1}, "subnet_weight=-1 must be above 0"),
         ({"distill_weight": -0.1}, "distill_weight=-0.1 must be at least 0"),
         ({"joint_pass": "parallel"}, "joint_pass=parallel must be one of"),

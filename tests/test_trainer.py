@@ -279,7 +279,7 @@ def test_two_ranks_equal_one_process(data, tmp_path):
     # Without dropout, as each process has its own random numbers. Adam would blow up
     # rounding where a gradient is zero (the keys' bias).
     extra = ["--max_epoch=17", "--batch_size=4", "--optim=sgd"]
-    extra += ["--optim_conf", "momentum=0.9", "--model_conf", "subnet_batch=1.0"]
+    extra += ["--optim_conf", "momentum=0.9"]
     changes = dict(
         dropout_rate=0.0,
         positional_dropout_rate=0.0,

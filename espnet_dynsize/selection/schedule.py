@@ -10,6 +10,9 @@ from espnet_dynsize.selection.selector import LayerSelector
 from espnet_dynsize.subnet import Subnet
 
 UNSET = math.nan
+# A layer behind a closed gate is computed without a backward pass, which takes about
+# twice as long as the forward pass.
+CLOSED_GATE_COST = 1 / 3
 
 
 class Phase(IntEnum):
@@ -170,6 +173,13 @@ class SubnetSchedule(torch.nn.Module):
             if smaller > 1:
                 picks.append(self._subnet(self._draw(1, smaller), masks))
         return picks, self.fixed_masks.new_zeros(())
+
+    def cost(self, subnet: Subnet) -> float:
+        """Cost of a training step of the subnet's layers; all layers cost 1."""
+        costs = self.selector.family.costs
+        other = 0.0 if subnet.gates is None else CLOSED_GATE_COST
+        spent = sum(c * (1.0 if k else other) for c, k in zip(costs, subnet.mask))
+        return spent / sum(costs)
 
     def draws(self) -> torch.Generator:
         """Random numbers of this update: the same on every rank and when resumed."""
