@@ -7,10 +7,16 @@ from espnet2.tasks import asr as asr_tasks
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
+from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
 from espnet_dynsize.model import DynSizeASRModel
 from espnet_dynsize.trainer import DynSizeTrainer
 
-ENCODERS = {"dynsize_conformer": DynSizeConformerEncoder}
+ENCODERS = {
+    "dynsize_conformer": DynSizeConformerEncoder,
+    "dynsize_e_branchformer": DynSizeEBranchformerEncoder,
+    "dynsize_transformer": DynSizeTransformerEncoder,
+}
 MODELS = {"dynsize": DynSizeASRModel}
 
 

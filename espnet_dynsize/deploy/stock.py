@@ -5,7 +5,7 @@ import copy
 import torch
 
 from espnet_dynsize.deploy.experiment import build_model
-from espnet_dynsize.encoder.block import KINDS
+from espnet_dynsize.encoder.kinds import KINDS
 from espnet_dynsize.errors import ConfigError
 
 PLUGIN_ENCODER_KEYS = (
@@ -15,16 +15,16 @@ PLUGIN_ENCODER_KEYS = (
     "ffn_chunks",
     "skip_empty_blocks",
 )
+_LAYER_OF = {module: name for name, kind in KINDS.items() for module in kind.modules}
 BLOCK = "encoder.encoders.{}."
 
 
 def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
-    """Rewrite an extracted model for stock `conformer`.
+    """Rewrite an extracted model for the stock encoder.
 
     Blocks without any layer are left out where that computes the same: a block with a
-    convolution module has a final norm that stays (unless `skip_empty_blocks` is set),
-    so there, as for a block that lost some of its layers, the dropped layers get zero
-    weights.
+    final norm stays (unless `skip_empty_blocks` is set), so there, as for a block that
+    lost some of its layers, the dropped layers get zero weights.
 
     Args:
         config: Config of an extracted model.
@@ -46,7 +46,7 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
     config = copy.deepcopy(config)
     conf = config["encoder_conf"]
     gone = _removable_blocks(conf, states)
-    config["encoder"] = "conformer"
+    config["encoder"] = config["encoder"].removeprefix("dynsize_")
     for key in PLUGIN_ENCODER_KEYS:
         conf.pop(key, None)
     states = _without_blocks(states, gone, conf["num_blocks"])
@@ -68,7 +68,7 @@ def _check_conv_norm(conf: dict, states: dict) -> None:
 
 
 def _removable_blocks(conf: dict, states: dict) -> list[int]:
-    has_final_norm = conf.get("use_cnn_module", True)
+    has_final_norm = any(".norm_final." in name for name in states)
     if has_final_norm and not conf.get("skip_empty_blocks", False):
         return []
     if conf.get("interctc_layer_idx"):
@@ -76,7 +76,7 @@ def _removable_blocks(conf: dict, states: dict) -> list[int]:
     kept = {
         i
         for i in range(conf["num_blocks"])
-        for module in KINDS
+        for module in _LAYER_OF
         if any(name.startswith(BLOCK.format(i) + module + ".") for name in states)
     }
     # ESPnet has no encoder without blocks.
@@ -97,7 +97,8 @@ def _without_blocks(states: dict, gone: list[int], num_blocks: int) -> dict:
     return renamed
 
 
-def _zeroed_layers(template: dict, states: dict) -> list[str]:
-    """The layers (`encoder.encoders.3.conv_module`) that only the template has."""
-    missing = {".".join(n.split(".")[:4]) for n in template if n not in states}
-    return sorted(n for n in missing if n.split(".")[-1] in KINDS)
+def _zeroed_layers(template: dict, states: dict) -> set[tuple[str, str]]:
+    """The layers, as block and kind, that only the template has."""
+    missing = [n.split(".") for n in template if n not in states]
+    parts = [n[2:4] for n in missing if n[:2] == ["encoder", "encoders"]]
+    return {(block, _LAYER_OF[name]) for block, name in parts if name in _LAYER_OF}

@@ -3,24 +3,21 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.subnet import Subnet
 
 # Attention costs more per frame in longer audio; ten seconds of 10 ms frames.
 FRAMES = 1000
 
 
-def unit_params(encoder: Supernet) -> tuple[list[float], float]:
-    """Parameters of each unit, and of all that cannot be dropped.
+def unit_params(encoder, input_size: int) -> tuple[list[float], float]:
+    """Parameters of each unit of a supernet, and of all that cannot be dropped.
 
     A layer's norm and shared biases are divided among its units.
     """
     costs = [0.0] * encoder.num_units
     for block in encoder.blocks:
         for layer in block.layers:
-            modules = [getattr(block, layer.kind)]
-            if block.normalize_before:
-                modules.append(getattr(block, layer.norm))
+            modules = layer.modules(block).values()
             own = sum(p.numel() for m in modules for p in m.parameters())
             for unit in layer.units:
                 costs[unit] = own / len(layer.units)
@@ -31,7 +28,7 @@ def unit_params(encoder: Supernet) -> tuple[list[float], float]:
 
 
 @torch.no_grad()
-def unit_flops(encoder: Supernet, input_size: int) -> tuple[list[float], float]:
+def unit_flops(encoder, input_size: int) -> tuple[list[float], float]:
     """FLOPs of each unit over `FRAMES` input frames, and of all that stays.
 
     2 per multiply-add, in matrix products and convolutions.
@@ -50,7 +47,7 @@ def unit_flops(encoder: Supernet, input_size: int) -> tuple[list[float], float]:
     return costs, fixed
 
 
-def _flops(encoder: Supernet, input_size: int, units: set[int]) -> float:
+def _flops(encoder, input_size: int, units: set[int]) -> float:
     mask = tuple(unit in units for unit in range(encoder.num_units))
     x = torch.zeros(1, FRAMES, input_size)
     with (

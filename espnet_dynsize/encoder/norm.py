@@ -1,4 +1,4 @@
-"""Norms for the convolution module that are right for every subnet."""
+"""Norms that are right for every subnet."""
 
 from collections.abc import Sequence
 

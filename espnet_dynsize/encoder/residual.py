@@ -6,17 +6,26 @@ from typing import NamedTuple
 import torch
 
 from espnet_dynsize.encoder import components
+from espnet_dynsize.encoder.kinds import KINDS, layer_kinds
 from espnet_dynsize.encoder.norm import SizedNorm
 from espnet_dynsize.encoder.stochastic_depth import Share
 from espnet_dynsize.subnet import Subnet, Switch
 
 
 class Layer(NamedTuple):
-    """One residual layer `x + scale * f(norm(x))` of a block."""
+    """One residual layer `x + f(norm(x))` of a block."""
 
-    kind: str  # also the name of the module f
-    norm: str
+    kind: str  # a key of KINDS
+    norm: str | None  # None: f has norms of its own
     units: range  # positions of its units among all units of the encoder
+
+    def modules(self, block: torch.nn.Module) -> dict[str, torch.nn.Module]:
+        """What belongs to the layer alone, by the name it has in its block."""
+        names = list(KINDS[self.kind].modules)
+        if self.norm is not None and block.normalize_before:
+            names.append(self.norm)
+        found = {name: getattr(block, name, None) for name in names}
+        return {name: module for name, module in found.items() if module is not None}
 
 
 class _Use(NamedTuple):
@@ -30,19 +39,58 @@ class _Use(NamedTuple):
 class ResidualLayers:
     """Mixin for a block: runs its layers for whoever the switch names.
 
-    The block has, for a layer of kind `f`, the module `f` and a method
-    `_f(call, x, pos_emb, mask)` that returns what is added to x; it calls `call` in
-    place of the module.
+    A subclass has, for each kind of layer, a method `_<kind>(call, x, pos_emb, mask)`
+    that returns what is added to x. It calls `call` in place of the module of that
+    name.
 
     Attributes:
+        norms: Kind of layer → name of its norm; None where the layer's method norms.
         layers: The block's layers in the order in which they compute.
         switch: Names the subnets that compute.
         skip_empty: A block without any kept layer is skipped, final norm included.
     """
 
+    norms: dict[str, str | None]
+    normalize_before = True
     layers: list[Layer]
     switch: Switch
     skip_empty: bool
+
+    @classmethod
+    def take_over(
+        cls,
+        block: torch.nn.Module,
+        first: int,
+        switch: Switch,
+        ffn_chunks: int | None = None,
+        skip_empty: bool = False,
+    ) -> "ResidualLayers":
+        """Turn ESPnet's `block` into one of this class, with the same parameters.
+
+        Args:
+            block: A stock block of the class that this one extends.
+            first: Index of the block's first unit among the encoder's units.
+            switch: Names the active subnet.
+            ffn_chunks: Units are attention heads, this many chunks of a feed-forward
+                layer's hidden channels, and other modules; None: units are layers.
+            skip_empty: A block without any kept layer is skipped, final norm included.
+
+        Raises:
+            ConfigError: the hidden channels cannot be cut into `ffn_chunks`.
+        """
+        block.__class__ = cls
+        block.switch = switch
+        block.skip_empty = skip_empty
+        block.layers = []
+        for kind in layer_kinds(block):
+            number = 1
+            if ffn_chunks is not None:
+                module = getattr(block, kind, None)
+                number = components.count_units(kind, module, ffn_chunks)
+            units = range(first, first + number)
+            block.layers.append(Layer(kind, cls.norms[kind], units))
+            first = units.stop
+        return block
 
     @property
     def units(self) -> range:
@@ -51,7 +99,9 @@ class ResidualLayers:
 
     def is_sized(self, layer: Layer) -> bool:
         """Whether something in the layer exists once per size."""
-        found = [getattr(self, layer.kind), getattr(self, layer.norm, None)]
+        found = list(layer.modules(self).values())
+        if layer.norm is not None:
+            found.append(getattr(self, layer.norm, None))
         return any(
             isinstance(part, SizedNorm)
             for module in found
@@ -64,17 +114,29 @@ class ResidualLayers:
         for layer in self.layers:
             kept = [i for i, unit in enumerate(layer.units) if unit in units]
             if not kept:
-                self._remove(layer)
+                for name in layer.modules(self):
+                    setattr(self, name, None)
             elif len(kept) < len(layer.units):
                 module = getattr(self, layer.kind)
                 components.narrow(module, layer.kind, kept, len(layer.units))
         if self.skip_empty and not units & set(self.units):
             self.norm_final = None
 
-    def _remove(self, layer: Layer) -> None:
-        setattr(self, layer.kind, None)
-        if self.normalize_before:
-            setattr(self, layer.norm, None)
+    def forward(self, x_input, mask, cache=None):
+        """Encode like the stock block.
+
+        Args:
+            x_input: [B, T, D], or a tuple of it and the positions [1, T', D].
+            mask: [B, 1, T], True = valid frame.
+
+        Raises:
+            NotImplementedError: `cache` is given; encoders never use it.
+        """
+        if cache is not None:
+            raise NotImplementedError("A supernet block has no incremental cache.")
+        x, pos_emb = x_input if isinstance(x_input, tuple) else (x_input, None)
+        x, mask = self._run_layers(x, pos_emb, mask)
+        return (x if pos_emb is None else (x, pos_emb)), mask
 
     def _run_layers(self, x, pos_emb, mask) -> tuple:
         """All layers and the final norm; also returns the mask of the rows there are.
@@ -86,7 +148,7 @@ class ResidualLayers:
         """
         for layer in self.layers:
             x, mask = self._fork(layer.units.start, x, mask)
-            if getattr(self, layer.kind) is not None:
+            if layer.modules(self):
                 x = self._add(layer, x, pos_emb, mask)
             if not self.normalize_before:
                 x = self._norm(layer.norm, layer.units.start, x)
@@ -161,7 +223,7 @@ class ResidualLayers:
         return y * subnet.gates[layer.units.start]
 
     def _compute(self, layer: Layer, use: _Use, x, pos_emb, mask):
-        module, units = getattr(self, layer.kind), layer.units
+        module, units = getattr(self, layer.kind, None), layer.units
         gates = None
         if use.gated_by is not None:
             gates = use.gated_by.gates[units.start : units.stop]
@@ -170,7 +232,7 @@ class ResidualLayers:
             call = partial(
                 components.call, module, layer.kind, use.kept, len(units), gates
             )
-        if self.normalize_before:
+        if self.normalize_before and layer.norm is not None:
             x = getattr(self, layer.norm)(x)
         return getattr(self, f"_{layer.kind}")(call, x, pos_emb, mask)
 

@@ -8,14 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+from espnet_dynsize.encoder.kinds import KINDS  # noqa: E402
 from espnet_dynsize.report.table import Row  # noqa: E402
-
-KIND_LABELS = {
-    "feed_forward_macaron": "feed-forward 1",
-    "self_attn": "attention",
-    "conv_module": "convolution",
-    "feed_forward": "feed-forward 2",
-}
 
 
 def plot_wer(rows: Sequence[Row], path: Path) -> bool:
@@ -41,6 +35,8 @@ def plot_wer(rows: Sequence[Row], path: Path) -> bool:
 def plot_layers(rows: Sequence[Row], path: Path) -> None:
     """Which layers each model keeps: block × kind of layer."""
     blocks = max(len(row.kept) for row in rows)
+    there_are = {kind for row in rows for block in row.kept for kind in block}
+    kinds = {name: kind.label for name, kind in KINDS.items() if name in there_are}
     figure, grid = plt.subplots(
         1,
         len(rows),
@@ -49,10 +45,11 @@ def plot_layers(rows: Sequence[Row], path: Path) -> None:
         sharey=True,
     )
     for axes, row in zip(grid[0], rows):
-        cells = [[kind in kept for kind in KIND_LABELS] for kept in row.kept]
+        cells = [[kind in kept for kind in kinds] for kept in row.kept]
         axes.pcolormesh(cells, cmap="Blues", vmin=0, vmax=1.3, edgecolors="white")
         axes.set_title(f"{row.layers} layers", fontsize=9)
-        axes.set_xticks([i + 0.5 for i in range(4)], KIND_LABELS.values(), rotation=90)
+        places = [i + 0.5 for i in range(len(kinds))]
+        axes.set_xticks(places, kinds.values(), rotation=90)
         axes.set_ylim(0, blocks)
     grid[0][0].set_yticks([i + 0.5 for i in range(blocks)], range(1, blocks + 1))
     grid[0][0].set_ylabel("block")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_dynsize.deploy.experiment import load_model
-from espnet_dynsize.encoder.block import layer_kinds
+from espnet_dynsize.encoder.kinds import layer_kinds
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.report import measure
 from espnet_dynsize.report.scores import Score, find_scores

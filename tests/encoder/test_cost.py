@@ -12,7 +12,7 @@ def encoder(**changes) -> DynSizeConformerEncoder:
 
 
 def test_parameters_by_hand():
-    costs, fixed = unit_params(encoder())
+    costs, fixed = unit_params(encoder(), 20)
     feed_forward = 8 * 12 + 12 + 12 * 8 + 8 + 16  # and the norm
     attention = 4 * (8 * 8 + 8) + 8 * 8 + 2 * 8 + 16
     convolution = (8 * 16 + 16) + (8 * 3 + 8) + 16 + (8 * 8 + 8) + 16
@@ -50,7 +50,7 @@ def test_components_share_what_their_layer_costs():
 def test_budgets_are_met_within_one_layer(kind, selector):
     supernet = encoder(num_blocks=4, budgets={kind: [0.4, 0.7, 1]}, selector=selector)
     assert supernet.schedule.sizes == (40, 70, 100)
-    cost = unit_flops(supernet, 20) if kind == "flops" else unit_params(supernet)
+    cost = unit_flops(supernet, 20) if kind == "flops" else unit_params(supernet, 20)
     costs, fixed = cost
     total = fixed + sum(costs)
     for part, mask in zip((0.4, 0.7, 1.0), supernet.schedule.selector.masks()):
@@ -60,7 +60,7 @@ def test_budgets_are_met_within_one_layer(kind, selector):
 
 def test_extracted_model_has_the_parameters_that_were_budgeted():
     supernet = encoder(num_blocks=4, budgets={"params": [0.5, 1]})
-    costs, fixed = unit_params(supernet)
+    costs, fixed = unit_params(supernet, 20)
     kept = supernet.schedule.selector.masks()[0].nonzero().flatten().tolist()
     small = encoder(num_blocks=4, keep_layers=kept)
     assert count_parameters(small) == fixed + sum(costs[i] for i in kept)

@@ -1,0 +1,56 @@
+"""`dynsize_e_branchformer`: ESPnet's E-Branchformer as a supernet."""
+
+import torch
+from espnet2.asr.encoder.e_branchformer_encoder import (
+    EBranchformerEncoder,
+    EBranchformerEncoderLayer,
+)
+from espnet2.asr.layers.fastformer import FastSelfAttention
+from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
+    mask_padded_frames,
+)
+
+from espnet_dynsize.encoder.residual import ResidualLayers
+from espnet_dynsize.encoder.supernet import Supernet
+
+
+class EBranchformerBlock(ResidualLayers, EBranchformerEncoderLayer):
+    """ESPnet's E-Branchformer block, layer by layer."""
+
+    norms = {
+        "feed_forward_macaron": "norm_ff_macaron",
+        "merged_branch": None,
+        "feed_forward": "norm_ff",
+    }
+
+    def _feed_forward_macaron(self, call, x, pos_emb, mask):
+        return self.ff_scale * self.dropout(call(x))
+
+    def _merged_branch(self, call, x, pos_emb, mask):
+        branches = torch.cat(
+            [self._attention(x, pos_emb, mask), self._gating_mlp(x, mask)], dim=-1
+        )
+        fused = mask_padded_frames(branches.transpose(1, 2), mask)
+        fused = self.depthwise_conv_fusion(fused).transpose(1, 2)
+        return self.dropout(self.merge_proj(branches + fused))
+
+    def _attention(self, x, pos_emb, mask):
+        x = self.norm_mha(x)
+        if isinstance(self.attn, FastSelfAttention):
+            return self.dropout(self.attn(x, mask))
+        position = () if pos_emb is None else (pos_emb,)
+        return self.dropout(self.attn(x, x, x, *position, mask))
+
+    def _gating_mlp(self, x, mask):
+        return self.dropout(self.cgmlp(self.norm_mlp(x), mask))
+
+    def _feed_forward(self, call, x, pos_emb, mask):
+        return self.ff_scale * self.dropout(call(x))
+
+
+class DynSizeEBranchformerEncoder(Supernet, EBranchformerEncoder):
+    """ESPnet's E-Branchformer; a block has its merged branch, with `use_ffn` a
+    feed-forward layer, and with `macaron_ffn` another one.
+    """
+
+    block_class = EBranchformerBlock
