@@ -1,0 +1,230 @@
+"""What must hold for every encoder that can be a supernet."""
+
+import inspect
+
+import pytest
+import torch
+import yaml
+from conftest import TOKENS, batch, build, fix_masks
+from espnet2.tasks.asr import encoder_choices
+from espnet2.utils.get_default_kwargs import get_default_kwargs
+
+from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.encoder.supernet import Supernet
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.subnet import Subnet
+from espnet_dynsize.task import ENCODERS
+
+MODEL = "valid.loss.ave.pth"
+SHAPE = dict(
+    output_size=8,
+    attention_heads=2,
+    linear_units=12,
+    num_blocks=3,
+    input_layer="linear",
+)
+CGMLP = dict(cgmlp_linear_units=16, cgmlp_conv_kernel=3)
+MACARON = dict(use_ffn=True, macaron_ffn=True, **CGMLP)
+# Encoder, options that differ from its defaults, layers in a block
+CASES = [
+    ("conformer", {"macaron_style": True, "cnn_module_kernel": 3}, 4),
+    ("e_branchformer", MACARON, 3),
+    ("e_branchformer", {**CGMLP, "use_ffn": True}, 2),
+    ("e_branchformer", CGMLP, 1),
+    (
+        "e_branchformer",
+        {
+            **MACARON,
+            "attention_layer_type": "fast_selfattn",
+            "pos_enc_layer_type": "abs_pos",
+        },
+        3,
+    ),
+    ("e_branchformer", {**MACARON, "rel_pos_type": "legacy"}, 3),
+    (
+        "e_branchformer",
+        {**CGMLP, "use_linear_after_conv": True, "gate_activation": "tanh"},
+        1,
+    ),
+    ("e_branchformer", {**MACARON, "interctc_layer_idx": [1]}, 3),
+    ("transformer", {}, 2),
+    ("transformer", {"normalize_before": False, "concat_after": True}, 2),
+    ("transformer", {"positionwise_layer_type": "conv1d"}, 2),
+    ("transformer", {"input_layer": "conv2d"}, 2),
+    ("transformer", {"interctc_layer_idx": [1]}, 2),
+]
+every_case = pytest.mark.parametrize("name, options, layers", CASES, ids=str)
+
+
+def make(name, options, layers, **changes):
+    """A supernet that keeps about half of its layers, and its stock encoder."""
+    total = 3 * layers
+    conf = {**SHAPE, "sizes": [total // 2, total], **options, **changes}
+    supernet = ENCODERS[f"dynsize_{name}"](20, **conf)
+    stock = encoder_choices.get_class(name)(20, **{**SHAPE, **options})
+    return supernet, stock
+
+
+def features():
+    return torch.randn(3, 60, 20), torch.tensor([60, 52, 44])
+
+
+def outputs(encoder, inputs):
+    out, lengths, _ = encoder(*inputs)
+    if isinstance(out, tuple):
+        return [out[0], *(x for _, x in out[1]), lengths]
+    return [out, lengths]
+
+
+@every_case
+def test_full_size_equals_stock_bit_for_bit(name, options, layers):
+    changes = {"conv_norm": "batch_norm"} if name == "conformer" else {}
+    supernet, stock = make(name, options, layers, **changes)
+    found = supernet.load_state_dict(stock.state_dict(), strict=False)
+    assert not found.unexpected_keys
+    plugin = ("schedule.", "by_size.")
+    assert all(any(p in key for p in plugin) for key in found.missing_keys)
+    inputs = features()
+    for mode in (True, False):
+        pair = []
+        for encoder in (supernet.train(mode), stock.train(mode)):
+            torch.manual_seed(1)  # the same dropout
+            pair.append(outputs(encoder, inputs))
+        assert all(torch.equal(a, b) for a, b in zip(*pair))
+
+
+@every_case
+def test_blocks_have_the_layers_in_order(name, options, layers):
+    supernet, _ = make(name, options, layers)
+    assert [layer.units for layer in supernet.layers] == [
+        range(i, i + 1) for i in range(3 * layers)
+    ]
+
+
+@every_case
+def test_one_pass_equals_one_after_another(name, options, layers):
+    if "interctc_layer_idx" in options:
+        pytest.skip("with intermediate outputs, subnets run one after another")
+    still = dict(dropout_rate=0.0, positional_dropout_rate=0.0)
+    supernet, _ = make(name, options, layers, **still)
+    supernet.double().train()
+    total = 3 * layers
+    masks = [
+        (True,) * total,
+        tuple(i % 2 == 0 for i in range(total)),
+        tuple(i < total // 2 for i in range(total)),
+    ]
+    subnets = [Subnet(sum(m), m) for m in masks]
+    rows = [None, torch.tensor([0, 2]), torch.tensor([1])]
+    x, lengths = features()
+    found = supernet.encode_parts(x.double(), lengths, subnets, rows)
+    for subnet, own, (out, _) in zip(subnets, rows, found):
+        with supernet.activate(subnet):
+            expected = supernet(x.double(), lengths)[0]
+        torch.testing.assert_close(out, expected if own is None else expected[own])
+
+
+@every_case
+@pytest.mark.parametrize("form", ["plugin", "stock"])
+def test_extracted_equals_masked(tmp_path, name, options, layers, form):
+    model, config = random_model(name, options, layers, conv_norm="batch_norm")
+    exp = tmp_path / "asr"
+    exp.mkdir()
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), exp / MODEL)
+    data = features()
+    for extracted in extract(exp, MODEL, [], format=form):
+        small, small_config = load_model(extracted.directory, MODEL)
+        if form == "stock":
+            assert small_config["encoder"] == name
+        with model.encoder.activate(model.schedule.subnet(extracted.size)):
+            expected = log_probs(model, data)
+        torch.testing.assert_close(log_probs(small, data), expected, atol=1e-6, rtol=0)
+        assert len(small.state_dict()) < len(model.state_dict())
+
+
+def random_model(name, options, layers, conv_norm):
+    conf = {**SHAPE, "sizes": [3 * layers // 2, 3 * layers], **options}
+    if name == "conformer":
+        conf["conv_norm"] = conv_norm
+    config = dict(
+        token_list=TOKENS,
+        input_size=20,
+        frontend=None,
+        specaug=None,
+        normalize=None,
+        preencoder=None,
+        encoder=f"dynsize_{name}",
+        encoder_conf=conf,
+        postencoder=None,
+        decoder=None,
+        decoder_conf={},
+        ctc_conf={},
+        joint_net_conf=None,
+        model="dynsize",
+        model_conf={"ctc_weight": 1.0},
+        init=None,
+    )
+    model = build(config)
+    fix_masks(model.schedule)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval(), config
+
+
+@torch.no_grad()
+def log_probs(model, inputs):
+    out, _ = model.encode(*inputs)
+    return model.ctc.log_softmax(out[0] if isinstance(out, tuple) else out)
+
+
+@every_case
+@pytest.mark.parametrize("options_too", [{}, {"norm_per_size": True}], ids=str)
+def test_trains_in_both_phases(name, options, layers, options_too):
+    conf = {**options, **options_too}
+    model, _ = random_model(name, conf, layers, conv_norm="layer_norm")
+    model.train().schedule.fixed_masks.fill_(float("nan"))
+    model.schedule.plan(4)
+    model.schedule.search_updates.fill_(2)
+    data = batch()
+    data["speech"], data["speech_lengths"] = features()
+    phases = []
+    for _ in range(4):
+        model.begin_update(0)
+        model.zero_grad()
+        loss, stats, _ = model(**data)
+        loss.sum().backward()
+        assert torch.isfinite(loss).all()
+        phases.append(float(stats["phase"]))
+        if phases[-1] == 0:
+            assert (model.schedule.selector.scores.grad != 0).any()
+    assert phases == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_espnet_sees_all_options_and_their_defaults(name):
+    stock = encoder_choices.get_class(name.removeprefix("dynsize_"))
+    defaults = get_default_kwargs(ENCODERS[name])
+    own = get_default_kwargs(Supernet.__init__)
+    wanted = {**get_default_kwargs(stock), **own}
+    wanted = {k: v for k, v in wanted.items() if k not in ("self", "stock")}
+    assert {k: defaults[k] for k in wanted} == wanted
+    assert "input_size" in inspect.signature(ENCODERS[name]).parameters
+
+
+@pytest.mark.parametrize(
+    "name, option, value",
+    [
+        ("conformer", "layer_drop_rate", 0.1),
+        ("conformer", "stochastic_depth_rate", 0.1),
+        ("conformer", "stochastic_depth_rate", [0.1, 0.2, 0.3]),
+        ("e_branchformer", "layer_drop_rate", 0.1),
+        ("e_branchformer", "gradient_checkpoint_layers", [1]),
+        ("transformer", "layer_drop_rate", 0.1),
+    ],
+)
+def test_stock_options_that_do_not_go_with_subnets(name, option, value):
+    with pytest.raises(ConfigError, match=f"{option}=.* is not for a supernet: "):
+        make(name, {option: value}, 2)
