@@ -15,7 +15,18 @@ from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import PerSize, Subnet
 
 PASSES = ("batched", "sequential")
-_REPORTED = ("loss", "loss_ctc", "loss_att", "cer_ctc", "acc", "cer", "wer")
+_REPORTED = (
+    "loss",
+    "loss_ctc",
+    "loss_att",
+    "loss_transducer",
+    "cer_ctc",
+    "acc",
+    "cer",
+    "wer",
+    "cer_transducer",
+    "wer_transducer",
+)
 
 
 class DynSizeASRModel(ESPnetASRModel):

@@ -11,6 +11,7 @@ from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
 from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
 from espnet_dynsize.model import DynSizeASRModel
 from espnet_dynsize.trainer import DynSizeTrainer
+from espnet_dynsize.transducer import rnnt_loss_available
 
 ENCODERS = {
     "dynsize_conformer": DynSizeConformerEncoder,
@@ -33,6 +34,11 @@ class DynSizeASRTask(ASRTask):
             # from step to step.
             args.unused_parameters = True
         super().main_worker(args)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace):
+        with rnnt_loss_available():
+            return super().build_model(args)
 
     @classmethod
     def build_optimizers(

@@ -1,0 +1,70 @@
+"""ESPnet's transducer models without the package that ESPnet takes the loss from.
+
+ESPnet imports `warprnnt_pytorch`, which has no wheel; torchaudio has the same loss.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+from torchaudio.functional import rnnt_loss
+
+PACKAGE = "warprnnt_pytorch"
+
+
+class RNNTLoss(torch.nn.Module):
+    """RNN-T loss (arXiv 1211.3711) with the interface of `warprnnt_pytorch.RNNTLoss`.
+
+    Args:
+        blank: Index of the blank token.
+        fastemit_lambda: Only 0; FastEmit is not supported.
+
+    Raises:
+        ValueError: `fastemit_lambda` is not 0.
+    """
+
+    def __init__(self, blank: int = 0, fastemit_lambda: float = 0.0):
+        super().__init__()
+        if fastemit_lambda != 0.0:
+            raise ValueError(f"fastemit_lambda={fastemit_lambda} must be 0.")
+        self.blank = blank
+
+    def forward(
+        self,
+        acts: torch.Tensor,
+        labels: torch.Tensor,
+        act_lens: torch.Tensor,
+        label_lens: torch.Tensor,
+    ) -> torch.Tensor:
+        """Mean over the batch of the negative log likelihoods.
+
+        Args:
+            acts: Logits [B, T, U + 1, V].
+            labels: int32 [B, U].
+            act_lens: int32 [B].
+            label_lens: int32 [B].
+        """
+        # ESPnet's lengths leave the last frames out where the joint output is padded.
+        acts = acts[:, : int(act_lens.max())].float()
+        return rnnt_loss(acts, labels, act_lens, label_lens, blank=self.blank)
+
+
+@contextmanager
+def rnnt_loss_available() -> Iterator[None]:
+    """Let `from warprnnt_pytorch import RNNTLoss` succeed inside the `with` block.
+
+    The real package is used where it is installed.
+    """
+    if importlib.util.find_spec(PACKAGE) is not None:
+        yield
+        return
+    module = ModuleType(PACKAGE)
+    module.RNNTLoss = RNNTLoss
+    sys.modules[PACKAGE] = module
+    try:
+        yield
+    finally:
+        del sys.modules[PACKAGE]
