@@ -10,7 +10,7 @@ from torch.amp import autocast
 from espnet_dynsize.batch_part import draw_parts, take_batch, take_encoded
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.errors import ConfigError, check_all
-from espnet_dynsize.output import SizedLinear
+from espnet_dynsize.output import SizedLinear, make_decoder_sized
 from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import PerSize, Subnet
 
@@ -34,6 +34,7 @@ class DynSizeASRModel(ESPnetASRModel):
 
     Args:
         output_per_size: One CTC output layer per size; else all sizes share one.
+        decoder_per_size: One attention decoder per size; else all sizes share one.
         subnet_weight: Weight of every sampled subnet's loss but the full one's, which
             has weight 1 (arXiv 2407.18930, section 3.3).
         subnet_cost: What each sampled subnet's layers may cost in a step, relative to
@@ -54,6 +55,7 @@ class DynSizeASRModel(ESPnetASRModel):
         self,
         *,
         output_per_size: bool = True,
+        decoder_per_size: bool = False,
         subnet_weight: float = 0.3,
         subnet_cost: float = 1.0,
         alternate: bool = False,
@@ -78,6 +80,12 @@ class DynSizeASRModel(ESPnetASRModel):
             raise ConfigError(
                 f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
             )
+        attends = self.decoder is not None and not self.use_transducer_decoder
+        if decoder_per_size and not attends:
+            raise ConfigError(
+                "decoder_per_size=True needs an attention decoder: decoder other than "
+                "transducer and ctc_weight below 1."
+            )
         self.subnet_weight = subnet_weight
         self.subnet_cost = subnet_cost
         self.alternate = alternate
@@ -87,10 +95,25 @@ class DynSizeASRModel(ESPnetASRModel):
         self.distill_weight = distill_weight
         self._encoded: tuple | None = None
         schedule = self.encoder.schedule
-        if output_per_size and self.ctc is not None and schedule is not None:
-            self.ctc.ctc_lo = SizedLinear(
-                self.ctc.ctc_lo, schedule.sizes[:-1], self.encoder.switch
-            )
+        if schedule is None:
+            return
+        smaller, switch = schedule.sizes[:-1], self.encoder.switch
+        if output_per_size and self.ctc is not None:
+            self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, smaller, switch)
+        if decoder_per_size:
+            make_decoder_sized(self.decoder, smaller, switch)
+
+    @property
+    def decoder(self) -> torch.nn.Module | None:
+        """The decoder of the size that computes."""
+        decoder = self._modules["decoder"]
+        if not isinstance(decoder, PerSize):
+            return decoder
+        return decoder.own(self.encoder.active_subnet()) or decoder
+
+    @decoder.setter
+    def decoder(self, decoder: torch.nn.Module | None) -> None:
+        self._modules["decoder"] = decoder
 
     @property
     def schedule(self) -> SubnetSchedule | None:

@@ -1,5 +1,6 @@
-"""Output layers, one per size."""
+"""Output layers and decoders, one per size."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -34,3 +35,22 @@ class SizedLinear(PerSize, torch.nn.Linear):
         """Project [..., in_features] with the active subnet's weights."""
         own = self.own(self.switch.subnet)
         return super().forward(x) if own is None else own(x)
+
+
+def make_decoder_sized(
+    decoder: torch.nn.Module, smaller: Sequence[int], switch: Switch
+) -> None:
+    """Give a decoder a copy for every smaller size, in its `by_size`.
+
+    The decoder itself is the full size's and keeps its class's parameter names.
+
+    Args:
+        decoder: ESPnet's decoder.
+        smaller: The sizes below the full one.
+        switch: Names the active subnet.
+    """
+    copies = {str(size): copy.deepcopy(decoder) for size in sorted(smaller)}
+    stock = type(decoder)
+    decoder.__class__ = type(f"Sized{stock.__name__}", (PerSize, stock), {})
+    decoder.switch = switch
+    decoder.by_size = torch.nn.ModuleDict(copies)

@@ -158,7 +158,7 @@ class Supernet:
 
     def forward(self, xs_pad: torch.Tensor, ilens: torch.Tensor, *args, **kwargs):
         """Encode [B, L, input_size] to [B, T, D]; see the stock encoder's `forward`."""
-        self._apply_fixed_size()
+        self.active_subnet()
         return super().forward(xs_pad, ilens, *args, **kwargs)
 
     @property
@@ -262,11 +262,12 @@ class Supernet:
         for block in self.blocks:
             block.keep(set(units))
 
-    def _apply_fixed_size(self) -> None:
-        """Let the config's `subnet` compute, here and in the output layer after it.
+    def active_subnet(self) -> Subnet | None:
+        """What computes now: what is activated, else the config's `subnet`.
 
         Raises:
-            ConfigError: the checkpoint is from the search phase.
+            ConfigError: `subnet` is set and the checkpoint is from the search phase.
         """
         if self.fixed_size is not None and self.switch.subnet is None:
             self.switch.default = self.schedule.subnet(self.fixed_size)
+        return self.switch.subnet
