@@ -5,12 +5,14 @@ import copy
 import torch
 
 from espnet_dynsize.deploy.experiment import build_model
+from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.kinds import KINDS
 from espnet_dynsize.errors import ConfigError
 
 PLUGIN_ENCODER_KEYS = (
     "keep_layers",
     "conv_norm",
+    "convolution_first",
     "granularity",
     "ffn_chunks",
     "skip_empty_blocks",
@@ -42,6 +44,7 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
             "format=stock is not for granularity=component: all layers of a stock "
             "encoder have the same shape."
         )
+    _check_stock_parts(config["encoder_conf"])
     _check_conv_norm(config["encoder_conf"], states)
     config = copy.deepcopy(config)
     conf = config["encoder_conf"]
@@ -56,6 +59,19 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
     states = {n: states.get(n, torch.zeros_like(v)) for n, v in template.items()}
     note = f"{len(gone)} whole blocks left out, {len(zeroed)} dropped layers zeroed"
     return config, states, note
+
+
+def _check_stock_parts(conf: dict) -> None:
+    if conf.get("convolution_first", False):
+        raise ConfigError(
+            "format=stock is not for convolution_first: stock ESPnet has the attention "
+            "first."
+        )
+    if conf.get("input_layer") in FRONT_ENDS:
+        raise ConfigError(
+            f"format=stock is not for input_layer={conf['input_layer']}, which stock "
+            "ESPnet lacks."
+        )
 
 
 def _check_conv_norm(conf: dict, states: dict) -> None:

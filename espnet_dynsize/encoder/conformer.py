@@ -38,6 +38,17 @@ class ConformerBlock(ResidualLayers, EncoderLayer):
         return self.ff_scale * self.dropout(call(x))
 
 
+class ConvolutionFirstBlock(ConformerBlock):
+    """Conformer block whose convolution comes before the attention, as published."""
+
+    norms = {
+        "feed_forward_macaron": "norm_ff_macaron",
+        "conv_module": "norm_conv",
+        "self_attn": "norm_mha",
+        "feed_forward": "norm_ff",
+    }
+
+
 class DynSizeConformerEncoder(Supernet, ConformerEncoder):
     """ESPnet's Conformer; a block has up to four layers.
 
@@ -45,6 +56,8 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
         input_size: Feature dimension.
         conv_norm: Norm in the convolution module: `layer_norm`, or `batch_norm` with
             statistics per size.
+        convolution_first: The convolution module comes before the attention, as in
+            arXiv 2407.18930; ESPnet has it after.
         **options: Options of `Supernet` and of `ConformerEncoder`.
 
     Raises:
@@ -53,7 +66,15 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
 
     block_class = ConformerBlock
 
-    def __init__(self, input_size: int, conv_norm: str = "layer_norm", **options):
+    def __init__(
+        self,
+        input_size: int,
+        conv_norm: str = "layer_norm",
+        convolution_first: bool = False,
+        **options,
+    ):
+        if convolution_first:
+            self.block_class = ConvolutionFirstBlock
         super().__init__(input_size, **options)
         smaller = self.schedule.sizes[:-1] if self.schedule is not None else ()
         make = {

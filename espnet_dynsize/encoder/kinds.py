@@ -18,7 +18,6 @@ class Kind(NamedTuple):
     modules: tuple[str, ...]
 
 
-# In the order in which a block computes them.
 KINDS = {
     "feed_forward_macaron": Kind("feed-forward 1", ("feed_forward_macaron",)),
     "self_attn": Kind("attention", ("self_attn", "concat_linear")),
@@ -39,7 +38,7 @@ KINDS = {
 
 
 def layer_kinds(block: torch.nn.Module) -> list[str]:
-    """The kinds of layer that a block (of a supernet or stock) has, in order."""
+    """The kinds of layer that a block has, also a stock one, as `KINDS` has them."""
     return [
         name
         for name, kind in KINDS.items()

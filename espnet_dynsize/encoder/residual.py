@@ -44,7 +44,8 @@ class ResidualLayers:
     name.
 
     Attributes:
-        norms: Kind of layer → name of its norm; None where the layer's method norms.
+        norms: Kind of layer → name of its norm, in the order in which a block computes
+            them; None where the layer's method norms.
         layers: The block's layers in the order in which they compute.
         switch: Names the subnets that compute.
         skip_empty: A block without any kept layer is skipped, final norm included.
@@ -82,7 +83,7 @@ class ResidualLayers:
         block.switch = switch
         block.skip_empty = skip_empty
         block.layers = []
-        for kind in layer_kinds(block):
+        for kind in [k for k in cls.norms if k in layer_kinds(block)]:
             number = 1
             if ffn_chunks is not None:
                 module = getattr(block, kind, None)

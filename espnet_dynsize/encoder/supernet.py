@@ -11,6 +11,7 @@ from espnet_dynsize.encoder.family import (
     encoder_family,
     units_to_keep,
 )
+from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.norm import SizedLayerNorm
 from espnet_dynsize.encoder.residual import Layer, ResidualLayers
 from espnet_dynsize.errors import ConfigError
@@ -58,7 +59,8 @@ class Supernet:
         subnet: Compute this size when nothing else is active (decoding).
         keep_layers: Build these layers only (an extracted model); excludes `sizes`.
         keep_components: The same with `granularity: component`.
-        **stock: Options of the stock encoder.
+        **stock: Options of the stock encoder. Its `input_layer` can also be one of
+            `FRONT_ENDS`.
 
     Raises:
         ConfigError: a value is not allowed.
@@ -93,7 +95,14 @@ class Supernet:
                     f"{option}={stock[option]} is not for a supernet: {why}."
                 )
         check_granularity(granularity)
+        front_end = FRONT_ENDS.get(stock.get("input_layer"))
+        if front_end is not None:
+            stock["input_layer"] = "conv2d"
         super().__init__(input_size, **stock)
+        if front_end is not None:
+            self.embed = front_end(
+                input_size, self.output_size(), 0.0, self.embed.pos_enc
+            )
         self.switch = Switch()
         self.fixed_size, self.schedule = None, None
         chunks = ffn_chunks if granularity == "component" else None

@@ -50,6 +50,7 @@ def log_probs(model, data):
         {"conv_norm": "batch_norm"},
         {"normalize_before": False},
         {"concat_after": True},
+        {"convolution_first": True, "input_layer": "vgg"},
         {"interctc_layer_idx": [1]},
         {"rel_pos_type": "legacy"},
         {"skip_empty_blocks": True, "selector": "first", "sizes": [2, 4, 8]},
@@ -188,6 +189,16 @@ def test_stock_format_refuses_components(tmp_path):
     exp = write_experiment(tmp_path / "asr", model, config)
     with pytest.raises(ConfigError, match="not for granularity=component"):
         extract(exp, MODEL, [60], format="stock")
+
+
+@pytest.mark.parametrize(
+    "change", [{"convolution_first": True}, {"input_layer": "vgg"}], ids=str
+)
+def test_stock_format_refuses_what_espnet_lacks(tmp_path, change):
+    model, config = random_supernet(conv_norm="batch_norm", **change)
+    exp = write_experiment(tmp_path / "asr", model, config)
+    with pytest.raises(ConfigError, match=f"not for {next(iter(change))}"):
+        extract(exp, MODEL, [3], format="stock")
 
 
 def test_stock_format_needs_batch_norm(tmp_path):

@@ -183,3 +183,30 @@ def test_front_end_is_run_once():
 def test_bad_options(conf, message):
     with pytest.raises(ConfigError, match=message):
         DynSizeConformerEncoder(20, **encoder_conf(**conf))
+
+
+def test_convolution_first_changes_the_order():
+    torch.manual_seed(1)
+    plain = DynSizeConformerEncoder(20, **encoder_conf()).eval()
+    swapped = DynSizeConformerEncoder(20, convolution_first=True, **encoder_conf())
+    swapped.eval().load_state_dict(plain.state_dict())
+    assert [la.kind for la in swapped.layers[:4]] == [
+        "feed_forward_macaron",
+        "conv_module",
+        "self_attn",
+        "feed_forward",
+    ]
+    inputs = features()
+    middle = (False, True, True, False) * 2  # attention and convolution
+    only_one = (False, True, False, False) * 2  # attention, or convolution
+    other_one = (False, False, True, False) * 2
+    for mine, theirs, same in (
+        (middle, middle, False),
+        (only_one, other_one, True),
+        (other_one, only_one, True),
+    ):
+        with swapped.activate(Subnet(sum(mine), mine)):
+            ours = outputs(swapped, *inputs)[0]
+        with plain.activate(Subnet(sum(theirs), theirs)):
+            stock = outputs(plain, *inputs)[0]
+        assert torch.allclose(ours, stock) == same

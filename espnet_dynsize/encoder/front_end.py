@@ -1,0 +1,79 @@
+"""Subsampling that ESPnet does not have: options of `input_layer`."""
+
+import torch
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
+    Conv2dSubsampling,
+    _subsample_mask,
+)
+
+
+class VGGSubsampling(Conv2dSubsampling):
+    """The published front-end (arXiv 2407.18930, section 4.1): time / 4.
+
+    Two pairs of 3×3 convolutions with 32, 64, 64 and 32 channels, each pair followed
+    by ReLU and max-pooling over two frames; the frequency axis keeps its length. Padded
+    frames are zero wherever a convolution reads them, so that an output does not
+    depend on what else is in the batch.
+
+    Args:
+        idim: Feature dimension.
+        odim: Output dimension.
+        dropout_rate: Not used without `pos_enc`, as in the stock class.
+        pos_enc: Positional encoding.
+    """
+
+    def __init__(self, idim: int, odim: int, dropout_rate: float, pos_enc=None):
+        super().__init__(idim, odim, dropout_rate, pos_enc)
+        channels = [1, 32, 64, 64, 32]
+        self.conv = torch.nn.ModuleList(
+            torch.nn.Conv2d(i, o, 3, padding=1) for i, o in zip(channels, channels[1:])
+        )
+        self.out = torch.nn.Linear(channels[-1] * idim, odim)
+
+    def forward(self, x, x_mask):
+        """Subsample.
+
+        Args:
+            x: [B, T, idim].
+            x_mask: [B, 1, T], True = valid frame, or None.
+
+        Returns:
+            [B, T // 4, odim] (with positions, if these are relative) and its mask.
+        """
+        x = x.unsqueeze(1)
+        for i, conv in enumerate(self.conv):
+            if x_mask is not None:
+                x = x.masked_fill(~x_mask.bool().unsqueeze(-1), 0.0)
+            x = conv(x)
+            if i % 2:
+                x = torch.nn.functional.max_pool2d(torch.relu(x), (2, 1))
+                x_mask = _subsample_mask(x_mask, x.size(2), ((2, 2),))
+        x = self.out(x.transpose(1, 2).flatten(2))
+        return self.pos_enc(x), x_mask
+
+
+class SeparableConv2dSubsampling(Conv2dSubsampling):
+    """`conv2d` whose second convolution is depthwise separable: time / 4.
+
+    The second convolution is most of the cost of `conv2d`, and this about a ninth of
+    it. Shapes, lengths and the rest are those of `conv2d`.
+
+    Args:
+        idim: Feature dimension.
+        odim: Output dimension.
+        dropout_rate: Not used without `pos_enc`, as in the stock class.
+        pos_enc: Positional encoding.
+    """
+
+    def __init__(self, idim: int, odim: int, dropout_rate: float, pos_enc=None):
+        super().__init__(idim, odim, dropout_rate, pos_enc)
+        self.conv = torch.nn.Sequential(
+            torch.nn.Conv2d(1, odim, 3, 2),
+            torch.nn.ReLU(inplace=True),
+            torch.nn.Conv2d(odim, odim, 3, 2, groups=odim),
+            torch.nn.Conv2d(odim, odim, 1),
+            torch.nn.ReLU(inplace=True),
+        )
+
+
+FRONT_ENDS = {"vgg": VGGSubsampling, "separable_conv2d": SeparableConv2dSubsampling}
