@@ -11,3 +11,13 @@ def register() -> None:
     from espnet_dynsize.task import register as register_task
 
     register_task()
+
+
+def load(path, size: int | None = None, model_file: str = "", **options):
+    """Open a trained model, from a folder or a zip, at one size.
+
+    See `espnet_dynsize.api.load`.
+    """
+    from espnet_dynsize import api
+
+    return api.load(path, size, model_file, **options)

@@ -126,10 +126,13 @@ class DynSizeASRModel(ESPnetASRModel):
         Args:
             seed: The run's seed.
         """
+        sized = [module for module in self.modules() if isinstance(module, PerSize)]
+        if not self.schedule.started:
+            for module in sized:
+                module.begin_training()
         if self.schedule.begin_update(seed):
-            for module in self.modules():
-                if isinstance(module, PerSize):
-                    module.begin_joint()
+            for module in sized:
+                module.begin_joint()
 
     def forward(
         self,

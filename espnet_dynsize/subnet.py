@@ -130,6 +130,13 @@ class PerSize:
             return None
         return self.by_size[size]
 
+    def begin_training(self) -> None:
+        """Let every smaller size start from the full one, which may be pretrained."""
+        states = self.state_dict()
+        for module in self.by_size.values():
+            names = module.state_dict().keys()
+            module.load_state_dict({name: states[name] for name in names})
+
     def begin_joint(self) -> None:
         """Give what the gated subnet has learned to every smaller size."""
         modules = list(self.by_size.values())

@@ -5,10 +5,14 @@ import argparse
 import torch
 from espnet2.tasks import asr as asr_tasks
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
+from espnet_dynsize.checkpoint import misfit
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
+from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
+from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.model import DynSizeASRModel
 from espnet_dynsize.trainer import DynSizeTrainer
 from espnet_dynsize.transducer import rnnt_loss_available
@@ -41,6 +45,20 @@ class DynSizeASRTask(ASRTask):
             return super().build_model(args)
 
     @classmethod
+    def build_model_from_file(cls, config_file=None, model_file=None, device="cpu"):
+        """Build and load a model; see `AbsTask.build_model_from_file`.
+
+        ESPnet loads what fits and ignores the rest; a supernet's checkpoint must fit.
+
+        Raises:
+            ConfigError: the checkpoint is of another model than the config.
+        """
+        model, args = super().build_model_from_file(config_file, model_file, device)
+        if model_file is not None:
+            _check_checkpoint(model, args, model_file)
+        return model, args
+
+    @classmethod
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
@@ -50,6 +68,23 @@ class DynSizeASRTask(ASRTask):
             for optimizer in optimizers:
                 _separate_scores(optimizer, model.schedule)
         return optimizers
+
+
+def _check_checkpoint(model: torch.nn.Module, args, model_file) -> None:
+    # On the meta device, shapes are read and weights are not.
+    states = safe_torch_load(model_file, map_location="meta")
+    if isinstance(getattr(model, "encoder", None), Supernet):
+        wrong = misfit(model, states)
+        if wrong is not None:
+            raise ConfigError(
+                f"model_file={model_file} does not fit its config: {wrong}."
+            )
+    elif any(".schedule." in name or ".by_size." in name for name in states):
+        raise ConfigError(
+            f"model_file={model_file} is a supernet's, but its config has encoder: "
+            f"{args.encoder}: use the config.yaml that was written with it, or extract "
+            "a size."
+        )
 
 
 def _separate_scores(optimizer: torch.optim.Optimizer, schedule) -> None:

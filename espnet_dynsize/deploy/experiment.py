@@ -39,6 +39,23 @@ def read_states(asr_exp: Path, model_file: str) -> dict:
     return safe_torch_load(path, map_location="cpu")
 
 
+def find_checkpoint(folder: Path, model_file: str) -> str:
+    """`model_file`, or where it is empty the only averaged checkpoint there is.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    if model_file:
+        return model_file
+    found = sorted(p.name for p in Path(folder).glob("*.ave.pth"))
+    if len(found) != 1:
+        raise ConfigError(
+            f"{folder} must hold one *.ave.pth, but there are {found}: name one with "
+            "model_file."
+        )
+    return found[0]
+
+
 def family_sizes(config: dict) -> list[int]:
     """The sizes that a supernet's config names."""
     conf = config["encoder_conf"]

@@ -183,8 +183,14 @@ class Supernet:
     def num_units(self) -> int:
         return self.blocks[-1].units.stop
 
-    def activate(self, subnet: Subnet) -> AbstractContextManager[Subnet]:
-        """Let `subnet` compute inside the `with` block."""
+    def activate(self, subnet: Subnet | int) -> AbstractContextManager[Subnet]:
+        """Let `subnet`, or that of a size, compute inside the `with` block.
+
+        Raises:
+            ConfigError: the size is not in the family, or has no fixed mask yet.
+        """
+        if isinstance(subnet, int):
+            subnet = self.schedule.subnet(subnet)
         return self.switch.activate(subnet)
 
     @contextmanager

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.deploy.experiment import find_checkpoint, load_model
 from espnet_dynsize.encoder.kinds import layer_kinds
-from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.report import measure
 from espnet_dynsize.report.scores import Score, find_scores
 
@@ -34,7 +33,7 @@ def collect(folders: Sequence[Path], model_file: str) -> list[Row]:
     """
     rows, runs = [], []
     for folder in folders:
-        checkpoint = _find_model(folder, model_file)
+        checkpoint = find_checkpoint(folder, model_file)
         model, config = load_model(folder, checkpoint)
         run = measure.recogniser(model, config)
         rows.append(_row(folder, checkpoint, model, run))
@@ -55,19 +54,6 @@ def _row(folder, checkpoint, model, run) -> Row:
         scores=find_scores(folder),
         kept=kept,
     )
-
-
-def _find_model(folder: Path, model_file: str) -> str:
-    """`model_file`, or where it is empty the only averaged checkpoint there is."""
-    if model_file:
-        return model_file
-    found = sorted(p.name for p in folder.glob("*.ave.pth"))
-    if len(found) != 1:
-        raise ConfigError(
-            f"{folder} must hold one *.ave.pth, but there are {found}: name one with "
-            "--model_file."
-        )
-    return found[0]
 
 
 def header_and_cells(rows: Sequence[Row]):

@@ -103,6 +103,11 @@ class SubnetSchedule(torch.nn.Module):
         return self._on_host[name][1]
 
     @property
+    def started(self) -> bool:
+        """Whether there has been an update."""
+        return self._read("update") > 0
+
+    @property
     def phase(self) -> Phase:
         unset = any(
             math.isnan(kept) for row in self._read("fixed_masks") for kept in row

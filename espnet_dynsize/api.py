@@ -1,0 +1,122 @@
+"""One call from a trained model to a recogniser of one size."""
+
+import tempfile
+import weakref
+import zipfile
+from pathlib import Path
+
+import torch
+import yaml
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
+
+from espnet_dynsize.deploy.experiment import (
+    build_model,
+    find_checkpoint,
+    load_states,
+    read_config,
+)
+from espnet_dynsize.deploy.extract import subnet_states
+from espnet_dynsize.errors import ConfigError
+
+CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
+
+
+def load(path, size: int | None = None, model_file: str = "", **options):
+    """Open a trained model at one size.
+
+    Args:
+        path: Folder of a trained supernet or of an extracted size, or a zip that
+            `espnet2.bin.pack` has made of one. Relative paths in a folder's
+            config.yaml (token lists, statistics) are looked up from where you are, as
+            ESPnet does.
+        size: One of the family; None: the full network, or the one size that an
+            extracted model has.
+        model_file: Checkpoint in the folder; empty for the only `*.ave.pth`.
+        **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
+            A model that has only CTC is decoded with `ctc_weight` 1.
+
+    Returns:
+        ESPnet's `Speech2Text`: call it with audio (float array [samples], at the
+        sampling rate of training) and get `[(text, tokens, ids, hypothesis), …]`.
+
+    Raises:
+        ConfigError: the path holds no model of this plugin, or not this size.
+    """
+    import espnet_dynsize
+
+    espnet_dynsize.register()
+    from espnet2.bin import asr_inference
+
+    from espnet_dynsize.task import DynSizeASRTask
+
+    asr_inference.ASRTask = DynSizeASRTask  # if it was imported before
+    folder = tempfile.TemporaryDirectory(prefix="espnet_dynsize_")
+    try:
+        files = _files(Path(path), model_file, Path(folder.name))
+        config = _check(path, Path(files[CONFIG]), size)
+        if size is not None and "keep_layers" not in config["encoder_conf"]:
+            files |= _extracted(config, files, size, Path(folder.name))
+        if config.get("decoder") is None:
+            options = {"ctc_weight": 1.0, **options}
+        recogniser = asr_inference.Speech2Text(**{**files, **options})
+    except BaseException:
+        folder.cleanup()
+        raise
+    # A tokenizer may read its file from the zip at first use.
+    weakref.finalize(recogniser, folder.cleanup)
+    return recogniser
+
+
+def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
+    """Arguments of `Speech2Text` that name the model's files."""
+    if path.is_dir():
+        read_config(path)
+        checkpoint = path / find_checkpoint(path, model_file)
+        return {CONFIG: str(path / "config.yaml"), CHECKPOINT: str(checkpoint)}
+    if not path.is_file():
+        raise ConfigError(f"path={path} does not exist: give a folder or a zip.")
+    from espnet2.main_funcs.pack_funcs import unpack
+
+    try:
+        files = unpack(path, folder)
+    except (ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"path={path} is not a packed ESPnet model: {error}."
+        ) from error
+    missing = {CONFIG, CHECKPOINT} - set(files)
+    if missing:
+        raise ConfigError(f"path={path} is not a packed ASR model: no {min(missing)}.")
+    return files
+
+
+def _check(path, config_file: Path, size: int | None) -> dict:
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    encoder = str(config.get("encoder"))
+    if not encoder.startswith("dynsize_"):
+        raise ConfigError(
+            f"path={path} holds encoder: {encoder}, not a model of this plugin; open "
+            "it with ESPnet's Speech2Text."
+        )
+    kept = config["encoder_conf"].get("keep_layers")
+    if size is not None and kept is not None and len(kept) != size:
+        raise ConfigError(
+            f"size={size} is not in {path}: it was extracted with {len(kept)} layers."
+        )
+    if size is not None and config["encoder_conf"].get("keep_components") is not None:
+        raise ConfigError(f"size={size}: {path} holds one size; leave size out.")
+    return config
+
+
+def _extracted(config: dict, files: dict, size: int, folder: Path) -> dict[str, str]:
+    """Files of the extracted model, in place of the supernet's."""
+    model = build_model(config)
+    states = safe_torch_load(files[CHECKPOINT], map_location="cpu")
+    load_states(model, states, f"{CHECKPOINT}={files[CHECKPOINT]}")
+    small_config, states = subnet_states(model, config, size)
+    made = {
+        CONFIG: str(folder / f"size{size}.yaml"),
+        CHECKPOINT: str(folder / f"size{size}.pth"),
+    }
+    Path(made[CONFIG]).write_text(yaml.safe_dump(small_config), encoding="utf-8")
+    torch.save(states, made[CHECKPOINT])
+    return made

@@ -1,0 +1,145 @@
+import argparse
+import zipfile
+
+import pytest
+import torch
+import yaml
+from conftest import TOKENS, encoder_conf, fix_masks
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs.pack_funcs import pack
+
+import espnet_dynsize
+from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.task import DynSizeASRTask
+
+MODEL = "valid.cer_ctc.ave.pth"
+
+
+def experiment(folder, **changes):
+    """A random supernet in a folder as ESPnet leaves it."""
+    espnet_dynsize.register()
+    config = DynSizeASRTask.get_default_config()
+    config |= dict(
+        token_list=TOKENS,
+        token_type="char",
+        frontend="default",
+        frontend_conf=dict(n_fft=256, hop_length=160, n_mels=20),
+        specaug=None,
+        normalize="utterance_mvn",
+        encoder="dynsize_conformer",
+        encoder_conf=encoder_conf(sizes=[3, 5, 8]),
+        decoder=None,
+        model="dynsize",
+        model_conf={"ctc_weight": 1.0},
+    )
+    config |= changes
+    model = DynSizeASRTask.build_model(argparse.Namespace(**config))
+    if config["model"] == "dynsize":
+        fix_masks(model.schedule)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), folder / MODEL)
+    return folder, model.eval()
+
+
+def packed(folder, path):
+    pack(
+        {"asr_model_file": folder / MODEL},
+        {"asr_train_config": folder / "config.yaml"},
+        path,
+    )
+    return path
+
+
+@torch.no_grad()
+def posteriors(model, audio):
+    out, _ = model.encode(audio[None], torch.tensor([len(audio)]))
+    return model.ctc.log_softmax(out)
+
+
+@pytest.mark.parametrize("size", [3, 5, 8])
+@pytest.mark.parametrize("form", ["folder", "zip", "extracted", "zip of extracted"])
+def test_every_form_gives_the_size(tmp_path, monkeypatch, size, form):
+    monkeypatch.chdir(tmp_path)
+    folder, model = experiment(tmp_path / "asr")
+    path = folder
+    if "extracted" in form:
+        path = extract(folder, MODEL, [size])[0].directory
+    if "zip" in form:
+        path = packed(path, tmp_path / "model.zip")
+    recogniser = espnet_dynsize.load(path, size=size, beam_size=1)
+    assert isinstance(recogniser, Speech2Text)
+    audio = torch.randn(8000)
+    with model.encoder.activate(size):
+        expected = posteriors(model, audio)
+    torch.testing.assert_close(
+        posteriors(recogniser.asr_model, audio), expected, atol=1e-5, rtol=0
+    )
+    assert recogniser.asr_model.encoder.schedule is None
+    ((text, *_),) = recogniser(audio)
+    assert isinstance(text, str)
+
+
+def test_without_a_size_the_full_network_can_be_switched(tmp_path):
+    folder, model = experiment(tmp_path / "asr")
+    loaded = espnet_dynsize.load(folder).asr_model
+    audio = torch.randn(8000)
+    torch.testing.assert_close(posteriors(loaded, audio), posteriors(model, audio))
+    with loaded.encoder.activate(3), model.encoder.activate(model.schedule.subnet(3)):
+        torch.testing.assert_close(posteriors(loaded, audio), posteriors(model, audio))
+
+
+STOCK = dict(encoder="conformer", model="espnet", encoder_conf=encoder_conf())
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_stock_model_is_refused(tmp_path, monkeypatch, form):
+    monkeypatch.chdir(tmp_path)
+    path, _ = experiment(tmp_path / "asr", **STOCK)
+    if form == "zip":
+        path = packed(path, tmp_path / "model.zip")
+    with pytest.raises(ConfigError, match="holds encoder: conformer, not a model of"):
+        espnet_dynsize.load(path, size=3)
+
+
+def test_a_size_that_is_not_there(tmp_path):
+    folder, _ = experiment(tmp_path / "asr")
+    with pytest.raises(ConfigError, match=r"size=4 must be one of \[3, 5, 8\]"):
+        espnet_dynsize.load(folder, size=4)
+    small = extract(folder, MODEL, [3])[0].directory
+    with pytest.raises(ConfigError, match="was extracted with 3 layers"):
+        espnet_dynsize.load(small, size=5)
+
+
+def test_paths_that_hold_no_model(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        espnet_dynsize.load(tmp_path / "nothing.zip")
+    with pytest.raises(ConfigError, match="has no config.yaml"):
+        espnet_dynsize.load(tmp_path)
+    (tmp_path / "text.zip").write_text("no zip")
+    with pytest.raises(ConfigError, match="is not a packed ESPnet model"):
+        espnet_dynsize.load(tmp_path / "text.zip")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme", "no model")
+    with pytest.raises(ConfigError, match="not found meta.yaml"):
+        espnet_dynsize.load(tmp_path / "other.zip")
+    with zipfile.ZipFile(tmp_path / "lm.zip", "w") as archive:
+        archive.writestr("meta.yaml", yaml.safe_dump({"files": {}, "yaml_files": {}}))
+    with pytest.raises(ConfigError, match="is not a packed ASR model"):
+        espnet_dynsize.load(tmp_path / "lm.zip")
+
+
+def test_a_supernet_s_checkpoint_is_not_loaded_into_a_stock_model(tmp_path):
+    folder, _ = experiment(tmp_path / "asr")
+    stock, _ = experiment(tmp_path / "stock", **STOCK)
+    with pytest.raises(ConfigError, match="is a supernet's, but its config has"):
+        DynSizeASRTask.build_model_from_file(stock / "config.yaml", folder / MODEL)
+    with pytest.raises(ConfigError, match="does not fit its config"):
+        DynSizeASRTask.build_model_from_file(folder / "config.yaml", stock / MODEL)
+    model, _ = DynSizeASRTask.build_model_from_file(
+        stock / "config.yaml", stock / MODEL
+    )
