@@ -107,7 +107,8 @@ def subnet_states(model: ESPnetASRModel, config: dict, size: int):
     for option in inspect.signature(DynSizeASRModel).parameters:
         small_config["model_conf"].pop(option, None)
     small_config["init"] = None
-    small = copy.deepcopy(model)
+    small = build_model(config)  # modules that have been trained cannot be copied
+    load_states(small, model.state_dict(), "the supernet")
     small.encoder.keep_units(kept, key)
     states = _rename_sized(small, size)
     wanted = build_model(small_config).state_dict()
