@@ -164,8 +164,16 @@ _TRAIN_SETS = ("train", "valid")
 
 
 def _finished(asr_exp: Path) -> bool:
-    """Whether the training has written its average, the last thing it does."""
-    return any(asr_exp.glob("*.ave.pth"))
+    """Whether the training has written its averages, the last thing it does."""
+    path = asr_exp / "config.yaml"
+    return path.exists() and all(
+        (asr_exp / f"{phase}.{name}.ave.pth").exists()
+        for phase, name, _ in _criteria(path)
+    )
+
+
+def _criteria(config: Path) -> list[list[str]]:
+    return yaml.safe_load(config.read_text(encoding="utf-8"))["best_model_criterion"]
 
 
 def model_file(asr_exp: Path) -> str:
@@ -174,8 +182,7 @@ def model_file(asr_exp: Path) -> str:
     Raises:
         ConfigError: there is none.
     """
-    config = yaml.safe_load((asr_exp / "config.yaml").read_text(encoding="utf-8"))
-    phase, name, _ = config["best_model_criterion"][0]
+    phase, name, _ = _criteria(asr_exp / "config.yaml")[0]
     if not (asr_exp / f"{phase}.{name}.ave.pth").exists():
         raise ConfigError(
             f"{asr_exp} has no {phase}.{name}.ave.pth; see its train.log."
