@@ -28,7 +28,8 @@ setup(
     ],
     extras_require={
         "demo": ["espeakng-loader"],
-        "dev": ["pytest", "ruff==0.17.6", "espeakng-loader"],
+        "espnet3": ["espnet[train]"],
+        "dev": ["pytest", "ruff==0.17.6", "espeakng-loader", "espnet[train]"],
     },
     entry_points={"console_scripts": ["espnet-dynsize=espnet_dynsize.bin.main:main"]},
 )

@@ -41,6 +41,7 @@ class DynSizeASRTask(ASRTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace):
+        register()  # ESPnet3 comes here without having called it
         with rnnt_loss_available():
             return super().build_model(args)
 

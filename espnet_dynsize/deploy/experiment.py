@@ -47,10 +47,10 @@ def find_checkpoint(folder: Path, model_file: str) -> str:
     """
     if model_file:
         return model_file
-    found = sorted(p.name for p in Path(folder).glob("*.ave.pth"))
+    found = sorted(p.name for p in Path(folder).glob("*.ave*.pth"))
     if len(found) != 1:
         raise ConfigError(
-            f"{folder} must hold one *.ave.pth, but there are {found}: name one with "
+            f"{folder} must hold one *.ave*.pth, but there are {found}: name one with "
             "model_file."
         )
     return found[0]
