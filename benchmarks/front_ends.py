@@ -1,0 +1,59 @@
+"""What each front-end costs, and its share of the encoder.
+
+    python benchmarks/front_ends.py
+
+FLOPs (2 per multiply-add, in matrix products and convolutions) per second of audio with
+80 features per 10 ms. Conformer of 12 macaron blocks, kernel 31, FFN 4 × d; writes
+results/front_ends.md.
+"""
+
+from pathlib import Path
+
+from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.encoder.cost import FRAMES, unit_flops
+
+RESULT = Path(__file__).resolve().parent / "results" / "front_ends.md"
+FEATURES = 80
+SECONDS = FRAMES / 100
+SHAPES = {144: 4, 256: 4, 512: 8}  # d → heads
+FRONT_ENDS = ("conv2d", "separable_conv2d", "vgg", "conv2d6", "conv2d8")
+
+
+def costs(front_end: str, size: int) -> tuple[float, float, int]:
+    """FLOPs per second of the front-end and of the layers; the front-end's weights."""
+    encoder = DynSizeConformerEncoder(
+        FEATURES,
+        input_layer=front_end,
+        output_size=size,
+        attention_heads=SHAPES[size],
+        linear_units=4 * size,
+        num_blocks=12,
+        macaron_style=True,
+        rel_pos_type="latest",
+        cnn_module_kernel=31,
+    )
+    layers, fixed = unit_flops(encoder, FEATURES)
+    weights = sum(p.numel() for p in encoder.embed.parameters())
+    return fixed / SECONDS, sum(layers) / SECONDS, weights
+
+
+def main() -> None:
+    lines = [
+        "| d | `input_layer` | frames / s | parameters | MFLOPs / s audio | share of the "
+        "encoder |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for size in SHAPES:
+        for front_end in FRONT_ENDS:
+            own, layers, weights = costs(front_end, size)
+            rate = 100 / int(front_end[6:] or 4) if front_end[:6] == "conv2d" else 25
+            lines.append(
+                f"| {size} | {front_end} | {rate:.1f} | {weights:,} | {own / 1e6:.0f} | "
+                f"{100 * own / (own + layers):.0f} % |"
+            )
+    RESULT.write_text("\n".join(lines) + "\n")
+    print(RESULT.read_text())
+
+
+if __name__ == "__main__":
+    main()
