@@ -16,7 +16,9 @@ RESULT = Path(__file__).resolve().parent / "results" / "front_ends.md"
 FEATURES = 80
 SECONDS = FRAMES / 100
 SHAPES = {144: 4, 256: 4, 512: 8}  # d → heads
-FRONT_ENDS = ("conv2d", "separable_conv2d", "vgg", "conv2d6", "conv2d8")
+# input_layer → frames that become one
+FRONT_ENDS = {"conv2d": 4, "separable_conv2d": 4, "vgg": 4, "conv2d6": 6, "conv2d8": 8}
+HEADER = ("d", "`input_layer`", "frames / s", "parameters", "MFLOPs / s audio", "share")
 
 
 def costs(front_end: str, size: int) -> tuple[float, float, int]:
@@ -38,19 +40,19 @@ def costs(front_end: str, size: int) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    lines = [
-        "| d | `input_layer` | frames / s | parameters | MFLOPs / s audio | share of the "
-        "encoder |",
-        "|---:|---|---:|---:|---:|---:|",
-    ]
+    lines = ["| " + " | ".join(HEADER) + " |", "|---:|---|---:|---:|---:|---:|"]
     for size in SHAPES:
-        for front_end in FRONT_ENDS:
+        for front_end, frames in FRONT_ENDS.items():
             own, layers, weights = costs(front_end, size)
-            rate = 100 / int(front_end[6:] or 4) if front_end[:6] == "conv2d" else 25
-            lines.append(
-                f"| {size} | {front_end} | {rate:.1f} | {weights:,} | {own / 1e6:.0f} | "
-                f"{100 * own / (own + layers):.0f} % |"
-            )
+            cells = [
+                str(size),
+                front_end,
+                f"{100 / frames:.1f}",
+                f"{weights:,}",
+                f"{own / 1e6:.0f}",
+                f"{100 * own / (own + layers):.0f} %",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     RESULT.write_text("\n".join(lines) + "\n")
     print(RESULT.read_text())
 
