@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 import yaml
-from conftest import TOKENS, batch, build, fix_masks
+from conftest import batch, build, fix_masks, model_config
 from espnet2.tasks.asr import encoder_choices
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 
@@ -148,23 +148,8 @@ def random_model(name, options, layers, conv_norm):
     conf = {**SHAPE, "sizes": [3 * layers // 2, 3 * layers], **options}
     if name == "conformer":
         conf["conv_norm"] = conv_norm
-    config = dict(
-        token_list=TOKENS,
-        input_size=20,
-        frontend=None,
-        specaug=None,
-        normalize=None,
-        preencoder=None,
-        encoder=f"dynsize_{name}",
-        encoder_conf=conf,
-        postencoder=None,
-        decoder=None,
-        decoder_conf={},
-        ctc_conf={},
-        joint_net_conf=None,
-        model="dynsize",
-        model_conf={"ctc_weight": 1.0},
-        init=None,
+    config = model_config() | dict(
+        input_size=20, encoder=f"dynsize_{name}", encoder_conf=conf
     )
     model = build(config)
     fix_masks(model.schedule)
