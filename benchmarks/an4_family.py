@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,6 +85,18 @@ TRAINING = {
     "alternating": _model(alternate=True),
     "one output layer": _model(output_per_size=False),
 }
+# A wider family: a sixth, half and all of the layers.
+WIDE_SIZES = [4, 12, 24]
+_WIDE = _encoder(sizes=WIDE_SIZES)
+WIDE = {
+    "simple_top_k, 4 / 12 / 24": _WIDE,
+    "cheap, 4 / 12 / 24": [*_WIDE, *_CHEAP],
+    "cheap, subnet_weight 1, 4 / 12 / 24": [
+        *_WIDE,
+        *TRAINING["cheap, subnet_weight 1"],
+    ],
+    "uniform, 4 / 12 / 24": [*_WIDE, *SELECTORS["uniform"]],
+}
 _FLOPS = _encoder(sizes=None, budgets={"flops": [0.45, 0.7, 1]})
 BUDGETS = {
     "simple_top_k, FLOPs": _FLOPS,
@@ -94,7 +107,7 @@ BUDGETS = {
         *_encoder(granularity="component"),
     ],
 }
-SUPERNETS = {**SELECTORS, **TRAINING, **BUDGETS}
+SUPERNETS = {**SELECTORS, **TRAINING, **WIDE, **BUDGETS}
 METHODS = (INDIVIDUAL, *SUPERNETS)
 
 
@@ -103,9 +116,10 @@ def config_file(method: str) -> Path:
     return CONF / f"train_asr_{'aux_loss' if method == 'aux-loss' else 'dynsize'}.yaml"
 
 
-def run(experiment: Experiment, method: str, seed: int, sizes: list[int]) -> None:
+def run(experiment: Experiment, method: str, seed: int) -> None:
     """Train, cut and score all sizes of a method; add its rows."""
     if method == INDIVIDUAL:
+        sizes = sorted({*_sizes(config_file(method)), *WIDE_SIZES})
         rows = [_individual(experiment, size, seed) for size in reversed(sizes)]
     else:
         rows = _supernet(experiment, method, seed)
@@ -113,8 +127,7 @@ def run(experiment: Experiment, method: str, seed: int, sizes: list[int]) -> Non
 
 
 def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
-    tag = "".join(c if c.isalnum() or c == "." else "_" for c in method)
-    tag = f"{tag.replace('__', '_')}_seed{seed}"
+    tag = re.sub(r"[^\w.]+", "_", method) + f"_seed{seed}"
     commit = _commit(experiment.exp / tag)
     arguments = ["--seed", str(seed), *SUPERNETS[method]]
     supernet = experiment.train(config_file(method), tag, arguments)
@@ -192,27 +205,30 @@ def write_tables() -> None:
 
 
 def markdown(rows: list[dict]) -> str:
-    by_count = (INDIVIDUAL, *SELECTORS, *TRAINING)
-    return (
-        _table([r for r in rows if r["method"] in by_count], by_count)
-        + "\nMeans over seeds. Ratio: mean over sizes of the method's mean divided by "
-        "that of the individually trained models.\n\n"
-        + _table([r for r in rows if r["method"] in BUDGETS], tuple(BUDGETS))
-    )
+    main = _table(rows, (INDIVIDUAL, *SELECTORS, *TRAINING))
+    tables = [
+        f"{main}\nMeans over seeds. Ratio: mean over sizes of the method's mean "
+        "divided by that of the individually trained models.\n",
+        _table(rows, (INDIVIDUAL, *WIDE)),
+        _table(rows, tuple(BUDGETS)),
+    ]
+    return "\n".join(table for table in tables if table)
 
 
 def _table(rows: list[dict], methods: tuple[str, ...]) -> str:
-    if not rows:
-        return ""
+    """The methods that have rows; models trained alone only at the others' sizes."""
+    rows = [row for row in rows if row["method"] in methods]
+    sizes = sorted({row["size"] for row in rows if row["method"] != INDIVIDUAL})
     alone = [row for row in rows if row["method"] == INDIVIDUAL]
-    sizes = sorted({row["size"] for row in rows})
+    if not sizes:
+        return ""
     header = ["method", "seeds"]
     header += [f"{kind} % at {size}" for kind in ("WER", "CER") for size in sizes]
     header += ["WER ratio", "CER ratio"] if alone else []
     lines = ["| " + " | ".join(header) + " |"]
     lines.append("|---" + "|---:" * (len(header) - 1) + "|")
     for method in methods:
-        own = [row for row in rows if row["method"] == method]
+        own = [row for row in rows if row["method"] == method and row["size"] in sizes]
         if own:
             lines.append(
                 f"| {method} | " + " | ".join(_cells(own, alone, sizes)) + " |"
@@ -320,7 +336,7 @@ def _run_all(args) -> None:
     experiment.collect_stats(config)
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [
-            pool.submit(run, experiment, method, seed, _sizes(config))
+            pool.submit(run, experiment, method, seed)
             for seed in args.seeds
             for method in args.methods
         ]
