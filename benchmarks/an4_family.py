@@ -35,6 +35,8 @@ CONF = HERE.parent / "egs2" / "an4_dynsize" / "asr1" / "conf"
 ROWS = HERE / "results" / "an4_family.jsonl"
 KINDS = ("FFN 1", "attention", "convolution", "FFN 2")
 INDIVIDUAL = "individual"
+# The layers that simple_top_k has found with the same seed, trained from scratch
+ALONE = "layers of simple_top_k, alone"
 
 
 def _selector(name: str, **conf) -> list[str]:
@@ -108,7 +110,7 @@ BUDGETS = {
     ],
 }
 SUPERNETS = {**SELECTORS, **TRAINING, **WIDE, **BUDGETS}
-METHODS = (INDIVIDUAL, *SUPERNETS)
+METHODS = (INDIVIDUAL, ALONE, *SUPERNETS)
 
 
 def config_file(method: str) -> Path:
@@ -121,6 +123,9 @@ def run(experiment: Experiment, method: str, seed: int) -> None:
     if method == INDIVIDUAL:
         sizes = sorted({*_sizes(config_file(method)), *WIDE_SIZES})
         rows = [_individual(experiment, size, seed) for size in reversed(sizes)]
+    elif method == ALONE:
+        found = _supernet(experiment, "simple_top_k", seed)[:-1]
+        rows = [_layers_alone(experiment, row, seed) for row in found]
     else:
         rows = _supernet(experiment, method, seed)
     add_rows(rows)
@@ -145,6 +150,15 @@ def _individual(experiment: Experiment, size: int, seed: int) -> dict:
     arguments = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
     folder = experiment.train(CONF / "train_asr_conformer.yaml", tag, arguments)
     return _row(experiment, folder, INDIVIDUAL, size, seed, commit)
+
+
+def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
+    tag = f"alone_{row['size']}_seed{seed}"
+    commit = _commit(experiment.exp / tag)
+    arguments = ["--seed", str(seed), "--model", "espnet"]
+    arguments += _encoder(sizes=None, keep_layers=row["kept"])
+    folder = experiment.train(config_file(ALONE), tag, arguments)
+    return _row(experiment, folder, ALONE, row["size"], seed, commit)
 
 
 def _row(experiment, folder, method, size, seed, commit) -> dict:
@@ -205,7 +219,7 @@ def write_tables() -> None:
 
 
 def markdown(rows: list[dict]) -> str:
-    main = _table(rows, (INDIVIDUAL, *SELECTORS, *TRAINING))
+    main = _table(rows, (INDIVIDUAL, ALONE, *SELECTORS, *TRAINING))
     tables = [
         f"{main}\nMeans over seeds. Ratio: mean over sizes of the method's mean "
         "divided by that of the individually trained models.\n",
