@@ -191,6 +191,8 @@ def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
         assert torch.equal(resumed[name], value), name
 
     (average,) = exp.glob("*ave_*best.pth")
+    assert extract(exp, best[0], [8])[0].size == 8
+    shutil.rmtree(exp.with_name("whole_size8"))
     for extracted in extract(exp, average.name, []):
         recogniser = espnet_dynsize.load(extracted.directory, beam_size=1)
         assert len(recogniser.asr_model.encoder.layers) == 8

@@ -36,7 +36,8 @@ def read_states(asr_exp: Path, model_file: str) -> dict:
     if not path.is_file():
         found = sorted(p.name for p in Path(asr_exp).glob("*.pth"))
         raise ConfigError(f"model_file={path} does not exist; there are {found}.")
-    return safe_torch_load(path, map_location="cpu")
+    states = safe_torch_load(path, map_location="cpu")
+    return states.get("state_dict", states)  # a checkpoint of Lightning
 
 
 def find_checkpoint(folder: Path, model_file: str) -> str:

@@ -1,0 +1,210 @@
+"""Every encoder with every decoder, trained by ESPnet2 and by ESPnet3 on AN4.
+
+    python benchmarks/matrix.py --corpus_dir DIR [--epochs 4]
+
+Each cell trains a supernet of two sizes for a few epochs, half of them search, is cut
+to both sizes and decodes the test set. Finished cells are kept. results/matrix.md has
+each size's validation loss after the first and the last epoch, and its WER, which after
+so few epochs says no more than that the path works.
+"""
+
+import argparse
+import json
+import logging
+import platform
+from pathlib import Path
+
+import jiwer
+import soundfile
+import yaml
+from an4_family import CONF
+from espnet3_run import train_espnet3
+
+import espnet_dynsize
+from espnet_dynsize.demo import an4
+from espnet_dynsize.demo.stages import Experiment, model_file
+from espnet_dynsize.deploy.extract import extract
+
+HERE = Path(__file__).resolve().parent
+ROWS = HERE / "results" / "matrix.jsonl"
+SHAPE = dict(
+    input_layer="conv2d",
+    output_size=48,
+    attention_heads=4,
+    linear_units=192,
+    selector_conf={"search_fraction": 0.5},
+)
+ENCODERS = {
+    "conformer": dict(
+        sizes=[6, 12],
+        num_blocks=3,
+        macaron_style=True,
+        rel_pos_type="latest",
+        cnn_module_kernel=15,
+    ),
+    "e_branchformer": dict(
+        sizes=[4, 9],
+        num_blocks=3,
+        use_ffn=True,
+        macaron_ffn=True,
+        cgmlp_linear_units=192,
+        cgmlp_conv_kernel=15,
+    ),
+    "transformer": dict(sizes=[6, 12], num_blocks=6),
+}
+ATTENTION = dict(attention_heads=4, linear_units=96, num_blocks=1)
+DECODERS = {
+    "CTC": dict(decoder=None, model_conf={"ctc_weight": 1.0}),
+    "CTC + attention": dict(
+        decoder="transformer", decoder_conf=ATTENTION, model_conf={"ctc_weight": 0.3}
+    ),
+    "transducer": dict(
+        decoder="transducer",
+        decoder_conf={"rnn_type": "lstm", "num_layers": 1, "hidden_size": 48},
+        joint_net_conf={"joint_space_size": 48},
+        # No beam search of the whole validation set after every epoch
+        model_conf={"ctc_weight": 0.3, "report_cer": False, "report_wer": False},
+    ),
+}
+DECODING = {
+    "CTC": dict(beam_size=1),
+    "CTC + attention": dict(beam_size=2, ctc_weight=0.3),
+    "transducer": dict(beam_size=1),
+}
+
+
+def config_of(encoder: str, decoder: str, epochs: int) -> dict:
+    """The recipe's config with another encoder and decoder."""
+    config = yaml.safe_load((CONF / "train_asr_dynsize.yaml").read_text())
+    config |= dict(
+        encoder=f"dynsize_{encoder}",
+        encoder_conf={**SHAPE, **ENCODERS[encoder]},
+        model="dynsize",
+        max_epoch=epochs,
+        best_model_criterion=[["valid", "loss", "min"]],
+        keep_nbest_models=1,
+        scheduler_conf={"warmup_steps": 100},
+    )
+    return config | DECODERS[decoder]
+
+
+def train_espnet2(experiment: Experiment, tag: str, config: dict):
+    """Folder, checkpoint and each epoch's validation statistics."""
+    path = experiment.exp / f"{tag}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    folder = experiment.train(path, tag)
+    lines = (folder / "train.log").read_text().splitlines()
+    valid = [line.split("[valid]")[1] for line in lines if "epoch results:" in line]
+    epochs = [dict(pair.split("=") for pair in _pairs(line)) for line in valid]
+    return folder, model_file(folder), epochs
+
+
+def _pairs(line: str) -> list[str]:
+    return [pair for pair in line.strip().split(", ") if pair.count("=") == 1]
+
+
+FRAMEWORKS = {"ESPnet2": train_espnet2, "ESPnet3": train_espnet3}
+
+
+def run(experiment: Experiment, framework: str, encoder: str, decoder: str, epochs):
+    """Train, cut and decode a cell; returns a row for each size."""
+    tag = f"{framework}_{encoder}_{decoder}".replace(" ", "").replace("+", "_")
+    config = config_of(encoder, decoder, epochs)
+    folder, checkpoint, losses = FRAMEWORKS[framework](experiment, tag, config)
+    rows = []
+    for size in config["encoder_conf"]["sizes"]:
+        target = folder.with_name(f"{folder.name}_size{size}")
+        if not target.exists():
+            extract(folder, checkpoint, [size])
+        key = f"loss_{size}"
+        rows.append(
+            dict(
+                framework=framework,
+                encoder=encoder,
+                decoder=decoder,
+                size=size,
+                epochs=epochs,
+                first_loss=float(losses[0][key]),
+                last_loss=float(losses[-1][key]),
+                wer=round(100 * wer(experiment, target, DECODING[decoder]), 1),
+                machine=f"{platform.machine()} CPU",
+            )
+        )
+    return rows
+
+
+def wer(experiment: Experiment, folder: Path, options: dict) -> float:
+    """Word error rate of the test set."""
+    recogniser = espnet_dynsize.load(folder, **options)
+    texts = _read(experiment.data["test"] / "text")
+    audio = _read(experiment.data["test"] / "wav.scp")
+    hypotheses = {
+        name: recogniser(soundfile.read(path)[0])[0][0] for name, path in audio.items()
+    }
+    names = sorted(texts)
+    return jiwer.wer([texts[n] for n in names], [hypotheses[n] or "" for n in names])
+
+
+def _read(path: Path) -> dict[str, str]:
+    pairs = (line.split(maxsplit=1) for line in path.read_text().splitlines())
+    return dict(pairs)
+
+
+def read_rows() -> dict[tuple, list[dict]]:
+    cells: dict[tuple, list[dict]] = {}
+    for line in ROWS.read_text().splitlines() if ROWS.exists() else []:
+        row = json.loads(line)
+        cell = (row["framework"], row["encoder"], row["decoder"])
+        cells.setdefault(cell, []).append(row)
+    return cells
+
+
+def markdown(cells: dict[tuple, list[dict]]) -> str:
+    lines = [
+        "| encoder | decoder | trained by | layers | loss after the first epoch | "
+        "after the last | WER % |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for (framework, encoder, decoder), rows in sorted(cells.items(), key=_order):
+        for row in rows:
+            lines.append(
+                f"| {encoder} | {decoder} | {framework} | {row['size']} | "
+                f"{row['first_loss']:.1f} | {row['last_loss']:.1f} | {row['wer']:.1f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _order(item) -> tuple:
+    framework, encoder, decoder = item[0]
+    places = (list(ENCODERS).index(encoder), list(DECODERS).index(decoder))
+    return (*places, framework)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of AN4")
+    parser.add_argument("--exp", type=Path, default=HERE / "exp" / "matrix")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    data = an4.prepare(args.corpus_dir, args.exp / "data")
+    experiment = Experiment(args.exp.resolve(), data, threads=args.threads)
+    experiment.make_token_list()
+    experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
+    cells = read_rows()
+    for encoder in ENCODERS:
+        for decoder in DECODERS:
+            for framework in FRAMEWORKS:
+                cell = (framework, encoder, decoder)
+                if cell not in cells:
+                    cells[cell] = run(experiment, *cell, args.epochs)
+                    print(markdown({cell: cells[cell]}), flush=True)
+                rows = [json.dumps(row) + "\n" for own in cells.values() for row in own]
+                ROWS.write_text("".join(rows))
+    ROWS.with_suffix(".md").write_text(markdown(cells))
+    print(markdown(cells))
+
+
+if __name__ == "__main__":
+    main()
