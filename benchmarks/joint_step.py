@@ -32,7 +32,7 @@ LAYERS_PER_BLOCK = 4
 SEARCH_UPDATES = 10
 # Best layers first, as a search on AN4 has ranked them: mostly convolutions and
 # attention, which cost more than feed-forward layers.
-RANKING = [13, 14, 18, 22, 1, 5, 6, 9, 10, 17, 20, 21]
+RANKING = [6, 9, 10, 13, 14, 18, 20, 22, 1, 2, 5, 16, 17, 19, 21, 23]
 SOFT = {"selector_conf": {"straight_through": False}}
 FIRST = {"selector": "first", "selector_conf": {}}
 WHOLE = {"subnet_cost": 1.0}
