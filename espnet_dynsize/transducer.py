@@ -5,6 +5,7 @@ ESPnet imports `warprnnt_pytorch`, which has no wheel; torchaudio has the same l
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -13,6 +14,7 @@ import torch
 from torchaudio.functional import rnnt_loss
 
 PACKAGE = "warprnnt_pytorch"
+_LOCK = threading.RLock()
 
 
 class RNNTLoss(torch.nn.Module):
@@ -56,15 +58,16 @@ class RNNTLoss(torch.nn.Module):
 def rnnt_loss_available() -> Iterator[None]:
     """Let `from warprnnt_pytorch import RNNTLoss` succeed inside the `with` block.
 
-    The real package is used where it is installed.
+    The real package is used where it is installed. Threads wait for each other.
     """
-    if importlib.util.find_spec(PACKAGE) is not None:
-        yield
-        return
-    module = ModuleType(PACKAGE)
-    module.RNNTLoss = RNNTLoss
-    sys.modules[PACKAGE] = module
-    try:
-        yield
-    finally:
-        del sys.modules[PACKAGE]
+    with _LOCK:
+        if PACKAGE in sys.modules or importlib.util.find_spec(PACKAGE) is not None:
+            yield
+            return
+        module = ModuleType(PACKAGE)
+        module.RNNTLoss = RNNTLoss
+        sys.modules[PACKAGE] = module
+        try:
+            yield
+        finally:
+            del sys.modules[PACKAGE]

@@ -1,4 +1,6 @@
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -56,6 +58,30 @@ def test_the_stand_in_is_there_only_where_it_is_needed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     with rnnt_loss_available():
         assert PACKAGE not in sys.modules  # the real one would be imported
+
+
+def test_threads_and_nested_uses_share_the_stand_in():
+    found, errors = [], []
+
+    def use(depth):
+        try:
+            with rnnt_loss_available():
+                if depth:
+                    use(depth - 1)
+                time.sleep(0.001)
+                from warprnnt_pytorch import RNNTLoss as own
+
+                found.append(own is RNNTLoss)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=use, args=(i % 2,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and found == [True] * 12
+    assert PACKAGE not in sys.modules
 
 
 def transducer(**model_conf):
