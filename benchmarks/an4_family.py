@@ -251,7 +251,8 @@ def _table(rows: list[dict], methods: tuple[str, ...]) -> str:
 
 
 def _cells(own: list[dict], alone: list[dict], sizes: list[int]) -> list[str]:
-    cells, ratios = [str(len({row["seed"] for row in own}))], []
+    seeds = sorted({sum(row["size"] == size for row in own) for size in sizes})
+    cells, ratios = ["–".join(map(str, seeds))], []
     for kind in ("wer", "cer"):
         means = [_mean(own, size, kind) for size in sizes]
         cells += [f"{value:.1f}" for value in means]
