@@ -57,6 +57,6 @@ def test_report_without_scores(family):
 def test_two_averages_must_be_named(family):
     folder = family[1][0]
     (folder / "valid.acc.ave.pth").write_bytes((folder / MODEL).read_bytes())
-    with pytest.raises(ConfigError, match="name one with --model_file"):
+    with pytest.raises(ConfigError, match="name one with model_file"):
         write_report([folder])
     write_report([folder], model_file=MODEL)
