@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
 from espnet_dynsize.deploy.experiment import (
     build_model,
     find_checkpoint,
     load_states,
     read_config,
+    read_states,
 )
 from espnet_dynsize.deploy.extract import subnet_states
 from espnet_dynsize.errors import ConfigError
@@ -54,7 +54,7 @@ def load(path, size: int | None = None, model_file: str = "", **options):
     try:
         files = _files(Path(path), model_file, Path(folder.name))
         config = _check(path, Path(files[CONFIG]), size)
-        if size is not None and "keep_layers" not in config["encoder_conf"]:
+        if size is not None and config["encoder_conf"].get("keep_layers") is None:
             files |= _extracted(config, files, size, Path(folder.name))
         if config.get("decoder") is None:
             options = {"ctc_weight": 1.0, **options}
@@ -110,8 +110,9 @@ def _check(path, config_file: Path, size: int | None) -> dict:
 def _extracted(config: dict, files: dict, size: int, folder: Path) -> dict[str, str]:
     """Files of the extracted model, in place of the supernet's."""
     model = build_model(config)
-    states = safe_torch_load(files[CHECKPOINT], map_location="cpu")
-    load_states(model, states, f"{CHECKPOINT}={files[CHECKPOINT]}")
+    checkpoint = Path(files[CHECKPOINT])
+    states = read_states(checkpoint.parent, checkpoint.name)
+    load_states(model, states, f"{CHECKPOINT}={checkpoint}")
     small_config, states = subnet_states(model, config, size)
     made = {
         CONFIG: str(folder / f"size{size}.yaml"),

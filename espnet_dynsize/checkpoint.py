@@ -3,6 +3,11 @@
 import torch
 
 
+def model_states(checkpoint: dict) -> dict:
+    """The model's state dict, also out of a checkpoint of Lightning."""
+    return checkpoint.get("state_dict", checkpoint)
+
+
 def misfit(model: torch.nn.Module, states: dict) -> str | None:
     """What is first wrong with `states` for `model`; None where they fit exactly."""
     own = model.state_dict()

@@ -7,7 +7,7 @@ from espnet2.tasks import asr as asr_tasks
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
-from espnet_dynsize.checkpoint import misfit
+from espnet_dynsize.checkpoint import misfit, model_states
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
 from espnet_dynsize.encoder.supernet import Supernet
@@ -73,7 +73,7 @@ class DynSizeASRTask(ASRTask):
 
 def _check_checkpoint(model: torch.nn.Module, args, model_file) -> None:
     # On the meta device, shapes are read and weights are not.
-    states = safe_torch_load(model_file, map_location="meta")
+    states = model_states(safe_torch_load(model_file, map_location="meta"))
     if isinstance(getattr(model, "encoder", None), Supernet):
         wrong = misfit(model, states)
         if wrong is not None:

@@ -93,6 +93,19 @@ def test_without_a_size_the_full_network_can_be_switched(tmp_path):
         torch.testing.assert_close(posteriors(loaded, audio), posteriors(model, audio))
 
 
+def test_a_size_of_a_config_with_every_default_and_of_a_lightning_checkpoint(tmp_path):
+    conf = encoder_conf(sizes=[3, 5, 8], keep_layers=None, keep_components=None)
+    folder, model = experiment(tmp_path / "asr", encoder_conf=conf)
+    torch.save({"state_dict": model.state_dict()}, folder / MODEL)
+    loaded = espnet_dynsize.load(folder, size=3).asr_model
+    audio = torch.randn(8000)
+    with model.encoder.activate(3):
+        expected = posteriors(model, audio)
+    torch.testing.assert_close(posteriors(loaded, audio), expected, atol=1e-5, rtol=0)
+    whole = espnet_dynsize.load(folder).asr_model
+    torch.testing.assert_close(posteriors(whole, audio), posteriors(model, audio))
+
+
 STOCK = dict(encoder="conformer", model="espnet", encoder_conf=encoder_conf())
 
 

@@ -7,7 +7,7 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
-from espnet_dynsize.checkpoint import misfit
+from espnet_dynsize.checkpoint import misfit, model_states
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection.family import budget_sizes
 
@@ -36,8 +36,7 @@ def read_states(asr_exp: Path, model_file: str) -> dict:
     if not path.is_file():
         found = sorted(p.name for p in Path(asr_exp).glob("*.pth"))
         raise ConfigError(f"model_file={path} does not exist; there are {found}.")
-    states = safe_torch_load(path, map_location="cpu")
-    return states.get("state_dict", states)  # a checkpoint of Lightning
+    return model_states(safe_torch_load(path, map_location="cpu"))
 
 
 def find_checkpoint(folder: Path, model_file: str) -> str:

@@ -39,7 +39,7 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
         ConfigError: a convolution module is kept whose norm stock ESPnet lacks, or
             single components are.
     """
-    if "keep_components" in config["encoder_conf"]:
+    if config["encoder_conf"].get("keep_components") is not None:
         raise ConfigError(
             "format=stock is not for granularity=component: all layers of a stock "
             "encoder have the same shape."
