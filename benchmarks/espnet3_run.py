@@ -127,7 +127,7 @@ def _prepare(experiment: Experiment) -> Path:
         manifest.write_text("".join(lines))
         if split == "test":
             continue
-        samples = dict(_columns(experiment.stats / split / "speech_shape"))
+        samples = dict(columns(experiment.stats / split / "speech_shape"))
         shape = folder / "stats" / split / "feats_shape"
         shape.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{i} {samples[name]}\n" for i, (name, _) in enumerate(texts)]
@@ -135,5 +135,6 @@ def _prepare(experiment: Experiment) -> Path:
     return folder
 
 
-def _columns(path: Path) -> list[list[str]]:
+def columns(path: Path) -> list[list[str]]:
+    """The lines of a file in a data directory, as utterance and value."""
     return [line.split(maxsplit=1) for line in path.read_text().splitlines()]

@@ -14,16 +14,16 @@ import logging
 import platform
 from pathlib import Path
 
-import jiwer
 import soundfile
 import yaml
 from an4_family import CONF
-from espnet3_run import train_espnet3
+from espnet3_run import columns, train_espnet3
 
 import espnet_dynsize
 from espnet_dynsize.demo import an4
+from espnet_dynsize.demo.run import extract_missing
 from espnet_dynsize.demo.stages import Experiment, model_file
-from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.report.scores import error_rate
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "results" / "matrix.jsonl"
@@ -112,10 +112,8 @@ def run(experiment: Experiment, framework: str, encoder: str, decoder: str, epoc
     config = config_of(encoder, decoder, epochs)
     folder, checkpoint, losses = FRAMEWORKS[framework](experiment, tag, config)
     rows = []
-    for size in config["encoder_conf"]["sizes"]:
-        target = folder.with_name(f"{folder.name}_size{size}")
-        if not target.exists():
-            extract(folder, checkpoint, [size])
+    targets = extract_missing(folder, checkpoint)
+    for size, target in zip(config["encoder_conf"]["sizes"], targets):
         key = f"loss_{size}"
         rows.append(
             dict(
@@ -136,18 +134,12 @@ def run(experiment: Experiment, framework: str, encoder: str, decoder: str, epoc
 def wer(experiment: Experiment, folder: Path, options: dict) -> float:
     """Word error rate of the test set."""
     recogniser = espnet_dynsize.load(folder, **options)
-    texts = _read(experiment.data["test"] / "text")
-    audio = _read(experiment.data["test"] / "wav.scp")
     hypotheses = {
-        name: recogniser(soundfile.read(path)[0])[0][0] for name, path in audio.items()
+        name: recogniser(soundfile.read(path)[0])[0][0] or ""
+        for name, path in columns(experiment.data["test"] / "wav.scp")
     }
-    names = sorted(texts)
-    return jiwer.wer([texts[n] for n in names], [hypotheses[n] or "" for n in names])
-
-
-def _read(path: Path) -> dict[str, str]:
-    pairs = (line.split(maxsplit=1) for line in path.read_text().splitlines())
-    return dict(pairs)
+    references = dict(columns(experiment.data["test"] / "text"))
+    return error_rate(references, hypotheses, folder.name)
 
 
 def read_rows() -> dict[tuple, list[dict]]:

@@ -126,13 +126,15 @@ class DynSizeASRModel(ESPnetASRModel):
         Args:
             seed: The run's seed.
         """
-        sized = [module for module in self.modules() if isinstance(module, PerSize)]
         if not self.schedule.started:
-            for module in sized:
+            for module in self._sized_modules():
                 module.begin_training()
         if self.schedule.begin_update(seed):
-            for module in sized:
+            for module in self._sized_modules():
                 module.begin_joint()
+
+    def _sized_modules(self) -> list[PerSize]:
+        return [module for module in self.modules() if isinstance(module, PerSize)]
 
     def forward(
         self,

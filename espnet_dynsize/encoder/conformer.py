@@ -7,7 +7,7 @@ from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderL
 from espnet_dynsize.encoder.norm import ChannelLayerNorm, SizedBatchNorm1d
 from espnet_dynsize.encoder.residual import ResidualLayers
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.errors import check
 
 
 class ConformerBlock(ResidualLayers, EncoderLayer):
@@ -83,8 +83,7 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
                 channels, smaller, self.switch
             ),
         }
-        if conv_norm not in make:
-            raise ConfigError(f"conv_norm={conv_norm} must be one of {sorted(make)}.")
+        check(conv_norm in make, "conv_norm", conv_norm, f"one of {sorted(make)}")
         for block in self.blocks:
             if block.conv_module is not None:
                 channels = block.conv_module.norm.num_features

@@ -10,16 +10,8 @@ from espnet_dynsize.selection.family import (
     family_of_counts,
 )
 
-GRANULARITIES = ("layer", "component")
+GRANULARITIES = ["layer", "component"]
 BUDGETS = {"flops": unit_flops, "params": unit_params}
-
-
-def check_granularity(granularity: str) -> None:
-    """Raise ConfigError if there is no such granularity."""
-    if granularity not in GRANULARITIES:
-        raise ConfigError(
-            f"granularity={granularity} must be one of {list(GRANULARITIES)}."
-        )
 
 
 def encoder_family(

@@ -37,10 +37,11 @@ KINDS = {
 }
 
 
+def has_layer(block: torch.nn.Module, kind: str) -> bool:
+    """Whether a block has a layer of this kind (that is not deleted)."""
+    return getattr(block, KINDS[kind].modules[0], None) is not None
+
+
 def layer_kinds(block: torch.nn.Module) -> list[str]:
     """The kinds of layer that a block has, also a stock one, as `KINDS` has them."""
-    return [
-        name
-        for name, kind in KINDS.items()
-        if getattr(block, kind.modules[0], None) is not None
-    ]
+    return [kind for kind in KINDS if has_layer(block, kind)]

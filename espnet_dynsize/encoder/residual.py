@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from espnet_dynsize.encoder import components
-from espnet_dynsize.encoder.kinds import KINDS, layer_kinds
+from espnet_dynsize.encoder.kinds import KINDS, has_layer
 from espnet_dynsize.encoder.norm import SizedNorm
 from espnet_dynsize.encoder.stochastic_depth import Share
 from espnet_dynsize.subnet import Subnet, Switch
@@ -83,7 +83,7 @@ class ResidualLayers:
         block.switch = switch
         block.skip_empty = skip_empty
         block.layers = []
-        for kind in [k for k in cls.norms if k in layer_kinds(block)]:
+        for kind in [k for k in cls.norms if has_layer(block, k)]:
             number = 1
             if ffn_chunks is not None:
                 module = getattr(block, kind, None)
@@ -149,7 +149,7 @@ class ResidualLayers:
         """
         for layer in self.layers:
             x, mask = self._fork(layer.units.start, x, mask)
-            if layer.modules(self):
+            if has_layer(self, layer.kind):
                 x = self._add(layer, x, pos_emb, mask)
             if not self.normalize_before:
                 x = self._norm(layer.norm, layer.units.start, x)

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from espnet_dynsize.encoder.family import (
-    check_granularity,
+    GRANULARITIES,
     encoder_family,
     units_to_keep,
 )
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.norm import SizedLayerNorm
 from espnet_dynsize.encoder.residual import Layer, ResidualLayers
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.errors import ConfigError, check
 from espnet_dynsize.selection import build_schedule
 from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import Part, Subnet, Switch
@@ -94,7 +94,8 @@ class Supernet:
                 raise ConfigError(
                     f"{option}={stock[option]} is not for a supernet: {why}."
                 )
-        check_granularity(granularity)
+        allowed = f"one of {GRANULARITIES}"
+        check(granularity in GRANULARITIES, "granularity", granularity, allowed)
         front_end = FRONT_ENDS.get(stock.get("input_layer"))
         if front_end is not None:
             stock["input_layer"] = "conv2d"
@@ -124,7 +125,7 @@ class Supernet:
             self._replace_layer_norms()
 
     def __init_subclass__(cls, **kwargs):
-        """Show all options in the signature: ESPnet writes their defaults to yaml."""
+        """Show all options in the signature: `--print_config` lists them from there."""
         super().__init_subclass__(**kwargs)
         options: dict[str, inspect.Parameter] = {}
         for base in cls.__mro__:
