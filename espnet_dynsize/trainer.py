@@ -68,11 +68,13 @@ class DynSizeTrainer(Trainer):
         """Train; see `Trainer.run`.
 
         Raises:
-            ConfigError: the search does not fit into the run, or the checkpoint to be
-                resumed has another shape.
+            ConfigError: the search does not fit into the run, the learning rate
+                scheduler undoes `score_lr`, or the checkpoint to be resumed has
+                another shape.
         """
         if _schedule(model) is not None:
             _schedule(model).plan(_total_updates(train_iter_factory, trainer_options))
+            _check_score_lr(_schedule(model), kwargs["optimizers"])
             _prepare_resume(model, trainer_options)
         super().run(
             model=model,
@@ -129,6 +131,22 @@ def _total_updates(factory, options) -> int | None:
     if batches is None:
         return None
     return options.max_epoch * math.ceil(batches / options.accum_grad)
+
+
+def _check_score_lr(schedule: SubnetSchedule, optimizers: list) -> None:
+    """Refuse a scheduler that gives every parameter group the same rate."""
+    scores = {id(p) for p in schedule.selector.parameters()}
+    for optimizer in optimizers:
+        weights, *others = optimizer.param_groups
+        for group in others:
+            own = any(id(p) in scores for p in group["params"])
+            if own and not math.isclose(
+                group["lr"], schedule.score_lr * weights["lr"], rel_tol=1e-6
+            ):
+                raise ConfigError(
+                    f"selector_conf: score_lr={schedule.score_lr} must be 1 with this "
+                    "scheduler, which gives all parameters the same learning rate."
+                )
 
 
 def _advancing(batches: Iterable, model: torch.nn.Module, options) -> Iterator:

@@ -261,6 +261,37 @@ def test_scores_are_kept_out_of_weight_decay(data, tmp_path):
     assert len(groups[1]["params"]) == 1
 
 
+SCHEDULERS = {
+    "warmuplr": {"warmup_steps": 10},
+    "piecewiselinearwarmuplr": {
+        "warmup_steps_list": [0, 10],
+        "warmup_lr_list": [0.0, 0.01],
+    },
+}
+
+
+def with_scheduler(data, exp, name):
+    conf = [f"{key}={value}" for key, value in SCHEDULERS[name].items()]
+    options = [a for c in conf for a in ("--scheduler_conf", c)]
+    extra = ["--max_epoch=2", f"--scheduler={name}", *options]
+    selector = {"search_updates": 6, "score_lr": 3.0}
+    espnet_dynsize.register()
+    DynSizeASRTask.main(cmd=train_arguments(data, exp, extra, selector_conf=selector))
+
+
+def test_score_lr_follows_the_scheduler(data, tmp_path):
+    with_scheduler(data, tmp_path / "exp", "warmuplr")
+    states = torch.load(tmp_path / "exp" / "checkpoint.pth", weights_only=False)
+    weights, scores = states["optimizers"][0]["param_groups"]
+    assert scores["lr"] == pytest.approx(3 * weights["lr"])
+
+
+def test_score_lr_is_refused_where_the_scheduler_ignores_it(data, tmp_path):
+    with pytest.raises(ConfigError, match="score_lr=3.0 must be 1 with this scheduler"):
+        with_scheduler(data, tmp_path / "exp", "piecewiselinearwarmuplr")
+    assert not list((tmp_path / "exp").glob("*.pth"))
+
+
 def test_stock_models_train_as_ever(data, tmp_path):
     exp = tmp_path / "exp"
     espnet_dynsize.register()
