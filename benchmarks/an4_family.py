@@ -55,7 +55,7 @@ def _yaml(value) -> str:
     return json.dumps(value)
 
 
-# Method → what differs from the supernet's config; aux-loss has one of its own
+# Method → what differs from its config (see CONFIGS)
 SELECTORS = {
     "simple_top_k": [],
     "simple_top_k, soft gates": _encoder(
@@ -72,19 +72,18 @@ SELECTORS = {
     "random": _selector("random"),
     "aux-loss": [],
 }
-_CHEAP = [
-    *_model(subnet_cost=0.15),
-    *_encoder(selector_conf={"search_fraction": 0.2}),
-]
+_SHORT = _encoder(selector_conf={"search_fraction": 0.2})
 TRAINING = {
-    "cheap": _CHEAP,
-    "cheap, subnet_weight 1": [*_CHEAP, *_model(subnet_weight=1.0)],
-    "cheap, subnet_weight 1, distill_weight 0.5": [
-        *_CHEAP,
-        *_model(subnet_weight=1.0, distill_weight=0.5),
-    ],
-    "cheap, norm_per_size": [*_CHEAP, *_encoder(norm_per_size=True)],
+    "search_fraction 0.2": _SHORT,
+    "distill_weight 0.5": _model(distill_weight=0.5),
+    "norm_per_size": _encoder(norm_per_size=True),
     "alternating": _model(alternate=True),
+    "alternating, subnet_cost 0.3": _model(alternate=True, subnet_cost=0.3),
+    "alternating, subnet_cost 0.3, search_fraction 0.2, distill_weight 0.5": [
+        *_model(alternate=True, subnet_cost=0.3, distill_weight=0.5),
+        *_SHORT,
+    ],
+    "cheap": [*_model(subnet_cost=0.15), *_SHORT],
     "one output layer": _model(output_per_size=False),
 }
 # A wider family: a sixth, half and all of the layers.
@@ -92,12 +91,7 @@ WIDE_SIZES = [4, 12, 24]
 _WIDE = _encoder(sizes=WIDE_SIZES)
 WIDE = {
     "simple_top_k, 4 / 12 / 24": _WIDE,
-    "cheap, 4 / 12 / 24": [*_WIDE, *_CHEAP],
-    "cheap, subnet_weight 1, 4 / 12 / 24": [
-        *_WIDE,
-        *TRAINING["cheap, subnet_weight 1"],
-    ],
-    "uniform, 4 / 12 / 24": [*_WIDE, *SELECTORS["uniform"]],
+    "first, 4 / 12 / 24": [*_WIDE, *SELECTORS["first"]],
 }
 _FLOPS = _encoder(sizes=None, budgets={"flops": [0.45, 0.7, 1]})
 BUDGETS = {
@@ -109,13 +103,21 @@ BUDGETS = {
         *_encoder(granularity="component"),
     ],
 }
-SUPERNETS = {**SELECTORS, **TRAINING, **WIDE, **BUDGETS}
+FINE_TUNED = "fine-tuned from the individual full size"
+MEASURES = {
+    "wer": "test WER",
+    "cer": "test CER",
+    "dev_wer": "dev WER",
+    "dev_cer": "dev CER",
+}
+SUPERNETS = {**SELECTORS, **TRAINING, **WIDE, **BUDGETS, FINE_TUNED: []}
 METHODS = (INDIVIDUAL, ALONE, *SUPERNETS)
+CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune"}  # the others: dynsize
 
 
 def config_file(method: str) -> Path:
     """The supernet's config, to which the method's options are added."""
-    return CONF / f"train_asr_{'aux_loss' if method == 'aux-loss' else 'dynsize'}.yaml"
+    return CONF / f"train_asr_{CONFIGS.get(method, 'dynsize')}.yaml"
 
 
 def run(experiment: Experiment, method: str, seed: int) -> None:
@@ -135,6 +137,10 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     tag = re.sub(r"[^\w.]+", "_", method) + f"_seed{seed}"
     commit = _commit(experiment.exp / tag)
     arguments = ["--seed", str(seed), *SUPERNETS[method]]
+    if method == FINE_TUNED:
+        row = _individual(experiment, _sizes(config_file(method))[-1], seed)
+        stock = experiment.exp / row["exp"]
+        arguments += ["--init_param", str(stock / model_file(stock))]
     supernet = experiment.train(config_file(method), tag, arguments)
     folders = extract_missing(supernet, model_file(supernet))
     return [
@@ -163,15 +169,18 @@ def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
 
 def _row(experiment, folder, method, size, seed, commit) -> dict:
     checkpoint = model_file(folder)
-    score = experiment.decode(folder, checkpoint)
+    scores = {
+        prefix: experiment.decode(folder, checkpoint, name)
+        for prefix, name in (("", "test"), ("dev_", "valid"))
+    }
     model, config = load_model(folder, checkpoint)
     run = measure.recogniser(model, config)
     return dict(
         method=method,
         size=size,
         seed=seed,
-        wer=round(100 * score.wer, 2),
-        cer=round(100 * score.cer, 2),
+        **{f"{p}wer": round(100 * s.wer, 2) for p, s in scores.items()},
+        **{f"{p}cer": round(100 * s.cer, 2) for p, s in scores.items()},
         parameters=measure.count_parameters(model),
         mflops=round(measure.flops_per_second(run) / 1e6, 1),
         epochs=config["max_epoch"],
@@ -221,12 +230,19 @@ def write_tables() -> None:
 def markdown(rows: list[dict]) -> str:
     main = _table(rows, (INDIVIDUAL, ALONE, *SELECTORS, *TRAINING))
     tables = [
-        f"{main}\nMeans over seeds. Ratio: mean over sizes of the method's mean "
-        "divided by that of the individually trained models.\n",
+        f"{main}\n{_NOTE}\n",
         _table(rows, (INDIVIDUAL, *WIDE)),
         _table(rows, tuple(BUDGETS)),
+        _table(rows, (INDIVIDUAL, FINE_TUNED)),
     ]
     return "\n".join(table for table in tables if table)
+
+
+_NOTE = (
+    "Error rates in %, means over seeds; dev chooses the epochs that are averaged. "
+    "Ratio: mean over sizes of the method's mean divided by that of the individually "
+    "trained models."
+)
 
 
 def _table(rows: list[dict], methods: tuple[str, ...]) -> str:
@@ -237,8 +253,9 @@ def _table(rows: list[dict], methods: tuple[str, ...]) -> str:
     if not sizes:
         return ""
     header = ["method", "seeds"]
-    header += [f"{kind} % at {size}" for kind in ("WER", "CER") for size in sizes]
-    header += ["WER ratio", "CER ratio"] if alone else []
+    for name in MEASURES.values():
+        header += [f"{name} at " + " / ".join(map(str, sizes))]
+        header += ["ratio"] if alone else []
     lines = ["| " + " | ".join(header) + " |"]
     lines.append("|---" + "|---:" * (len(header) - 1) + "|")
     for method in methods:
@@ -252,18 +269,18 @@ def _table(rows: list[dict], methods: tuple[str, ...]) -> str:
 
 def _cells(own: list[dict], alone: list[dict], sizes: list[int]) -> list[str]:
     seeds = sorted({sum(row["size"] == size for row in own) for size in sizes})
-    cells, ratios = ["–".join(map(str, seeds))], []
-    for kind in ("wer", "cer"):
+    cells = ["–".join(map(str, seeds))]
+    for kind in MEASURES:
         means = [_mean(own, size, kind) for size in sizes]
-        cells += [f"{value:.1f}" for value in means]
+        cells.append(" / ".join(f"{value:.1f}" for value in means))
         if alone:
             base = [_mean(alone, size, kind) for size in sizes]
-            ratios.append(f"{mean(a / b for a, b in zip(means, base)):.3f}")
-    return cells + ratios
+            cells.append(f"{mean(a / b for a, b in zip(means, base)):.3f}")
+    return cells
 
 
 def _mean(rows: list[dict], size: int, kind: str) -> float:
-    found = [row[kind] for row in rows if row["size"] == size]
+    found = [row[kind] for row in rows if row["size"] == size and kind in row]
     return mean(found) if found else float("nan")
 
 

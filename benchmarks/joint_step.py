@@ -42,6 +42,10 @@ VARIANTS = {
     "one after another": (WHOLE | {"joint_pass": "sequential"}, {}),
     "one pass": (WHOLE, {}),
     "one pass, alternating": (WHOLE | {"alternate": True}, {}),
+    "one pass, alternating, subnet_cost 0.3": (
+        {"alternate": True, "subnet_cost": 0.3},
+        {},
+    ),
     "one pass, subnet_cost 0.3": ({"subnet_cost": 0.3}, {}),
     "one pass, subnet_cost 0.15": ({"subnet_cost": 0.15}, {}),
     "one pass, norms per size": (WHOLE, {"norm_per_size": True}),

@@ -39,8 +39,8 @@ class DynSizeASRModel(ESPnetASRModel):
             has weight 1 (arXiv 2407.18930, section 3.3).
         subnet_cost: What each sampled subnet's layers may cost in a step, relative to
             the full network's; one that would cost more trains on a part of the batch.
-        alternate: Train one subnet besides the full one in a step, not two; while
-            searching, the gated one in every second step.
+        alternate: The two subnets besides the full one take turns, a step each with
+            twice the weight; while searching, the gated one skips every second step.
         joint_pass: `batched`: all sampled subnets encode in one pass and share what
             they compute alike; `sequential`: one after another.
         distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
@@ -86,7 +86,7 @@ class DynSizeASRModel(ESPnetASRModel):
                 "decoder_per_size=True needs an attention decoder: decoder other than "
                 "transducer and ctc_weight below 1."
             )
-        self.subnet_weight = subnet_weight
+        self.subnet_weight = subnet_weight * (2 if alternate else 1)
         self.subnet_cost = subnet_cost
         self.alternate = alternate
         # Intermediate outputs and a post-encoder take whole batches.

@@ -95,14 +95,17 @@ def test_every_sequence_is_drawn_at_some_update():
     assert drawn == set(range(8))
 
 
-def test_alternate_trains_one_subnet_a_step():
+def test_alternate_trains_the_smaller_sizes_in_turn_with_twice_the_weight():
     model = joint_model({"alternate": True}).train()
     drawn = []
-    for _ in range(20):
+    for _ in range(4):
         model.begin_update(0)
-        _, stats, _ = model(**batch())
-        drawn.append(tuple(s for s in (8, 5, 3) if f"loss_{s}" in stats))
-    assert set(drawn) == {(8, 5), (8, 3)}
+        loss, stats, _ = model(**batch())
+        (size,) = (s for s in (5, 3) if f"loss_{s}" in stats)
+        drawn.append(size)
+        expected = stats["loss_8"] + 0.6 * stats[f"loss_{size}"]
+        torch.testing.assert_close(loss, expected)
+    assert drawn in ([3, 5, 3, 5], [5, 3, 5, 3])
 
 
 def test_alternate_search_gates_every_second_step():

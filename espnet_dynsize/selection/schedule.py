@@ -164,19 +164,19 @@ class SubnetSchedule(torch.nn.Module):
 
         Args:
             alternate: Only one subnet besides the full one: while searching, the gated
-                one in every second update; then one size drawn among the smaller.
+                one in every second update; then the smallest in one update and the
+                size between in the next. The penalty counts double in turn.
         """
         if self.phase is Phase.SEARCH:
             return self._search_subnets(alternate)
         masks = self.masks()
-        smaller = len(self.sizes) - 1
-        picks = [self._full(masks)]
-        if alternate and smaller > 0:
-            picks.append(self._subnet(self._draw(0, smaller), masks))
-        elif smaller > 0:
-            picks.append(self._subnet(0, masks))
-            if smaller > 1:
-                picks.append(self._subnet(self._draw(1, smaller), masks))
+        last = len(self.sizes) - 1
+        smaller = [0] if last > 0 else []
+        if last > 1:
+            smaller.append(self._draw(1, last))
+        if alternate:
+            smaller = smaller[int(self._read("update")) % 2 :][:1]
+        picks = [self._full(masks), *(self._subnet(i, masks) for i in smaller)]
         return picks, self.fixed_masks.new_zeros(())
 
     def cost(self, subnet: Subnet) -> float:
@@ -200,6 +200,7 @@ class SubnetSchedule(torch.nn.Module):
         k, values, penalty, hard = self.selector.gates(
             update, self._search_length(), self.draws()
         )
+        penalty = 2 * penalty if alternate else penalty
         kept = tuple((values > 0.5).tolist()) if hard else everything
         full = Subnet(self.sizes[-1], everything, drop=self._search_drop(k))
         return [full, Subnet(k, kept, gates=values)], penalty

@@ -82,6 +82,33 @@ def test_middle_size_is_drawn_by_seed_and_update():
     assert set(draws(1)) == {3, 4, 5}
 
 
+@pytest.mark.parametrize(
+    "sizes, expected", [([3, 8], [[8], [8, 3]]), ([3, 5, 8], [[8, 5], [8, 3]])]
+)
+def test_alternating_takes_half_of_the_sandwich(sizes, expected):
+    conf = {"search_updates": 0}
+    planned = build_schedule("simple_top_k", conf, 8, sizes, layer_drop_joint=0.0)
+    planned.plan(10)
+    drawn = []
+    for _ in range(4):
+        planned.begin_update(0)
+        subnets, _ = planned.sandwich(alternate=True)
+        drawn.append([s.size for s in subnets])
+    assert drawn == 2 * expected
+
+
+def test_alternating_doubles_the_penalty():
+    conf = {"search_updates": 4, "sparsity_weight": 1.0, "iterations": 2}
+    planned = build_schedule("iterative_zero_out", conf, 8, [3, 8], 0.0)
+    planned.plan(10)
+    planned.begin_update(0)
+    assert planned.sandwich()[1] > 0
+    assert planned.sandwich(alternate=True)[1] == 2 * planned.sandwich()[1]
+    planned.begin_update(0)
+    subnets, penalty = planned.sandwich(alternate=True)
+    assert [s.size for s in subnets] == [8] and penalty == 0
+
+
 def test_a_loaded_schedule_goes_on_like_the_old_one():
     whole = schedule()
     whole.plan(10)
