@@ -188,6 +188,32 @@ def test_trains_in_both_phases(name, options, layers, options_too):
     assert phases == [0, 0, 1, 1]
 
 
+@every_case
+@pytest.mark.parametrize("phase", ["search", "joint"])
+def test_half_precision_trains_like_single(name, options, layers, phase):
+    """What `--use_amp` does, which ESPnet offers on GPUs only."""
+    if options.get("attention_layer_type") == "fast_selfattn":
+        pytest.skip("ESPnet's fast_selfattn has no bfloat16")
+    model, _ = random_model(name, options, layers, conv_norm="layer_norm")
+    if phase == "search":
+        model.schedule.fixed_masks.fill_(float("nan"))
+    model.train().begin_update(0)
+    data = batch()
+    data["speech"], data["speech_lengths"] = features()
+    losses, gradients = [], []
+    for half in (False, True):
+        model.zero_grad()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            losses.append(model(**data)[0].squeeze().float())
+        losses[-1].backward()
+        found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert ("encoder.schedule.selector.scores" in found) == (phase == "search")
+        gradients.append(torch.cat([g.flatten() for g in found.values()]))
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.03, atol=0.0)
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.97
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_espnet_sees_all_options_and_their_defaults(name):
     stock = encoder_choices.get_class(name.removeprefix("dynsize_"))
