@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import yaml
 
-from espnet_dynsize.demo import an4
+from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.run import extract_missing
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.deploy.experiment import family_sizes, load_model

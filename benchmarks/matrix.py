@@ -20,7 +20,7 @@ from an4_family import CONF
 from espnet3_run import columns, train_espnet3
 
 import espnet_dynsize
-from espnet_dynsize.demo import an4
+from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.run import extract_missing
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.report.scores import error_rate

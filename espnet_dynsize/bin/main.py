@@ -23,7 +23,7 @@ def main(argv=None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from espnet_dynsize.bin import convert, demo, extract, report
+    from espnet_dynsize.bin import convert, demo, extract, prepare, report
 
     parser = argparse.ArgumentParser(
         prog="espnet-dynsize",
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "python, with the plugin's encoders and models known to ESPnet's ASR task.",
     )
     run.set_defaults(function=lambda args: 2)
-    for verb in (extract, report, convert, demo):
+    for verb in (prepare, extract, report, convert, demo):
         verb.add_parser(verbs)
     return parser
 

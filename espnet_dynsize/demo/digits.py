@@ -10,7 +10,7 @@ import soundfile
 import torch
 import torchaudio
 
-from espnet_dynsize.demo.datadir import Utterance, write_data_dir
+from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
 from espnet_dynsize.demo.espeak import Synthesizer
 
 WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_dynsize.bin.report import write_report
-from espnet_dynsize.demo import an4, digits
+from espnet_dynsize.corpora import an4
+from espnet_dynsize.demo import digits
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.deploy.experiment import family_sizes, read_config
 from espnet_dynsize.deploy.extract import extract

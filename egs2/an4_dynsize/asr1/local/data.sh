@@ -20,4 +20,4 @@ if [ "${AN4}" = downloads ]; then
         tar -xzf downloads/an4_sphere.tar.gz -C downloads
     fi
 fi
-python3 -m espnet_dynsize.demo.an4 "${AN4}" data
+espnet-dynsize prepare an4 --corpus_dir "${AN4}"

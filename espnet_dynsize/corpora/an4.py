@@ -1,10 +1,9 @@
 """The AN4 corpus (CMU census database, 948 training and 130 test utterances)."""
 
 import re
-import sys
 from pathlib import Path
 
-from espnet_dynsize.demo.datadir import Utterance, write_data_dir
+from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
 from espnet_dynsize.errors import ConfigError
 
 VALID_UTTERANCES = 100
@@ -59,7 +58,3 @@ def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
         "test": read_split(corpus_dir, "test"),
     }
     return {name: write_data_dir(data / name, utts) for name, utts in splits.items()}
-
-
-if __name__ == "__main__":
-    prepare(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,100 @@
+"""Kaldi-style data directories, the input of every ESPnet stage."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+
+from espnet_dynsize.errors import ConfigError
+
+
+class Utterance(NamedTuple):
+    """One utterance and what is said in it."""
+
+    id: str
+    speaker: str
+    wav: Path
+    text: str
+    span: tuple[float, float] | None = None  # seconds in `wav`; None: all of it
+
+
+def write_data_dir(directory: Path, utterances: Iterable[Utterance]) -> Path:
+    """Write `wav.scp`, `text`, `utt2spk`, `spk2utt` and, for spans, `segments`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "segments").unlink(missing_ok=True)  # of another corpus
+    for name, lines in _files(sorted(utterances)).items():
+        text = "".join(f"{line}\n" for line in lines)
+        (directory / name).write_text(text, encoding="utf-8")
+    return directory
+
+
+def _files(utterances: Sequence[Utterance]) -> dict[str, list[str]]:
+    speakers: dict[str, list] = {}
+    for utterance in utterances:
+        speakers.setdefault(utterance.speaker, []).append(utterance.id)
+    files = {
+        "text": [f"{u.id} {u.text}" for u in utterances],
+        "utt2spk": [f"{u.id} {u.speaker}" for u in utterances],
+        "spk2utt": [f"{s} {' '.join(ids)}" for s, ids in sorted(speakers.items())],
+    }
+    segments = [(u, u.wav.stem) for u in utterances if u.span]
+    if segments:
+        files["wav.scp"] = sorted({f"{name} {u.wav}" for u, name in segments})
+        files["segments"] = [
+            f"{u.id} {name} {u.span[0]:.3f} {u.span[1]:.3f}" for u, name in segments
+        ]
+    else:
+        files["wav.scp"] = [f"{u.id} {u.wav}" for u in utterances]
+    return files
+
+
+def check_utterances(name: str, utterances: Sequence[Utterance]) -> None:
+    """Look for what would make a later stage fail, or worse, not fail.
+
+    Args:
+        name: What the utterances are, for the message.
+        utterances: With absolute paths.
+
+    Raises:
+        ConfigError: there are none, two share an id, a text is empty, or audio has a
+            space in its path, cannot be read or is shorter than an utterance's end.
+    """
+    if not utterances:
+        raise ConfigError(f"{name} has no utterances.")
+    ids: set[str] = set()
+    for u in utterances:
+        if u.id in ids:
+            raise ConfigError(f"{name}: utterance {u.id} is there twice.")
+        ids.add(u.id)
+        if not u.text.strip():
+            raise ConfigError(f"{name}: utterance {u.id} has an empty transcript.")
+        if any(c.isspace() for c in str(u.wav)):
+            raise ConfigError(
+                f"{name}: '{u.wav}' has a space in its path, which Kaldi-style files "
+                "cannot hold; move or link the corpus."
+            )
+    wavs = sorted({u.wav for u in utterances})
+    with ThreadPoolExecutor() as pool:
+        seconds = dict(zip(wavs, pool.map(_seconds, wavs)))
+    for u in utterances:
+        if u.span and not 0 <= u.span[0] < u.span[1]:
+            raise ConfigError(f"{name}: utterance {u.id} has the times {u.span}.")
+        if u.span and u.span[0] >= seconds[u.wav]:
+            raise ConfigError(
+                f"{name}: utterance {u.id} begins at {u.span[0]} s, but {u.wav} is "
+                f"only {seconds[u.wav]:.2f} s long."
+            )
+
+
+def _seconds(wav: Path) -> float:
+    try:
+        info = soundfile.info(str(wav))
+    except soundfile.LibsndfileError as error:
+        raise ConfigError(
+            f"audio {wav} cannot be read: {error.error_string}"
+        ) from error
+    if info.frames == 0:
+        raise ConfigError(f"audio {wav} has no samples.")
+    return info.duration

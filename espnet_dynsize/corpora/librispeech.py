@@ -1,0 +1,85 @@
+"""LibriSpeech (openslr.org/12), as unpacked from its archives."""
+
+from pathlib import Path
+
+from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
+from espnet_dynsize.errors import ConfigError
+
+TRAIN_SETS = {
+    "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
+    "train_clean_100": ("train-clean-100",),
+}
+# The names of ESPnet's own recipe
+OTHER_SETS = {
+    "dev": ("dev-clean", "dev-other"),
+    "dev_clean": ("dev-clean",),
+    "dev_other": ("dev-other",),
+    "test_clean": ("test-clean",),
+    "test_other": ("test-other",),
+}
+
+
+def prepare(corpus_dir: Path, data: Path, train_set: str) -> dict[str, Path]:
+    """Write `data/<set>` for the training set and every development and test set.
+
+    A speaker is a reader in one chapter, as in Kaldi's and ESPnet's recipes.
+
+    Args:
+        corpus_dir: Folder with `LibriSpeech/`.
+        data: Where to write.
+        train_set: `train_960` or `train_clean_100`.
+
+    Raises:
+        ConfigError: a part is missing or broken; nothing has been written then.
+    """
+    sets = {train_set: TRAIN_SETS[train_set], **OTHER_SETS}
+    names = dict.fromkeys(part for parts in sets.values() for part in parts)
+    parts = {name: read_part(Path(corpus_dir), name) for name in names}
+    return {
+        name: write_data_dir(data / name, [u for part in own for u in parts[part]])
+        for name, own in sets.items()
+    }
+
+
+def read_part(corpus_dir: Path, part: str) -> list[Utterance]:
+    """The utterances of one part (`dev-clean`, …).
+
+    Raises:
+        ConfigError: the folder is missing or incomplete.
+    """
+    folder = corpus_dir / "LibriSpeech" / part
+    readers = _folders(folder)
+    chapters = [chapter for reader in readers for chapter in _folders(reader)]
+    utterances = [u for chapter in chapters for u in _read_chapter(chapter)]
+    check_utterances(str(folder), utterances)
+    return utterances
+
+
+def _folders(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.glob("*") if p.is_dir())
+    if not folder.is_dir() or not found:
+        missing = "does not exist" if not folder.is_dir() else "has no utterances"
+        raise ConfigError(
+            f"{folder} {missing}: LibriSpeech's folders are "
+            "LibriSpeech/<part>/<reader>/<chapter>."
+        )
+    return found
+
+
+def _read_chapter(chapter: Path) -> list[Utterance]:
+    speaker = f"{chapter.parent.name}-{chapter.name}"
+    transcripts = chapter / f"{speaker}.trans.txt"
+    if not transcripts.is_file():
+        raise ConfigError(f"{chapter} has no {transcripts.name}.")
+    lines = transcripts.read_text(encoding="utf-8").splitlines()
+    texts = {key: text.strip() for key, _, text in (x.partition(" ") for x in lines)}
+    audio = {p.stem: p.resolve() for p in chapter.glob("*.flac")}
+    if not texts:
+        raise ConfigError(f"{chapter} has no utterances: {transcripts.name} is empty.")
+    odd = sorted(texts.keys() ^ audio.keys())
+    if odd:
+        raise ConfigError(
+            f"{chapter}: {odd[0]} needs both a .flac file and a line in "
+            f"{transcripts.name}."
+        )
+    return [Utterance(i, speaker, audio[i], text) for i, text in texts.items()]
