@@ -25,9 +25,9 @@ import matplotlib.pyplot as plt
 import yaml
 
 from espnet_dynsize.corpora import an4
-from espnet_dynsize.demo.run import extract_missing
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.deploy.experiment import family_sizes, load_model
+from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.report import measure
 
 HERE = Path(__file__).resolve().parent
@@ -142,7 +142,7 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
         stock = experiment.exp / row["exp"]
         arguments += ["--init_param", str(stock / model_file(stock))]
     supernet = experiment.train(config_file(method), tag, arguments)
-    folders = extract_missing(supernet, model_file(supernet))
+    folders = extract_changed(supernet, model_file(supernet)).values()
     return [
         _row(experiment, folder, method, size, seed, commit)
         for size, folder in zip(_sizes(supernet / "config.yaml"), folders)

@@ -21,8 +21,8 @@ from espnet3_run import columns, train_espnet3
 
 import espnet_dynsize
 from espnet_dynsize.corpora import an4
-from espnet_dynsize.demo.run import extract_missing
 from espnet_dynsize.demo.stages import Experiment, model_file
+from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.report.scores import error_rate
 
 HERE = Path(__file__).resolve().parent
@@ -112,7 +112,7 @@ def run(experiment: Experiment, framework: str, encoder: str, decoder: str, epoc
     config = config_of(encoder, decoder, epochs)
     folder, checkpoint, losses = FRAMEWORKS[framework](experiment, tag, config)
     rows = []
-    targets = extract_missing(folder, checkpoint)
+    targets = list(extract_changed(folder, checkpoint).values())
     for size, target in zip(config["encoder_conf"]["sizes"], targets):
         key = f"loss_{size}"
         rows.append(

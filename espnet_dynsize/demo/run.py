@@ -7,8 +7,7 @@ from espnet_dynsize.bin.report import write_report
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo import digits
 from espnet_dynsize.demo.stages import Experiment, model_file
-from espnet_dynsize.deploy.experiment import family_sizes, read_config
-from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.report.scores import read_trn
 
@@ -65,7 +64,7 @@ def run_demo(
     supernet = experiment.train(config, "asr_dynsize", arguments)
     checkpoint = model_file(supernet)
     print("4/5 cutting every size", flush=True)
-    folders = extract_missing(supernet, checkpoint)
+    folders = list(extract_changed(supernet, checkpoint).values())
     print("5/5 decoding and scoring", flush=True)
     for folder in folders:
         experiment.decode(folder, checkpoint)
@@ -73,16 +72,6 @@ def run_demo(
     _print_examples(folders)
     if corpus == "digits":
         print(SYNTHETIC)
-
-
-def extract_missing(supernet: Path, checkpoint: str) -> list[Path]:
-    """The folders of every size, extracted now or by an earlier run."""
-    sizes = family_sizes(read_config(supernet))
-    folders = {s: supernet.with_name(f"{supernet.name}_size{s}") for s in sizes}
-    missing = [s for s in sizes if not (folders[s] / checkpoint).exists()]
-    if missing:
-        extract(supernet, checkpoint, missing)
-    return list(folders.values())
 
 
 def _print_examples(folders: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,14 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_dynsize.deploy.experiment import build_model, load_model, load_states
+from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.experiment import (
+    build_model,
+    family_sizes,
+    load_model,
+    load_states,
+    read_config,
+)
 from espnet_dynsize.deploy.stock import to_stock
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.model import DynSizeASRModel
@@ -40,6 +48,9 @@ def extract(
 ) -> list[Extracted]:
     """Write `<asr_exp>_size<size>/{config.yaml,<model_file>}` for every size.
 
+    `<asr_exp>/config_size<size>.yaml` is written, too: with it in place of config.yaml,
+    the supernet's own checkpoint computes as that size.
+
     Args:
         asr_exp: Folder of a trained supernet.
         model_file: Checkpoint in it, from the joint phase.
@@ -66,13 +77,53 @@ def extract(
             raise ConfigError(f"output folder {target} exists; remove or rename it.")
     for size in sizes:
         schedule.subnet(size)  # raises before anything is written
-    return [
-        _write(model, config, size, target, model_file, format)
-        for size, target in zip(sizes, targets)
-    ]
+    made = []
+    for size, target in zip(sizes, targets):
+        _write_swap(asr_exp, config, size)
+        record = origin.describe(asr_exp, model_file, size, schedule.sizes)
+        made.append(_write(model, config, size, target, model_file, format, record))
+    return made
 
 
-def _write(model, config, size, target, model_file, format) -> Extracted:
+def extract_changed(
+    asr_exp: Path, model_file: str, sizes: Sequence[int] = ()
+) -> dict[int, Path]:
+    """The folders of `sizes` (empty: all), extracted now where they have to be.
+
+    One that was cut out of another checkpoint is renamed to `old<n>_<name>` first.
+    """
+    sizes = list(sizes) or family_sizes(read_config(asr_exp))
+    folders = {s: asr_exp.with_name(f"{asr_exp.name}_size{s}") for s in sizes}
+    missing = []
+    for size, folder in folders.items():
+        record = origin.read(folder)
+        if record is not None and record["sha256"] != origin.digest(
+            asr_exp, model_file
+        ):
+            folder.rename(_free_name(folder))
+        if not (folder / model_file).exists():
+            missing.append(size)
+    if missing:
+        extract(asr_exp, model_file, missing)
+    return folders
+
+
+def _free_name(folder: Path) -> Path:
+    names = (folder.with_name(f"old{n}_{folder.name}") for n in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _write_swap(asr_exp: Path, config: dict, size: int) -> None:
+    swapped = {**config, "encoder_conf": {**config["encoder_conf"], "subnet": size}}
+    _write_yaml(asr_exp / f"config_size{size}.yaml", swapped)
+
+
+def _write_yaml(path: Path, config: dict) -> None:
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _write(model, config, size, target, model_file, format, record) -> Extracted:
     small_config, states = subnet_states(model, config, size)
     units = small_config["encoder_conf"].get("granularity", "layer") + "s"
     kept = sum(model.schedule.subnet(size).mask)
@@ -80,12 +131,12 @@ def _write(model, config, size, target, model_file, format) -> Extracted:
     if format == "stock":
         small_config, states, note = to_stock(small_config, states)
     load_states(build_model(small_config), states, f"size {size}")
-    target.mkdir(parents=True)
-    (target / "config.yaml").write_text(
-        yaml.safe_dump(small_config, sort_keys=False, allow_unicode=True),
-        encoding="utf-8",
-    )
-    torch.save(states, target / model_file)
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    _write_yaml(unfinished / "config.yaml", small_config)
+    torch.save(states, unfinished / model_file)
+    origin.write(unfinished, record)
+    unfinished.rename(target)
     return Extracted(target, size, note)
 
 

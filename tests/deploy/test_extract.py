@@ -7,8 +7,9 @@ import yaml
 from conftest import batch, build, fix_masks, model_config
 from espnet2.tasks.asr import encoder_choices
 
+from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import load_model
-from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.deploy.extract import extract, extract_changed
 from espnet_dynsize.errors import ConfigError
 
 MODEL = "valid.loss.ave.pth"
@@ -81,14 +82,33 @@ def test_fixed_subnet_of_the_supernet_equals_extracted(tmp_path):
     model, config = random_supernet()
     exp = write_experiment(tmp_path / "asr", model, config)
     (extracted,) = extract(exp, MODEL, [3])
-    config["encoder_conf"]["subnet"] = 3
-    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    (exp / "config_size3.yaml").rename(exp / "config.yaml")
     fixed, _ = load_model(exp, MODEL)
     small, _ = load_model(extracted.directory, MODEL)
     data = batch()
     expected = log_probs(small, data)
     torch.testing.assert_close(log_probs(fixed, data), expected, atol=1e-6, rtol=0)
     assert not torch.allclose(log_probs(model, data), expected, atol=1e-3)
+
+
+def test_only_what_changed_is_extracted_again(tmp_path):
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    folders = extract_changed(exp, MODEL)
+    assert list(folders) == [3, 5, 8]
+    record = origin.read(folders[3])
+    assert (record["size"], record["family"]) == (3, [3, 5, 8])
+    assert (record["supernet"], record["model_file"]) == ("asr", MODEL)
+    (folders[3] / "mine").touch()
+    assert extract_changed(exp, MODEL, [3]) == {3: folders[3]}
+    assert (folders[3] / "mine").exists()
+    model.ctc.ctc_lo.by_size["3"].bias.data.add_(1.0)
+    torch.save(model.state_dict(), exp / MODEL)
+    extract_changed(exp, MODEL, [3])
+    assert not (folders[3] / "mine").exists()
+    assert (tmp_path / "old1_asr_size3" / "mine").exists()
+    bias = torch.load(folders[3] / MODEL)["ctc.ctc_lo.bias"]
+    assert torch.equal(bias, model.ctc.ctc_lo.by_size["3"].bias)
 
 
 def test_fixed_subnet_needs_a_joint_phase_checkpoint(tmp_path):

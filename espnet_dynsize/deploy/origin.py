@@ -1,0 +1,41 @@
+"""What an extracted model was made of: `origin.yaml` in its folder."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+import espnet_dynsize
+
+NAME = "origin.yaml"
+
+
+def describe(asr_exp: Path, model_file: str, size: int, sizes: Iterable[int]) -> dict:
+    """The record of a model of `size` that is cut out of `asr_exp/model_file`."""
+    return dict(
+        size=size,
+        family=list(sizes),
+        supernet=asr_exp.name,
+        model_file=model_file,
+        sha256=digest(asr_exp, model_file),
+        espnet_dynsize=espnet_dynsize.__version__,
+    )
+
+
+def digest(asr_exp: Path, model_file: str) -> str:
+    """SHA-256 of a supernet's config and checkpoint, one after the other."""
+    found = hashlib.sha256()
+    for path in (asr_exp / "config.yaml", asr_exp / model_file):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def write(folder: Path, record: dict) -> None:
+    (folder / NAME).write_text(yaml.safe_dump(record, sort_keys=False))
+
+
+def read(folder: Path) -> dict | None:
+    """The record of an extracted model; None where there is none."""
+    path = folder / NAME
+    return yaml.safe_load(path.read_text()) if path.is_file() else None

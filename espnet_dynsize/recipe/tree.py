@@ -1,0 +1,32 @@
+"""The parts of an ESPnet checkout that a recipe folder needs."""
+
+import os
+from pathlib import Path
+
+from espnet_dynsize.errors import ConfigError
+
+NAMES = ("asr.sh", "scripts", "pyscripts", "utils", "steps")
+
+
+def espnet_root(recipe: Path) -> Path:
+    """`ESPNET_ROOT`, or the tree that the recipe (`egs2/<corpus>/asr1`) lies in."""
+    return Path(os.environ.get("ESPNET_ROOT") or recipe.resolve().parents[2])
+
+
+def link_tree(recipe: Path) -> None:
+    """Link what is missing in the recipe's folder to ESPnet's `asr1` template.
+
+    Raises:
+        ConfigError: the template is not there.
+    """
+    template = espnet_root(recipe) / "egs2" / "TEMPLATE" / "asr1"
+    for name in NAMES:
+        if (recipe / name).exists():
+            continue
+        if not (template / name).exists():
+            raise ConfigError(
+                f"{template / name} does not exist: set ESPNET_ROOT to an ESPnet "
+                "checkout, or copy the recipe to its egs2/."
+            )
+        (recipe / name).unlink(missing_ok=True)  # a link to what is gone
+        (recipe / name).symlink_to((template / name).resolve())
