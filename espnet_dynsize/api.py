@@ -42,6 +42,17 @@ def load(path, size: int | None = None, model_file: str = "", **options):
     Raises:
         ConfigError: the path holds no model of this plugin, or not this size.
     """
+    return open_model(path, size, model_file, plugin_only=True, **options)
+
+
+def open_model(
+    path,
+    size: int | None = None,
+    model_file: str = "",
+    plugin_only: bool = False,
+    **options,
+):
+    """`load` that also opens models without this plugin, unless `plugin_only`."""
     import espnet_dynsize
 
     espnet_dynsize.register()
@@ -53,7 +64,7 @@ def load(path, size: int | None = None, model_file: str = "", **options):
     folder = tempfile.TemporaryDirectory(prefix="espnet_dynsize_")
     try:
         files = _files(Path(path), model_file, Path(folder.name))
-        config = _check(path, Path(files[CONFIG]), size)
+        config = _check(path, Path(files[CONFIG]), size, plugin_only)
         if size is not None and config["encoder_conf"].get("keep_layers") is None:
             files |= _extracted(config, files, size, Path(folder.name))
         if config.get("decoder") is None:
@@ -89,10 +100,12 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
     return files
 
 
-def _check(path, config_file: Path, size: int | None) -> dict:
+def _check(path, config_file: Path, size: int | None, plugin_only: bool) -> dict:
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     encoder = str(config.get("encoder"))
     if not encoder.startswith("dynsize_"):
+        if size is None and not plugin_only:
+            return config
         raise ConfigError(
             f"path={path} holds encoder: {encoder}, not a model of this plugin; open "
             "it with ESPnet's Speech2Text."

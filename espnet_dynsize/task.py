@@ -22,6 +22,9 @@ ENCODERS = {
     "dynsize_e_branchformer": DynSizeEBranchformerEncoder,
     "dynsize_transformer": DynSizeTransformerEncoder,
 }
+# What a packed config has after its encoder's name, so that ESPnet, which repeats names
+# that it does not know, tells users without the plugin what to do.
+INSTALL_HINT = " (pip install espnet-dynsize)"
 MODELS = {"dynsize": DynSizeASRModel}
 
 
@@ -102,5 +105,6 @@ def _separate_scores(optimizer: torch.optim.Optimizer, schedule) -> None:
 def register() -> None:
     """Make ESPnet's ASR task know the plugin; calling it again changes nothing."""
     encoder_choices.classes.update(ENCODERS)
+    encoder_choices.classes.update({n + INSTALL_HINT: c for n, c in ENCODERS.items()})
     model_choices.classes.update(MODELS)
     asr_tasks.ASRTask = DynSizeASRTask

@@ -15,6 +15,10 @@ def main(argv=None) -> int:
             from espnet_dynsize.bin.run import run
 
             return run(argv[1:])
+        if argv[:1] == ["recipe"]:
+            from espnet_dynsize.bin.recipe import main as recipe
+
+            return recipe(argv[1:])
         args = build_parser().parse_args(argv)
         return args.function(args)
     except ConfigError as error:
@@ -23,7 +27,15 @@ def main(argv=None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from espnet_dynsize.bin import convert, demo, extract, prepare, report
+    from espnet_dynsize.bin import (
+        convert,
+        demo,
+        extract,
+        pack,
+        prepare,
+        report,
+        transcribe,
+    )
 
     parser = argparse.ArgumentParser(
         prog="espnet-dynsize",
@@ -37,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         "python, with the plugin's encoders and models known to ESPnet's ASR task.",
     )
     run.set_defaults(function=lambda args: 2)
-    for verb in (prepare, extract, report, convert, demo):
+    recipe = verbs.add_parser("recipe", help="what a recipe's run.sh calls")
+    recipe.set_defaults(function=lambda args: 2)
+    for verb in (prepare, extract, report, pack, transcribe, convert, demo):
         verb.add_parser(verbs)
     return parser
 

@@ -19,6 +19,13 @@ def add_parser(verbs) -> None:
         default="train_960",
         help="for librispeech: train_960 or train_clean_100 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--lm_text",
+        choices=("true", "false"),
+        default="false",
+        help="for librispeech and tedlium2: also write DATA/local/other_text/text, "
+        "the corpus's texts for language models (default: %(default)s)",
+    )
     parser.set_defaults(function=main)
 
 
@@ -32,9 +39,15 @@ def main(args: argparse.Namespace) -> int:
         check(args.train_set in sets, "train_set", args.train_set, f"one of {sets}")
         options["train_set"] = args.train_set
     corpora = {"an4": an4, "librispeech": librispeech, "tedlium2": tedlium2}
-    for name, folder in (
-        corpora[args.corpus].prepare(args.corpus_dir, args.data, **options).items()
-    ):
+    corpus = corpora[args.corpus]
+    for folder in corpus.prepare(args.corpus_dir, args.data, **options).values():
         lines = (folder / "text").read_text(encoding="utf-8").count("\n")
-        print(f"{folder}: {name}, {lines} utterances")
+        print(f"{folder}: {lines} utterances")
+    if args.lm_text == "true":
+        path = args.data / "local" / "other_text" / "text"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            for number, line in enumerate(corpus.lm_text(args.corpus_dir), 1):
+                file.write(f"{args.corpus}_lm_{number:08} {line}\n")
+        print(path)
     return 0

@@ -1,5 +1,7 @@
 """LibriSpeech (openslr.org/12), as unpacked from its archives."""
 
+import gzip
+from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
@@ -39,6 +41,19 @@ def prepare(corpus_dir: Path, data: Path, train_set: str) -> dict[str, Path]:
         name: write_data_dir(data / name, [u for part in own for u in parts[part]])
         for name, own in sets.items()
     }
+
+
+def lm_text(corpus_dir: Path) -> Iterator[str]:
+    """Lines of `librispeech-lm-norm.txt.gz` (openslr.org/11), which is in `corpus_dir`.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    path = Path(corpus_dir) / "librispeech-lm-norm.txt.gz"
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: fetch it from openslr.org/11.")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        yield from (line.strip() for line in file if line.strip())
 
 
 def read_part(corpus_dir: Path, part: str) -> list[Utterance]:

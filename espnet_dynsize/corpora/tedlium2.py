@@ -1,7 +1,8 @@
 """TED-LIUM release 2 (openslr.org/19), as unpacked from its archive."""
 
+import gzip
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
@@ -29,6 +30,22 @@ def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
     """
     sets = {name: read_set(Path(corpus_dir), name) for name in SETS}
     return {name: write_data_dir(data / name, own) for name, own in sets.items()}
+
+
+def lm_text(corpus_dir: Path) -> Iterator[str]:
+    """Lines of the release's language model texts, words as in the transcripts.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    folder = Path(corpus_dir) / "TEDLIUM_release2" / "LM"
+    files = sorted(folder.glob("*.en.gz"))
+    if not files:
+        raise ConfigError(f"{folder} has no *.en.gz, the texts for language models.")
+    for path in files:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            lines = (normalise(line.replace(" </s>", "")) for line in file)
+            yield from (line for line in lines if line)
 
 
 def read_set(corpus_dir: Path, name: str) -> list[Utterance]:

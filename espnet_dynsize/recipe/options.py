@@ -92,11 +92,21 @@ def experiment_folder(options: Options) -> Path:
 
 def _tag(options: Options) -> str:
     tag = f"{Path(options.get('asr_config')).stem}_{options.get('feats_type')}"
-    if options.get("lang") != "noinfo":
-        tag += f"_{options.get('lang')}"
-    tag += f"_{options.get('token_type')}"
-    if options.get("token_type") == "bpe":
-        tag += options.get("nbpe")
-    arguments = options.get("asr_args").replace("--", "_")
-    tag += "".join(c for c in arguments if c not in " |=/")
+    tag += _tokens(options) + _shortened(options.get("asr_args"))
     return tag + ("_sp" if options.get("speed_perturb_factors") else "")
+
+
+def lm_tag(options: Options) -> str:
+    """The tag that asr.sh gives its language model."""
+    tag = Path(options.get("lm_config") or "train").stem
+    return tag + _tokens(options) + _shortened(options.get("lm_args"))
+
+
+def _tokens(options: Options) -> str:
+    lang, kind = options.get("lang"), options.get("token_type")
+    count = options.get("nbpe") if kind == "bpe" else ""
+    return ("" if lang == "noinfo" else f"_{lang}") + f"_{kind}{count}"
+
+
+def _shortened(arguments: str) -> str:
+    return "".join(c for c in arguments.replace("--", "_") if c not in " |=/")

@@ -6,6 +6,8 @@ from pathlib import Path
 from espnet_dynsize.errors import ConfigError
 
 NAMES = ("asr.sh", "scripts", "pyscripts", "utils", "steps")
+# How cluster jobs are started; a recipe may have its own
+OPTIONAL = ("conf/slurm.conf", "conf/queue.conf", "conf/pbs.conf")
 
 
 def espnet_root(recipe: Path) -> Path:
@@ -20,10 +22,12 @@ def link_tree(recipe: Path) -> None:
         ConfigError: the template is not there.
     """
     template = espnet_root(recipe) / "egs2" / "TEMPLATE" / "asr1"
-    for name in NAMES:
+    for name in (*NAMES, *OPTIONAL):
         if (recipe / name).exists():
             continue
         if not (template / name).exists():
+            if name in OPTIONAL:
+                continue
             raise ConfigError(
                 f"{template / name} does not exist: set ESPNET_ROOT to an ESPnet "
                 "checkout, or copy the recipe to its egs2/."

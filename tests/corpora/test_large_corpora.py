@@ -1,5 +1,7 @@
 """LibriSpeech and TED-LIUM 2, from fixtures in their exact layout."""
 
+import gzip
+
 import numpy as np
 import pytest
 import soundfile
@@ -28,8 +30,8 @@ def utterances(folder, prefix, speakers):
 @pytest.fixture
 def libri(tmp_path):
     train, test = (utterances(tmp_path / "a", p, n) for p, n in (("t", 5), ("e", 2)))
-    write_librispeech(tmp_path / "corpus", train, test)
-    return tmp_path / "corpus"
+    write_librispeech(tmp_path / "libri", train, test)
+    return tmp_path / "libri"
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_librispeech_sets(libri, tmp_path, capsys):
         "test_clean": 5,
         "test_other": 5,
     }
-    assert "train_960, 15 utterances" in capsys.readouterr().out
+    assert "train_960: 15 utterances" in capsys.readouterr().out
     folder = tmp_path / "data" / "train_960"
     assert lines(folder / "text")[0] == "100-1000-0000 SAY 0 NOW"
     assert lines(folder / "utt2spk")[3] == "100-1001-0000 100-1001"
@@ -118,6 +120,22 @@ def test_a_path_with_a_space(tmp_path):
     write_librispeech(tmp_path / "my corpus", train, test)
     with pytest.raises(ConfigError, match="my corpus.*has a space in its path"):
         librispeech.prepare(tmp_path / "my corpus", tmp_path / "data", "train_960")
+
+
+def test_language_model_texts(ted, libri, tmp_path, capsys):
+    text = tmp_path / "data" / "local" / "other_text" / "text"
+    command = ["--data", str(tmp_path / "data"), "--lm_text", "true"]
+    ted = ["prepare", "tedlium2", "--corpus_dir", str(ted)]
+    assert main([*ted, *command]) == 0
+    assert lines(text)[:2] == [
+        "tedlium2_lm_00000001 say 0 now",
+        "tedlium2_lm_00000002 say 1 now",
+    ]
+    with gzip.open(libri / "librispeech-lm-norm.txt.gz", "wt") as file:
+        file.write("A B\n\nC\n")
+    libri = ["prepare", "librispeech", "--corpus_dir", str(libri)]
+    assert main([*libri, *command]) == 0
+    assert lines(text) == ["librispeech_lm_00000001 A B", "librispeech_lm_00000002 C"]
 
 
 def test_unknown_train_set(libri, tmp_path, capsys):

@@ -1,5 +1,6 @@
-# Where ESPnet's checkout is; it brings asr.sh, scripts/, pyscripts/, utils/ and tools/.
-MAIN_ROOT=${ESPNET_ROOT:-$PWD/../../../../espnet}
+# ESPnet's checkout (default: the tree that this folder lies in); it brings asr.sh, scripts/,
+# pyscripts/, utils/, steps/ and tools/.
+MAIN_ROOT=${ESPNET_ROOT:-$PWD/../../..}
 
 export PATH=$PWD/utils/:$PATH
 export LC_ALL=C

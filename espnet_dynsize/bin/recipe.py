@@ -1,0 +1,26 @@
+"""`espnet-dynsize recipe`: the whole family through stock `asr.sh`."""
+
+import logging
+from collections.abc import Sequence
+
+USAGE = """\
+usage: espnet-dynsize recipe [--sizes "16 48"] [--OPTION VALUE ...]
+
+What a recipe's run.sh calls, in the recipe's folder. Every option but --sizes is one
+of ESPnet's asr.sh (./asr.sh --help lists them). Stages 1 to 11 of asr.sh train the
+supernet. Then the sizes are cut; each is decoded (12) and scored (13), the report is
+written to <asr_exp>/RESULTS.md, and each is packed (14, with --skip_packing false) and
+uploaded to <hf_repo>_size<N> (15, with --skip_upload_hf false). From stage 12 on, what
+is done and has not changed is skipped. ESPNET_ROOT is ESPnet's checkout (default: the
+tree that the recipe lies in)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    from espnet_dynsize.recipe.family import run_recipe
+
+    if not argv or list(argv) in (["-h"], ["--help"]):
+        print(USAGE)
+        return 0
+    logging.disable(logging.WARNING)
+    run_recipe(argv)
+    return 0

@@ -1,0 +1,85 @@
+"""`espnet-dynsize transcribe`: what a model hears in audio files."""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from espnet_dynsize.errors import ConfigError
+
+
+def add_parser(verbs) -> None:
+    parser = verbs.add_parser(
+        "transcribe",
+        help="write what a model hears in audio files",
+        description="For every file: its name, the text, the seconds it took and "
+        "the real-time factor, between tabs. Any sampling rate; channels are averaged.",
+    )
+    parser.add_argument("model", type=Path, help="zip, or folder of a trained model")
+    parser.add_argument("audio", nargs="+", type=Path, help="wav, flac, ogg, … files")
+    parser.add_argument(
+        "--size", type=int, help="of a supernet (default: the full one)"
+    )
+    parser.add_argument("--model_file", default="", help="checkpoint in a folder")
+    parser.add_argument("--beam_size", type=int, default=10, help="%(default)s")
+    parser.add_argument("--device", default="cpu", help="%(default)s")
+    parser.set_defaults(function=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    from espnet_dynsize.api import open_model
+
+    logging.disable(logging.WARNING)
+    waveforms = [read_audio(path) for path in args.audio]
+    recogniser = open_model(
+        args.model,
+        args.size,
+        args.model_file,
+        beam_size=args.beam_size,
+        device=args.device,
+    )
+    rate = sampling_rate(recogniser)
+    for path, (samples, own_rate) in zip(args.audio, waveforms):
+        start = time.perf_counter()
+        text = transcribe(recogniser, samples, own_rate, rate)
+        seconds = time.perf_counter() - start
+        rtf = seconds * own_rate / len(samples)
+        print(f"{path}\t{text}\t{seconds:.2f} s\tRTF {rtf:.3f}", flush=True)
+    return 0
+
+
+def read_audio(path: Path):
+    """Samples [N], channels averaged, and the sampling rate.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty.
+    """
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        why = error.error_string
+        raise ConfigError(f"audio {path} cannot be read: {why}") from error
+    if len(samples) == 0:
+        raise ConfigError(f"audio {path} has no samples.")
+    return samples.mean(axis=1), rate
+
+
+def sampling_rate(recogniser) -> int:
+    """The rate that the model was trained with."""
+    import humanfriendly
+
+    rate = (recogniser.asr_train_args.frontend_conf or {}).get("fs", 16000)
+    return humanfriendly.parse_size(rate) if isinstance(rate, str) else rate
+
+
+def transcribe(recogniser, samples, own_rate: int, rate: int) -> str:
+    """Text of samples [N] at `own_rate`, resampled to `rate`."""
+    import torch
+    import torchaudio
+
+    speech = torch.from_numpy(samples)
+    if own_rate != rate:
+        speech = torchaudio.functional.resample(speech, own_rate, rate)
+    return recogniser(speech.numpy())[0][0] or ""

@@ -1,0 +1,61 @@
+"""The model card of a packed size, in the format of ESPnet's models on Hugging Face."""
+
+from pathlib import Path
+
+import espnet2
+import yaml
+
+import espnet_dynsize
+from espnet_dynsize.deploy import origin
+
+_USE = """\
+    pip install espnet-dynsize
+
+```python
+import espnet_dynsize, soundfile
+recogniser = espnet_dynsize.load("{name}.zip")
+audio, rate = soundfile.read("speech.wav")   # {rate} Hz, mono
+((text, *_),) = recogniser(audio)
+```
+
+or, as any ESPnet model, after `espnet_dynsize.register()`, with
+`espnet2.bin.asr_inference.Speech2Text.from_pretrained`.
+"""
+_USE_STOCK = "This size opens in plain ESPnet: `Speech2Text.from_pretrained`.\n"
+
+
+def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
+    """README.md of the zip: front matter, origin, use, scores and config."""
+    record = origin.read(asr_exp) or {}
+    front = dict(
+        tags=["espnet", "audio", "automatic-speech-recognition", "espnet_dynsize"],
+        license="cc-by-4.0",
+    )
+    encoder = str(config.get("encoder"))
+    frontend = config.get("frontend_conf") or {}
+    plugin = encoder.startswith("dynsize_")
+    name = f"{asr_exp.name}_{Path(model_file).stem}"
+    use = _USE.format(name=name, rate=frontend.get("fs", 16000))
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
+        f"# {asr_exp.name}\n",
+        _origin(record),
+        f"ESPnet {espnet2.__version__}, espnet_dynsize {espnet_dynsize.__version__}.\n",
+        f"## Use\n\n{use if plugin else _USE_STOCK}",
+    ]
+    scores = asr_exp / "RESULTS.md"
+    if scores.exists():
+        parts.append(scores.read_text(encoding="utf-8"))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    parts.append(f"## ASR config\n\n```\n{text}```\n")
+    return "\n".join(parts)
+
+
+def _origin(record: dict) -> str:
+    if not record:
+        return "An ESPnet ASR model.\n"
+    family = ", ".join(map(str, record["family"]))
+    return (
+        f"Size {record['size']} of a family of sizes ({family}) that were trained in "
+        f"one run, cut out of `{record['supernet']}/{record['model_file']}`.\n"
+    )
