@@ -33,7 +33,7 @@ def load(path, size: int | None = None, model_file: str = "", **options):
             extracted model has.
         model_file: Checkpoint in the folder; empty for the only `*.ave.pth`.
         **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
-            A model that has only CTC is decoded with `ctc_weight` 1.
+            A model that has only CTC is decoded greedily where nothing else is given.
 
     Returns:
         ESPnet's `Speech2Text`: call it with audio (float array [samples], at the
@@ -68,7 +68,7 @@ def open_model(
         if size is not None and config["encoder_conf"].get("keep_layers") is None:
             files |= _extracted(config, files, size, Path(folder.name))
         if config.get("decoder") is None:
-            options = {"ctc_weight": 1.0, **options}
+            options = {"ctc_weight": 1.0, "beam_size": 1, **options}
         recogniser = asr_inference.Speech2Text(**{**files, **options})
     except BaseException:
         folder.cleanup()
@@ -97,6 +97,12 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
     missing = {CONFIG, CHECKPOINT} - set(files)
     if missing:
         raise ConfigError(f"path={path} is not a packed ASR model: no {min(missing)}.")
+    lost = [name for name in files.values() if not Path(name).is_file()]
+    if lost:
+        raise ConfigError(
+            f"path={path} lacks {Path(lost[0]).relative_to(folder)}, which its "
+            "meta.yaml names."
+        )
     return files
 
 

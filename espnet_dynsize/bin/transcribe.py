@@ -21,7 +21,9 @@ def add_parser(verbs) -> None:
         "--size", type=int, help="of a supernet (default: the full one)"
     )
     parser.add_argument("--model_file", default="", help="checkpoint in a folder")
-    parser.add_argument("--beam_size", type=int, default=10, help="%(default)s")
+    parser.add_argument(
+        "--beam_size", type=int, help="default: ESPnet's; 1 for a model with only CTC"
+    )
     parser.add_argument("--device", default="cpu", help="%(default)s")
     parser.set_defaults(function=main)
 
@@ -31,12 +33,9 @@ def main(args: argparse.Namespace) -> int:
 
     logging.disable(logging.WARNING)
     waveforms = [read_audio(path) for path in args.audio]
+    options = {} if args.beam_size is None else {"beam_size": args.beam_size}
     recogniser = open_model(
-        args.model,
-        args.size,
-        args.model_file,
-        beam_size=args.beam_size,
-        device=args.device,
+        args.model, args.size, args.model_file, device=args.device, **options
     )
     rate = sampling_rate(recogniser)
     for path, (samples, own_rate) in zip(args.audio, waveforms):

@@ -57,6 +57,8 @@ def run_recipe(argv: Sequence[str]) -> None:
         _asr_sh(options)
         return
     sizes = choose_sizes(wanted, family_sizes(config))
+    if not _test_sets(options):
+        raise ConfigError("--test_sets must name the data directories to decode.")
     asr_exp = experiment_folder(options)
     if first <= TRAIN:
         _asr_sh(options, asr_exp=asr_exp, stop_stage=min(last, TRAIN))

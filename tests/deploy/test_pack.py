@@ -1,0 +1,156 @@
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from espnet2.bin.asr_inference import Speech2Text
+from experiment import MODEL, experiment, posteriors
+
+import espnet_dynsize
+from espnet_dynsize.bin.main import main
+from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.deploy.pack import pack
+from espnet_dynsize.errors import ConfigError
+
+
+@pytest.fixture
+def supernet(tmp_path):
+    """With a file of statistics, in a path with a space."""
+    work = tmp_path / "my work"
+    work.mkdir()
+    stats = work / "feats_stats.npz"
+    np.savez(stats, count=10, sum=np.arange(20.0), sum_square=np.full(20, 100.0))
+    options = dict(normalize="global_mvn", normalize_conf={"stats_file": str(stats)})
+    folder, model = experiment(work / "asr", **options)
+    return folder, model
+
+
+def zoo_model(path, tmp_path, monkeypatch):
+    """Through ESPnet's own way, with a cache of its own."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    espnet_dynsize.register()
+    return Speech2Text.from_pretrained(str(path), ctc_weight=1.0, beam_size=1)
+
+
+def test_every_size_opens_through_the_model_zoo(
+    supernet, tmp_path, monkeypatch, capsys
+):
+    folder, model = supernet
+    assert main(["pack", "--asr_exp", str(folder), "--family"]) == 0
+    packed = capsys.readouterr().out.splitlines()
+    assert len(packed) == 3
+    audio = torch.randn(8000)
+    for size, path in zip((3, 5, 8), packed):
+        moved = tmp_path / "elsewhere" / f"{size}.zip"
+        moved.parent.mkdir(exist_ok=True)
+        (folder.parent / f"asr_size{size}" / path.rsplit("/", 1)[1]).rename(moved)
+    (folder.parent / "feats_stats.npz").unlink()
+    for size in (3, 5, 8):
+        moved = tmp_path / "elsewhere" / f"{size}.zip"
+        with model.encoder.activate(model.schedule.subnet(size)):
+            expected = posteriors(model, audio)
+        for opened in (
+            zoo_model(moved, tmp_path, monkeypatch),
+            espnet_dynsize.load(moved, beam_size=1),
+        ):
+            found = posteriors(opened.asr_model, audio)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_what_is_in_the_zip(supernet):
+    folder, _ = supernet
+    (extracted,) = extract(folder, MODEL, [5])
+    (extracted.directory / "RESULTS.md").write_text("# RESULTS\n|size5|12.3|\n")
+    path = pack(extracted.directory, MODEL)
+    assert path == extracted.directory / "asr_size5_valid.cer_ctc.ave.zip"
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        card = archive.read("README.md").decode()
+        record = yaml.safe_load(archive.read("exp/asr_size5/origin.yaml"))
+        config = yaml.safe_load(archive.read("exp/asr_size5/config.yaml"))
+    assert names == {
+        "meta.yaml",
+        "README.md",
+        "data/feats_stats.npz",
+        *(f"exp/asr_size5/{n}" for n in ("config.yaml", MODEL, "origin.yaml")),
+        "exp/asr_size5/RESULTS.md",
+    }
+    assert (record["size"], record["family"]) == (5, [3, 5, 8])
+    assert record["espnet_dynsize"] == espnet_dynsize.__version__
+    front = yaml.safe_load(card.split("---")[1])
+    assert {"espnet", "automatic-speech-recognition"} <= set(front["tags"])
+    assert "Size 5 of a family of sizes (3, 5, 8)" in card
+    assert "|size5|12.3|" in card and "pip install espnet-dynsize" in card
+    assert config["normalize_conf"]["stats_file"] == "data/feats_stats.npz"
+
+
+WITHOUT_PLUGIN = """
+import sys
+from espnet2.bin.asr_inference import Speech2Text
+sys.modules["espnet_dynsize"] = None
+plugin, stock = sys.argv[1:]
+Speech2Text.from_pretrained(stock, ctc_weight=1.0)
+try:
+    Speech2Text.from_pretrained(plugin, ctc_weight=1.0)
+except ValueError as error:
+    print("REFUSED", error)
+"""
+
+
+def test_espnet_without_the_plugin(tmp_path, monkeypatch):
+    folder, _ = experiment(tmp_path / "asr", dict(conv_norm="batch_norm"))
+    zips = [
+        pack(extract(folder, MODEL, [5], form)[0].directory, MODEL)
+        for form in ("plugin", "stock")
+    ]
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    command = [sys.executable, "-c", WITHOUT_PLUGIN, *map(str, zips)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "REFUSED" in done.stdout and "pip install espnet-dynsize" in done.stdout
+
+
+def test_with_a_language_model(supernet, tmp_path):
+    folder, _ = supernet
+    lm = tmp_path / "lm_train"
+    lm.mkdir()
+    (lm / "config.yaml").write_text("lm: transformer\n")
+    (lm / "valid.loss.ave.pth").write_bytes(b"weights")
+    path = pack(folder, MODEL, tmp_path / "x.zip", lm_exp=lm)
+    with zipfile.ZipFile(path) as archive:
+        meta = yaml.safe_load(archive.read("meta.yaml"))
+        assert archive.read(meta["files"]["lm_file"]) == b"weights"
+        assert meta["yaml_files"]["lm_train_config"] in archive.namelist()
+
+
+def test_missing_files(supernet):
+    folder, _ = supernet
+    with pytest.raises(ConfigError, match="none.pth does not exist, but is part of"):
+        pack(folder, "none.pth")
+    (folder.parent / "feats_stats.npz").unlink()
+    with pytest.raises(ConfigError, match="feats_stats.npz does not exist, but is"):
+        pack(folder, MODEL)
+    assert not list(folder.glob("*.zip*"))
+
+
+def test_zips_that_are_not_as_packed(supernet, tmp_path):
+    folder, _ = supernet
+    whole = pack(folder, MODEL)
+    lacking = tmp_path / "lacking.zip"
+    outside = tmp_path / "outside.zip"
+    with zipfile.ZipFile(whole) as old:
+        with zipfile.ZipFile(lacking, "w") as new:
+            for name in old.namelist():
+                if not name.endswith(".pth"):
+                    new.writestr(name, old.read(name))
+        with zipfile.ZipFile(outside, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+            new.writestr("../../evil.txt", "x")
+    with pytest.raises(ConfigError, match=f"lacking.zip lacks exp/asr/{MODEL}, which"):
+        espnet_dynsize.load(lacking)
+    with pytest.raises(ConfigError, match="Refusing to unpack '../../evil.txt'"):
+        espnet_dynsize.load(outside)

@@ -1,0 +1,48 @@
+"""A random model in a folder as ESPnet leaves it."""
+
+import argparse
+
+import torch
+import yaml
+from conftest import TOKENS, encoder_conf, fix_masks
+
+import espnet_dynsize
+from espnet_dynsize.task import DynSizeASRTask
+
+MODEL = "valid.cer_ctc.ave.pth"
+
+
+def experiment(folder, encoder_changes=None, **changes):
+    """A random supernet in a folder as ESPnet leaves it."""
+    espnet_dynsize.register()
+    config = DynSizeASRTask.get_default_config()
+    config |= dict(
+        token_list=TOKENS,
+        token_type="char",
+        frontend="default",
+        frontend_conf=dict(n_fft=256, hop_length=160, n_mels=20),
+        specaug=None,
+        normalize="utterance_mvn",
+        encoder="dynsize_conformer",
+        encoder_conf=encoder_conf(sizes=[3, 5, 8], **(encoder_changes or {})),
+        decoder=None,
+        model="dynsize",
+        model_conf={"ctc_weight": 1.0},
+    )
+    config |= changes
+    model = DynSizeASRTask.build_model(argparse.Namespace(**config))
+    if config["model"] == "dynsize":
+        fix_masks(model.schedule)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), folder / MODEL)
+    return folder, model.eval()
+
+
+@torch.no_grad()
+def posteriors(model, audio):
+    out, _ = model.encode(audio[None], torch.tensor([len(audio)]))
+    return model.ctc.log_softmax(out)

@@ -1,0 +1,222 @@
+"""A whole recipe on an ESPnet tree whose `asr.sh` writes what the real one would."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import build, fix_masks, model_config
+
+from espnet_dynsize.bin.main import main
+from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.recipe.family import choose_sizes
+
+MODEL = "valid.loss.ave.pth"
+# Notes its arguments; "trains" by copying, and "decodes" every reference as it is
+ASR_SH = """#!/usr/bin/env bash
+set -eu
+stage=1
+echo "$@" >> calls.txt
+while [ $# -gt 0 ]; do declare "${1#--}"="$2"; shift 2; done
+if [ "${fail:-}" = "${stage}" ]; then echo "it failed" 1>&2; exit 3; fi
+if [ "${stage}" -le 11 ]; then mkdir -p "${asr_exp}"; cp ../trained/* "${asr_exp}"; fi
+[ "${stop_stage}" -lt 12 ] && exit 0
+for name in ${test_sets}; do
+    folder=${asr_exp}/decode_x/${name}
+    data=dump/raw/${name}
+    if [ "${stage}" -le 12 ]; then
+        mkdir -p "${folder}"
+        cp "${data}/text" "${folder}/text"
+    fi
+    [ "${stop_stage}" -lt 13 ] && continue
+    for kind in wer cer; do
+        mkdir -p "${folder}/score_${kind}"
+        for side in ref hyp; do
+            awk '{ id=$1; $1=""; print $0 " (s-" id ")" }' "${data}/text" \\
+                > "${folder}/score_${kind}/${side}.trn"
+        done
+        echo "|  Sum/Avg  |  2  3 | 100.0  0.0  0.0  0.0  0.0  0.0 |" \\
+            > "${folder}/score_${kind}/result.txt"
+    done
+done
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """The folder of a recipe; the supernet that it trains is in `trained/`."""
+    template = tmp_path / "espnet" / "egs2" / "TEMPLATE" / "asr1"
+    for name in ("scripts", "pyscripts", "utils", "steps"):
+        (template / name).mkdir(parents=True)
+    (template / "asr.sh").write_text(ASR_SH)
+    (template / "asr.sh").chmod(0o755)
+    monkeypatch.setenv("ESPNET_ROOT", str(tmp_path / "espnet"))
+    config = model_config()
+    write_supernet(tmp_path / "trained", config, seed=0)
+    folder = tmp_path / "asr1"
+    for name in ("test", "other"):
+        (folder / "dump" / "raw" / name).mkdir(parents=True)
+        (folder / "dump" / "raw" / name / "text").write_text("u1 A B\nu2 C\n")
+    (folder / "train.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def write_supernet(folder, config, seed):
+    torch.manual_seed(seed)
+    model = build(config)
+    fix_masks(model.schedule)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), folder / MODEL)
+
+
+def run(*more) -> int:
+    Path("calls.txt").write_text("")
+    return main(
+        ["recipe", "--asr_config", "train.yaml", "--asr_tag", "x", "--test_sets"]
+        + ["test other", "--inference_asr_model", MODEL, "--use_lm", "false", *more]
+    )
+
+
+def calls() -> list[dict]:
+    """The options of every call of asr.sh."""
+    lines = Path("calls.txt").read_text().splitlines()
+    return [dict(re.findall(r"--(\S+) (.*?)(?= --|$)", line)) for line in lines]
+
+
+def stages() -> list[tuple]:
+    return [
+        (c["asr_exp"].removeprefix("exp/asr_x"), c.get("stage", "1"), c["stop_stage"])
+        for c in calls()
+    ]
+
+
+def test_the_whole_family(recipe):
+    assert run("--stage", "3", "--skip_packing", "false", "--nj", "7") == 0
+    assert stages() == [
+        ("", "3", "11"),
+        *[(f"_size{size}", "12", "13") for size in (3, 5, 8)],
+    ]
+    assert all(c["nj"] == "7" and "sizes" not in c for c in calls())
+    assert calls()[0]["python"] == "espnet-dynsize run"
+    results = (recipe / "exp/asr_x/RESULTS.md").read_text()
+    for size in (3, 5, 8):
+        for name in ("test", "other"):
+            row = f"|size{size}/decode_x/{name}|2|3|100.0|0.0|0.0|0.0|0.0|0.0|"
+            assert results.count(row) == 2  # words and characters
+        packed = f"exp/asr_x_size{size}/asr_x_size{size}_valid.loss.ave.zip"
+        names = zipfile.ZipFile(recipe / packed).namelist()
+        assert {"meta.yaml", "README.md"} < set(names)
+    assert (recipe / "exp/asr_x/family/layers.png").exists()
+    assert (recipe / "exp/asr_x/config_size3.yaml").exists()
+
+
+def test_a_rerun_does_only_what_changed(recipe, capsys):
+    assert run() == 0
+    assert run("--stage", "12") == 0
+    assert stages() == [] and "decoded and scored before" in capsys.readouterr().out
+    (recipe / "dump/raw/other/text").write_text("u1 A B\nu2 D\n")
+    assert run("--stage", "12") == 0
+    assert len(stages()) == 3
+    config = yaml.safe_load((recipe / "train.yaml").read_text())
+    write_supernet(recipe.parent / "trained", config, seed=1)
+    assert run("--stage", "11") == 0
+    assert len(stages()) == 4
+    assert (recipe / "exp/old1_asr_x_size3").is_dir()
+    assert run("--stage", "13") == 0  # asked for
+    assert stages() == [(f"_size{size}", "13", "13") for size in (3, 5, 8)]
+
+
+def test_one_size_only(recipe):
+    assert run("--sizes", "5") == 0
+    assert stages()[1:] == [("_size5", "12", "13")]
+    assert not (recipe / "exp/asr_x_size3").exists()
+
+
+def test_training_only(recipe):
+    assert run("--stop_stage", "11") == 0
+    assert stages() == [("", "1", "11")]
+
+
+@pytest.mark.parametrize("skip", ["skip_eval", "skip_train"])
+def test_skipping(recipe, skip):
+    assert run() == 0
+    assert run(f"--{skip}", "true", "--stage", "10") == 0
+    assert calls()[0][skip] == "true"
+
+
+def test_a_config_without_a_family_is_left_to_asr_sh(recipe):
+    conf = {"encoder": "conformer", "encoder_conf": {"num_blocks": 2}}
+    (recipe / "train.yaml").write_text(yaml.safe_dump(conf))
+    assert run("--stage", "12", "--stop_stage", "13", "--asr_exp", "exp/c") == 0
+    (call,) = calls()
+    assert (call["stage"], call["stop_stage"]) == ("12", "13")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--sizes", "4"], r"--sizes 4: 4 is not one of \[3, 5, 8\]"),
+        (["--stage", "12"], r"exp/asr_x has no valid.loss.ave.pth: train first"),
+        (["--asr_config", "none.yaml"], r"--asr_config none.yaml must be an existing"),
+        (["--fail", "1"], r"asr.sh failed with exit code 3"),
+        (["--fail", "12"], r"asr.sh failed with exit code 3"),
+        (["--test_sets", ""], r"--test_sets must name"),
+    ],
+)
+def test_bad_options(recipe, capsys, options, message):
+    assert run(*options) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (recipe / "exp/asr_x/RESULTS.md").exists()
+
+
+def test_no_espnet(recipe, monkeypatch, capsys):
+    monkeypatch.setenv("ESPNET_ROOT", "/nowhere")
+    assert run() == 2
+    assert "set ESPNET_ROOT to an ESPnet checkout" in capsys.readouterr().err
+
+
+def test_the_default_tree_is_the_one_around_the_recipe(recipe, monkeypatch):
+    from espnet_dynsize.recipe.tree import link_tree
+
+    monkeypatch.delenv("ESPNET_ROOT")
+    inside = recipe.parent / "espnet" / "egs2" / "mine" / "asr1"
+    inside.mkdir(parents=True)
+    link_tree(inside)
+    template = recipe.parent / "espnet/egs2/TEMPLATE/asr1"
+    assert (inside / "asr.sh").resolve() == template / "asr.sh"
+
+
+def test_sizes_with_commas():
+    assert choose_sizes("3,8", [3, 5, 8]) == [3, 8]
+    with pytest.raises(ConfigError, match="x is not one of"):
+        choose_sizes("x", [3, 5, 8])
+
+
+def test_a_failed_decoding_is_not_taken_for_done(recipe):
+    assert run("--stop_stage", "11") == 0
+    assert run("--stage", "12", "--fail", "12") == 2
+    assert not (recipe / "exp/asr_x_size3/decoded.yaml").exists()
+    assert run("--stage", "12") == 0
+    assert len(stages()) == 3
+
+
+def test_uploading(recipe, monkeypatch):
+    uploaded = []
+
+    class FolderHub:
+        def create_repo(self, repo_id, exist_ok):
+            assert exist_ok
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            files = [p.name for p in Path(folder_path).rglob("*") if p.is_file()]
+            uploaded.append((repo_id, sorted(files)))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", FolderHub)
+    options = ("--skip_packing", "false", "--skip_upload_hf", "false")
+    assert run(*options, "--hf_repo", "me/an4", "--sizes", "3 8") == 0
+    assert [name for name, _ in uploaded] == ["me/an4_size3", "me/an4_size8"]
+    assert {"meta.yaml", "README.md", "config.yaml", MODEL} <= set(uploaded[0][1])
