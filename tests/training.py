@@ -54,7 +54,7 @@ def train_arguments(
         f"--config={path}",
         f"--output_dir={exp}",
         f"--token_list={data / 'tokens.txt'}",
-        *("--input_size=5", "--use_preprocessor=false", "--ngpu=0", "--num_workers=0"),
+        *("--input_size=5", "--use_preprocessor=false", "--num_workers=0"),
         *("--batch_type=sorted", "--batch_size=3", "--optim=adam"),
         *("--optim_conf", "lr=0.01", "--best_model_criterion=valid,loss,min"),
         *("--keep_nbest_models=2", "--num_att_plot=0", "--use_matplotlib=false"),

@@ -56,14 +56,26 @@ def run_recipe(argv: Sequence[str]) -> None:
     if not _is_family(config):
         _asr_sh(options)
         return
-    sizes = choose_sizes(wanted, family_sizes(config))
-    if not _test_sets(options):
-        raise ConfigError("--test_sets must name the data directories to decode.")
+    _check(options, wanted, config)
     asr_exp = experiment_folder(options)
     if first <= TRAIN:
         _asr_sh(options, asr_exp=asr_exp, stop_stage=min(last, TRAIN))
     if last >= DECODE:
-        _run_sizes(options, asr_exp, sizes, max(first, DECODE), last)
+        _run_sizes(options, asr_exp, wanted, max(first, DECODE), last)
+
+
+def _check(options: Options, wanted: str, config: dict) -> None:
+    """Find out before the training what would stop a later stage."""
+    if "sizes=" not in options.get("asr_args"):
+        choose_sizes(wanted, family_sizes(config))
+    if not _test_sets(options):
+        raise ConfigError("--test_sets must name the data directories to decode.")
+    if _wants(options, "upload_hf") and not options.get("hf_repo"):
+        raise ConfigError("--skip_upload_hf false needs --hf_repo USER/NAME.")
+
+
+def _wants(options: Options, what: str) -> bool:
+    return options.get(f"skip_{what}") != "true"
 
 
 def choose_sizes(wanted: str, family: Sequence[int]) -> list[int]:
@@ -90,25 +102,25 @@ def _asr_sh(options: Options, **changes: object) -> None:
         raise StageError(f"asr.sh failed with exit code {done.returncode}, see above.")
 
 
-def _run_sizes(options, asr_exp: Path, sizes, first: int, last: int) -> None:
+def _run_sizes(options, asr_exp: Path, wanted: str, first: int, last: int) -> None:
     checkpoint = options.get("inference_asr_model")
     if not (asr_exp / checkpoint).is_file():
         raise ConfigError(
             f"{asr_exp} has no {checkpoint}: train first (stages 1 to {TRAIN}), or "
             "name another checkpoint with --inference_asr_model."
         )
-    choose_sizes(" ".join(map(str, sizes)), family_sizes(read_config(asr_exp)))
     from espnet_dynsize.deploy.extract import extract_changed
 
+    sizes = choose_sizes(wanted, family_sizes(read_config(asr_exp)))
     folders = extract_changed(asr_exp, checkpoint, sizes)
-    if first <= SCORE and options.get("skip_eval") != "true":
+    if first <= SCORE and _wants(options, "eval"):
         for folder in folders.values():
             _decode(options, folder, first, min(last, SCORE))
         if last >= SCORE:
             _report(options, asr_exp, folders)
-    if first <= PACK <= last and options.get("skip_packing") != "true":
-        _pack(options, asr_exp, folders)
-    if last >= UPLOAD and options.get("skip_upload_hf") != "true":
+    if first <= PACK <= last and _wants(options, "packing"):
+        _pack(options, folders)
+    if last >= UPLOAD and _wants(options, "upload_hf"):
         _upload(options, folders)
 
 
@@ -180,7 +192,7 @@ def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
     print(f"{text}\nwritten: {asr_exp / 'RESULTS.md'}", flush=True)
 
 
-def _pack(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
+def _pack(options: Options, folders: dict[int, Path]) -> None:
     from espnet_dynsize.deploy.pack import pack
 
     checkpoint = options.get("inference_asr_model")
@@ -196,9 +208,8 @@ def _lm_exp(options: Options) -> Path | None:
         return None
     if options.get("lm_exp"):
         return Path(options.get("lm_exp"))
-    return (
-        Path(options.get("expdir")) / f"lm_{options.get('lm_tag') or lm_tag(options)}"
-    )
+    tag = options.get("lm_tag") or lm_tag(options)
+    return Path(options.get("expdir")) / f"lm_{tag}"
 
 
 def _upload(options: Options, folders: dict[int, Path]) -> None:

@@ -11,6 +11,7 @@ from espnet_dynsize.errors import ConfigError
 DEFAULTS = {
     "stage": "1",
     "stop_stage": "10000",
+    "skip_eval": "false",
     "skip_packing": "true",
     "skip_upload_hf": "true",
     "dumpdir": "dump",

@@ -165,6 +165,7 @@ def test_a_config_without_a_family_is_left_to_asr_sh(recipe):
         (["--fail", "1"], r"asr.sh failed with exit code 3"),
         (["--fail", "12"], r"asr.sh failed with exit code 3"),
         (["--test_sets", ""], r"--test_sets must name"),
+        (["--skip_upload_hf", "false"], r"--skip_upload_hf false needs --hf_repo"),
     ],
 )
 def test_bad_options(recipe, capsys, options, message):

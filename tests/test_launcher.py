@@ -1,0 +1,50 @@
+"""ESPnet's own launcher, two nodes of a slurm cluster that is two processes here."""
+
+import subprocess
+import sys
+
+import torch
+import yaml
+from training import train_arguments, write_data
+
+# Starts a job at once; the arguments are those of ESPnet's utils/slurm.pl.
+SLURM_PL = """#!/usr/bin/env bash
+while [[ "$1" == --* ]]; do shift 2; done
+log=$1; shift
+exec "$@" > "${log}" 2>&1
+"""
+SRUN = """#!/usr/bin/env bash
+shift  # --export=ALL
+export SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=2 SLURM_STEP_NODELIST=localhost
+export SLURM_LOCALID=0
+pids=()
+for node in 0 1; do
+    SLURM_PROCID=${node} SLURM_NODEID=${node} "$@" &
+    pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "${pid}"; done
+"""
+
+
+def test_two_nodes(tmp_path, monkeypatch):
+    cluster = tmp_path / "cluster"
+    cluster.mkdir()
+    for name, text in (("slurm.pl", SLURM_PL), ("srun", SRUN)):
+        (cluster / name).write_text(text)
+        (cluster / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(cluster), prepend=":")
+    data, exp = write_data(tmp_path / "data"), tmp_path / "exp"
+    train = [sys.executable, "-m", "espnet_dynsize.bin.main", "run", "-m"]
+    train += ["espnet2.bin.asr_train", *train_arguments(data, exp, ["--max_epoch=3"])]
+    launch = [sys.executable, "-m", "espnet2.bin.launch", "--num_nodes", "2"]
+    launch += ["--cmd", f"{cluster / 'slurm.pl'} --name job", "--ngpu", "0"]
+    launch += ["--log", str(exp / "train.log"), "--init_file_prefix", f"{exp}/.init_"]
+    launch += ["--multiprocessing_distributed", "true", "--"]
+    done = subprocess.run([*launch, *train], capture_output=True, text=True)
+    log = (exp / "train.log").read_text() if (exp / "train.log").exists() else ""
+    assert done.returncode == 0, done.stderr[-2000:] + log[-2000:]
+    states = torch.load(exp / "checkpoint.pth", weights_only=False)["model"]
+    assert states["encoder.schedule.update"] == 12
+    assert not states["encoder.schedule.fixed_masks"].isnan().any()
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    assert (config["dist_world_size"], config["dist_backend"]) == (2, "gloo")
