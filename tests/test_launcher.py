@@ -47,4 +47,4 @@ def test_two_nodes(tmp_path, monkeypatch):
     assert states["encoder.schedule.update"] == 12
     assert not states["encoder.schedule.fixed_masks"].isnan().any()
     config = yaml.safe_load((exp / "config.yaml").read_text())
-    assert (config["dist_world_size"], config["dist_backend"]) == (2, "gloo")
+    assert config["distributed"] and config["dist_launcher"] == "slurm"
