@@ -59,7 +59,7 @@ def _yaml(value) -> str:
 SELECTORS = {
     "simple_top_k": [],
     "simple_top_k, soft gates": _encoder(
-        selector_conf={"search_fraction": 0.4, "straight_through": False}
+        selector_conf={"search_fraction": 0.2, "straight_through": False}
     ),
     # Scores can move six times their initial value in the search, as in the published
     # runs; with 10 and the weights' learning rate they would hardly move in this one.
@@ -72,18 +72,16 @@ SELECTORS = {
     "random": _selector("random"),
     "aux-loss": [],
 }
-_SHORT = _encoder(selector_conf={"search_fraction": 0.2})
+_LONG = _encoder(selector_conf={"search_fraction": 0.4})
+_PUBLISHED = _model(alternate=False, subnet_cost=1.0, distill_weight=0.0)
 TRAINING = {
-    "search_fraction 0.2": _SHORT,
-    "distill_weight 0.5": _model(distill_weight=0.5),
+    "published joint step": [*_PUBLISHED, *_LONG],
+    "first, published joint step": [*_PUBLISHED, *SELECTORS["first"]],
+    "no distillation": _model(distill_weight=0.0),
+    "whole batches": _model(subnet_cost=1.0),
+    "whole batches, not alternating": _model(subnet_cost=1.0, alternate=False),
+    "search_fraction 0.4": _LONG,
     "norm_per_size": _encoder(norm_per_size=True),
-    "alternating": _model(alternate=True),
-    "alternating, subnet_cost 0.3": _model(alternate=True, subnet_cost=0.3),
-    "alternating, subnet_cost 0.3, search_fraction 0.2, distill_weight 0.5": [
-        *_model(alternate=True, subnet_cost=0.3, distill_weight=0.5),
-        *_SHORT,
-    ],
-    "cheap": [*_model(subnet_cost=0.15), *_SHORT],
     "one output layer": _model(output_per_size=False),
 }
 # A wider family: a sixth, half and all of the layers.
@@ -92,6 +90,10 @@ _WIDE = _encoder(sizes=WIDE_SIZES)
 WIDE = {
     "simple_top_k, 4 / 12 / 24": _WIDE,
     "first, 4 / 12 / 24": [*_WIDE, *SELECTORS["first"]],
+    "published joint step, 4 / 12 / 24": [
+        *_WIDE,
+        *TRAINING["published joint step"],
+    ],
 }
 _FLOPS = _encoder(sizes=None, budgets={"flops": [0.45, 0.7, 1]})
 BUDGETS = {

@@ -35,25 +35,26 @@ SEARCH_UPDATES = 10
 RANKING = [6, 9, 10, 13, 14, 18, 20, 22, 1, 2, 5, 16, 17, 19, 21, 23]
 SOFT = {"selector_conf": {"straight_through": False}}
 FIRST = {"selector": "first", "selector_conf": {}}
-WHOLE = {"subnet_cost": 1.0}
+WHOLE = {"subnet_cost": 1.0, "alternate": False, "distill_weight": 0.0}
 # Name → model_conf, encoder_conf; the first is the plain way of doing it.
 VARIANTS = {
     "one after another, soft gates": (WHOLE | {"joint_pass": "sequential"}, SOFT),
     "one after another": (WHOLE | {"joint_pass": "sequential"}, {}),
     "one pass": (WHOLE, {}),
     "one pass, alternating": (WHOLE | {"alternate": True}, {}),
+    "one pass, subnet_cost 0.3": (WHOLE | {"subnet_cost": 0.3}, {}),
     "one pass, alternating, subnet_cost 0.3": (
-        {"alternate": True, "subnet_cost": 0.3},
+        WHOLE | {"alternate": True, "subnet_cost": 0.3},
         {},
     ),
-    "one pass, subnet_cost 0.3": ({"subnet_cost": 0.3}, {}),
-    "one pass, subnet_cost 0.15": ({"subnet_cost": 0.15}, {}),
+    "default: the same with distillation": ({}, {}),
     "one pass, norms per size": (WHOLE, {"norm_per_size": True}),
     "one pass, layers dropped with 0.4": (
         WHOLE,
         {"layer_drop_joint": 0.4, "layer_drop_search": 0.4},
     ),
     "one pass, lowest layers": (WHOLE, FIRST),
+    "default, lowest layers": ({}, FIRST),
 }
 
 

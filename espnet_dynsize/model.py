@@ -14,6 +14,7 @@ from espnet_dynsize.output import SizedLinear, make_decoder_sized
 from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import PerSize, Subnet
 
+DISTILL_WEIGHT = 0.5
 PASSES = ("batched", "sequential")
 _REPORTED = (
     "loss",
@@ -57,10 +58,10 @@ class DynSizeASRModel(ESPnetASRModel):
         output_per_size: bool = True,
         decoder_per_size: bool = False,
         subnet_weight: float = 0.3,
-        subnet_cost: float = 1.0,
-        alternate: bool = False,
+        subnet_cost: float = 0.3,
+        alternate: bool = True,
         joint_pass: str = "batched",
-        distill_weight: float = 0.0,
+        distill_weight: float | None = None,
         **stock,
     ):
         super().__init__(**stock)
@@ -69,6 +70,8 @@ class DynSizeASRModel(ESPnetASRModel):
                 f"model=dynsize needs a supernet encoder (encoder: dynsize_conformer), "
                 f"not {type(self.encoder).__name__}."
             )
+        if distill_weight is None:
+            distill_weight = 0.0 if self.ctc is None else DISTILL_WEIGHT
         check_all(
             "model_conf",
             (subnet_weight > 0, "subnet_weight", subnet_weight, "above 0"),

@@ -11,6 +11,8 @@ import torch  # noqa: E402
 import espnet_dynsize  # noqa: E402
 from espnet_dynsize.task import DynSizeASRTask  # noqa: E402
 
+# The joint step as published: what the other ways are compared with
+PUBLISHED_STEP = dict(subnet_cost=1.0, alternate=False, distill_weight=0.0)
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<sos/eos>"]
 
 
@@ -53,7 +55,7 @@ def model_config(model_conf=None, **encoder_changes) -> dict:
         ctc_conf={},
         joint_net_conf=None,
         model="dynsize",
-        model_conf={"ctc_weight": 1.0, **(model_conf or {})},
+        model_conf={"ctc_weight": 1.0, **PUBLISHED_STEP, **(model_conf or {})},
         init=None,
     )
 

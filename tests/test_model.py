@@ -108,6 +108,18 @@ def test_alternate_trains_the_smaller_sizes_in_turn_with_twice_the_weight():
     assert drawn in ([3, 5, 3, 5], [5, 3, 5, 3])
 
 
+@pytest.mark.parametrize("ctc_weight, distill_weight", [(1.0, 0.5), (0.0, 0.0)])
+def test_default_joint_step(ctc_weight, distill_weight):
+    config = model_config()
+    config["model_conf"] = {"ctc_weight": ctc_weight}
+    if not ctc_weight:
+        config["decoder"] = "transformer"
+        config["decoder_conf"] = {"linear_units": 8, "attention_heads": 2}
+    model = build(config)
+    found = (model.alternate, model.subnet_cost, model.distill_weight)
+    assert found == (True, 0.3, distill_weight)
+
+
 def test_alternate_search_gates_every_second_step():
     model = search_model(alternate=True)
     gated = []
