@@ -146,7 +146,10 @@ def _decoding_name(options: Options) -> str:
 
 
 def _test_sets(options: Options) -> list[str]:
-    return options.get("test_sets").split()
+    """What asr.sh decodes; the validation set before long utterances were removed."""
+    names, valid = options.get("test_sets").split(), options.get("valid_set")
+    both = valid in names or options.get("eval_valid_set") == "true"
+    return ([f"org/{valid}"] if both else []) + [n for n in names if n != valid]
 
 
 def _has_scores(options: Options, folder: Path) -> bool:

@@ -46,7 +46,7 @@ def results(
             for path in scored:
                 decoded = path.parents[1]
                 check_decoded(decoded, data / name)
-                label = f"size{size}/{decoded.parent.name}/{name}"
+                label = f"size{size}/{decoded.relative_to(folder)}"
                 for kind in KINDS:
                     if (decoded / f"score_{kind}" / "result.txt").exists():
                         rows[kind].append(_row(decoded / f"score_{kind}", label))

@@ -23,6 +23,7 @@ while [ $# -gt 0 ]; do declare "${1#--}"="$2"; shift 2; done
 if [ "${fail:-}" = "${stage}" ]; then echo "it failed" 1>&2; exit 3; fi
 if [ "${stage}" -le 11 ]; then mkdir -p "${asr_exp}"; cp ../trained/* "${asr_exp}"; fi
 [ "${stop_stage}" -lt 12 ] && exit 0
+[ "${eval_valid_set:-}" = true ] && test_sets="${test_sets/ dev/} org/dev"
 for name in ${test_sets}; do
     folder=${asr_exp}/decode_x/${name}
     data=dump/raw/${name}
@@ -56,7 +57,7 @@ def recipe(tmp_path, monkeypatch):
     config = model_config()
     write_supernet(tmp_path / "trained", config, seed=0)
     folder = tmp_path / "asr1"
-    for name in ("test", "other"):
+    for name in ("test", "other", "org/dev"):
         (folder / "dump" / "raw" / name).mkdir(parents=True)
         (folder / "dump" / "raw" / name / "text").write_text("u1 A B\nu2 C\n")
     (folder / "train.yaml").write_text(yaml.safe_dump(config))
@@ -189,6 +190,20 @@ def test_the_default_tree_is_the_one_around_the_recipe(recipe, monkeypatch):
     link_tree(inside)
     template = recipe.parent / "espnet/egs2/TEMPLATE/asr1"
     assert (inside / "asr.sh").resolve() == template / "asr.sh"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--eval_valid_set", "true"),
+        ("--eval_valid_set", "true", "--test_sets", "test other dev"),
+    ],
+)
+def test_the_validation_set_is_reported_as_asr_sh_decodes_it(recipe, options):
+    assert run(*options, "--valid_set", "dev", "--sizes", "3") == 0
+    results = (recipe / "exp/asr_x/RESULTS.md").read_text()
+    assert "|size3/decode_x/org/dev|2|3|" in results
+    assert "|size3/decode_x/test|2|3|" in results
 
 
 def test_sizes_with_commas():
