@@ -30,6 +30,7 @@ def add_parser(verbs) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from espnet_dynsize.api import open_model
+    from espnet_dynsize.deploy.experiment import sampling_rate
 
     logging.disable(logging.WARNING)
     waveforms = [read_audio(path) for path in args.audio]
@@ -37,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     recogniser = open_model(
         args.model, args.size, args.model_file, device=args.device, **options
     )
-    rate = sampling_rate(recogniser)
+    rate = sampling_rate(vars(recogniser.asr_train_args))
     for path, (samples, own_rate) in zip(args.audio, waveforms):
         start = time.perf_counter()
         text = transcribe(recogniser, samples, own_rate, rate)
@@ -65,14 +66,6 @@ def read_audio(path: Path):
     return samples.mean(axis=1), rate
 
 
-def sampling_rate(recogniser) -> int:
-    """The rate that the model was trained with."""
-    import humanfriendly
-
-    rate = (recogniser.asr_train_args.frontend_conf or {}).get("fs", 16000)
-    return humanfriendly.parse_size(rate) if isinstance(rate, str) else rate
-
-
 def transcribe(recogniser, samples, own_rate: int, rate: int) -> str:
     """Text of samples [N] at `own_rate`, resampled to `rate`."""
     import torch
@@ -81,4 +74,4 @@ def transcribe(recogniser, samples, own_rate: int, rate: int) -> str:
     speech = torch.from_numpy(samples)
     if own_rate != rate:
         speech = torchaudio.functional.resample(speech, own_rate, rate)
-    return recogniser(speech.numpy())[0][0] or ""
+    return (recogniser(speech.numpy())[0][0] or "").strip()

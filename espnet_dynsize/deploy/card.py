@@ -7,6 +7,7 @@ import yaml
 
 import espnet_dynsize
 from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.experiment import sampling_rate
 
 _USE = """\
     pip install espnet-dynsize
@@ -32,10 +33,10 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
         license="cc-by-4.0",
     )
     encoder = str(config.get("encoder"))
-    frontend = config.get("frontend_conf") or {}
+    rate = sampling_rate(config)
     plugin = encoder.startswith("dynsize_")
     name = f"{asr_exp.name}_{Path(model_file).stem}"
-    use = _USE.format(name=name, rate=frontend.get("fs", 16000))
+    use = _USE.format(name=name, rate=rate)
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {asr_exp.name}\n",

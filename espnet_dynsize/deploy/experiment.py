@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import humanfriendly
 import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -63,6 +64,12 @@ def family_sizes(config: dict) -> list[int]:
         return list(conf["sizes"])
     ((_, fractions),) = conf["budgets"].items()
     return budget_sizes(fractions)
+
+
+def sampling_rate(config: dict) -> int:
+    """Samples a second of the audio that a model was trained with."""
+    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
+    return humanfriendly.parse_size(rate) if isinstance(rate, str) else rate
 
 
 def build_model(config: dict) -> ESPnetASRModel:

@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import humanfriendly
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch.utils.flop_counter import FlopCounterMode
+
+from espnet_dynsize.deploy.experiment import sampling_rate
 
 SECONDS = 10.0
 FEATURES_PER_SECOND = 100
@@ -39,10 +40,8 @@ def _noise(model: ESPnetASRModel, config: dict) -> torch.Tensor:
     if model.frontend is None:
         frames = int(SECONDS * FEATURES_PER_SECOND)
         return torch.randn(1, frames, config["input_size"], generator=generator)
-    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
-    if isinstance(rate, str):
-        rate = humanfriendly.parse_size(rate)
-    return torch.randn(1, int(SECONDS * rate), generator=generator)
+    samples = int(SECONDS * sampling_rate(config))
+    return torch.randn(1, samples, generator=generator)
 
 
 def flops_per_second(run: Callable[[], torch.Tensor]) -> float:
