@@ -16,7 +16,7 @@ import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import matplotlib
 
@@ -241,9 +241,9 @@ def markdown(rows: list[dict]) -> str:
 
 
 _NOTE = (
-    "Error rates in %, means over seeds; dev chooses the epochs that are averaged. "
-    "Ratio: mean over sizes of the method's mean divided by that of the individually "
-    "trained models."
+    "Error rates in %, medians over seeds; dev chooses the epochs that are averaged. "
+    "Ratio: mean over sizes of the method's median divided by that of the individually "
+    "trained models. Every run is a row of an4_family.jsonl."
 )
 
 
@@ -273,17 +273,17 @@ def _cells(own: list[dict], alone: list[dict], sizes: list[int]) -> list[str]:
     seeds = sorted({sum(row["size"] == size for row in own) for size in sizes})
     cells = ["–".join(map(str, seeds))]
     for kind in MEASURES:
-        means = [_mean(own, size, kind) for size in sizes]
+        means = [_median(own, size, kind) for size in sizes]
         cells.append(" / ".join(f"{value:.1f}" for value in means))
         if alone:
-            base = [_mean(alone, size, kind) for size in sizes]
+            base = [_median(alone, size, kind) for size in sizes]
             cells.append(f"{mean(a / b for a, b in zip(means, base)):.3f}")
     return cells
 
 
-def _mean(rows: list[dict], size: int, kind: str) -> float:
+def _median(rows: list[dict], size: int, kind: str) -> float:
     found = [row[kind] for row in rows if row["size"] == size and kind in row]
-    return mean(found) if found else float("nan")
+    return median(found) if found else float("nan")
 
 
 def plot_wer(rows: list[dict], path: Path) -> None:
@@ -294,9 +294,9 @@ def plot_wer(rows: list[dict], path: Path) -> None:
         if not own:
             continue
         sizes = sorted({row["size"] for row in own})
-        x = [_mean(own, size, "parameters") / 1e3 for size in sizes]
+        x = [_median(own, size, "parameters") / 1e3 for size in sizes]
         style = "ks--" if method == INDIVIDUAL else "o-"
-        axes.plot(x, [_mean(own, s, "wer") for s in sizes], style, label=method)
+        axes.plot(x, [_median(own, s, "wer") for s in sizes], style, label=method)
     axes.set(xlabel="thousand parameters", ylabel="WER % on AN4 test")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)

@@ -82,10 +82,9 @@ def check_decoded(decoded: Path, data: Path) -> None:
         raise ConfigError(f"{decoded}: every hypothesis is empty; look at its logdir.")
     for side, texts in (("ref", reference), ("hyp", hypothesis)):
         trn = read_trn(decoded / "score_wer" / f"{side}.trn")
-        if len(trn) != len(reference) or not all(
-            any(key.endswith(name) for name in (utterance, f"-{utterance}"))
-            for key, utterance in zip(trn, texts)
-        ):
+        # asr.sh names them (speaker-utterance)
+        same = all(key.endswith(f"-{name}") for key, name in zip(trn, texts))
+        if len(trn) != len(reference) or not same:
             raise ConfigError(
                 f"{decoded}/score_wer/{side}.trn has {len(trn)} utterances where "
                 f"{data}/text has {len(reference)}, or others; score again (stage 13)."
