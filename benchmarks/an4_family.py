@@ -287,16 +287,19 @@ def _median(rows: list[dict], size: int, kind: str) -> float:
 
 
 def plot_wer(rows: list[dict], path: Path) -> None:
-    """WER against parameters, a line a selector or baseline, a dot a seed."""
+    """WER against parameters: a line of medians a method, a dot a run."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    for method in (INDIVIDUAL, *SELECTORS):
+    for method in (INDIVIDUAL, *SELECTORS, "published joint step"):
         own = [row for row in rows if row["method"] == method]
         if not own:
             continue
         sizes = sorted({row["size"] for row in own})
         x = [_median(own, size, "parameters") / 1e3 for size in sizes]
         style = "ks--" if method == INDIVIDUAL else "o-"
-        axes.plot(x, [_median(own, s, "wer") for s in sizes], style, label=method)
+        y = [_median(own, size, "wer") for size in sizes]
+        (line,) = axes.plot(x, y, style, label=method)
+        dots = [(row["parameters"] / 1e3, row["wer"]) for row in own]
+        axes.plot(*zip(*dots), ".", color=line.get_color(), alpha=0.5)
     axes.set(xlabel="thousand parameters", ylabel="WER % on AN4 test")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
