@@ -60,6 +60,15 @@ def model_config(model_conf=None, **encoder_changes) -> dict:
     )
 
 
+def stock_config() -> dict:
+    """The same without the family: ESPnet's own Conformer."""
+    config = model_config()
+    del config["encoder_conf"]["sizes"]
+    return config | dict(
+        encoder="conformer", model="espnet", model_conf={"ctc_weight": 1.0}
+    )
+
+
 def build(config: dict):
     espnet_dynsize.register()
     return DynSizeASRTask.build_model(argparse.Namespace(**config))

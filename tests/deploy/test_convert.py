@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import batch, build, encoder_conf, model_config
+from conftest import batch, build, encoder_conf, model_config, stock_config
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
@@ -35,10 +35,7 @@ def test_norms_agree_where_frames_are_as_the_statistics_say():
 
 
 def stock_checkpoint(path):
-    config = model_config()
-    config["encoder"], config["model"] = "conformer", "espnet"
-    del config["encoder_conf"]["sizes"]
-    model = build(config)
+    model = build(stock_config())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import batch, build, fix_masks, model_config
+from conftest import batch, build, fix_masks, model_config, stock_config
 from espnet2.tasks.asr import encoder_choices
 
 from espnet_dynsize.deploy import origin
@@ -279,9 +279,7 @@ def test_checkpoint_of_another_shape(tmp_path):
 
 
 def test_a_stock_model_is_not_a_supernet(tmp_path):
-    config = model_config()
-    config["encoder"], config["model"] = "conformer", "espnet"
-    del config["encoder_conf"]["sizes"]
+    config = stock_config()
     exp = write_experiment(tmp_path / "asr", build(config), config)
     with pytest.raises(ConfigError, match="is not a supernet"):
         extract(exp, MODEL, [3])
