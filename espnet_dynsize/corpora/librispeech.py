@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.errors import ConfigError, check
 
 TRAIN_SETS = {
     "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
@@ -32,8 +32,11 @@ def prepare(corpus_dir: Path, data: Path, train_set: str) -> dict[str, Path]:
         train_set: `train_960` or `train_clean_100`.
 
     Raises:
-        ConfigError: a part is missing or broken; nothing has been written then.
+        ConfigError: there is no such training set, or a part is missing or broken;
+            nothing has been written then.
     """
+    allowed = f"one of {tuple(TRAIN_SETS)}"
+    check(train_set in TRAIN_SETS, "train_set", train_set, allowed)
     sets = {train_set: TRAIN_SETS[train_set], **OTHER_SETS}
     names = dict.fromkeys(part for parts in sets.values() for part in parts)
     parts = {name: read_part(Path(corpus_dir), name) for name in names}

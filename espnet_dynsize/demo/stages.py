@@ -15,7 +15,7 @@ import yaml
 
 from espnet_dynsize.demo.progress import show_epochs
 from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.report.scores import Score, read_score, write_score
+from espnet_dynsize.report.scores import Score, read_score, read_text, write_score
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Experiment:
     def decode(self, asr_exp: Path, model_file: str, name: str = "test") -> Score:
         """Decode and score a data directory, as stages 12 and 13 of asr.sh do."""
         folder = asr_exp / f"decode_{Path(model_file).stem}" / name
-        reference = _read(self.data[name] / "text")
+        reference = read_text(self.data[name] / "text")
         if not _decoded(folder, reference):
             scp = self.data[name] / "wav.scp"
             self.python(
@@ -111,7 +111,7 @@ class Experiment:
                 + ["--ctc_weight", "1.0", "--beam_size", "1", "--ngpu", "0"],
                 folder / "decode.log",
             )
-        hypothesis = _read(folder / "1best_recog" / "text")
+        hypothesis = read_text(folder / "1best_recog" / "text")
         write_score(folder, reference, hypothesis)
         return read_score(folder)
 
@@ -190,11 +190,6 @@ def model_file(asr_exp: Path) -> str:
     return f"{phase}.{name}.ave.pth"
 
 
-def _read(path: Path) -> dict[str, str]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    pairs = [line.partition(" ") for line in lines]
-    return {utterance: text.strip() for utterance, _, text in pairs}
-
-
 def _decoded(folder: Path, reference: dict[str, str]) -> bool:
-    return _read(folder / "1best_recog" / "text").keys() == reference.keys()
+    path = folder / "1best_recog" / "text"
+    return path.exists() and read_text(path).keys() == reference.keys()

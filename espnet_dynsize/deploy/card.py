@@ -14,7 +14,7 @@ _USE = """\
 
 ```python
 import espnet_dynsize, soundfile
-recogniser = espnet_dynsize.load("{name}.zip")
+recogniser = espnet_dynsize.load("{name}")
 audio, rate = soundfile.read("speech.wav")   # {rate} Hz, mono
 ((text, *_),) = recogniser(audio)
 ```
@@ -23,6 +23,11 @@ or, as any ESPnet model, after `espnet_dynsize.register()`, with
 `espnet2.bin.asr_inference.Speech2Text.from_pretrained`.
 """
 _USE_STOCK = "This size opens in plain ESPnet: `Speech2Text.from_pretrained`.\n"
+
+
+def packed_name(asr_exp: Path, model_file: str) -> str:
+    """Name of the zip of a model, as asr.sh calls it."""
+    return f"{asr_exp.name}_{Path(model_file).stem}.zip"
 
 
 def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
@@ -35,8 +40,7 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
     encoder = str(config.get("encoder"))
     rate = sampling_rate(config)
     plugin = encoder.startswith("dynsize_")
-    name = f"{asr_exp.name}_{Path(model_file).stem}"
-    use = _USE.format(name=name, rate=rate)
+    use = _USE.format(name=packed_name(asr_exp, model_file), rate=rate)
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {asr_exp.name}\n",

@@ -77,10 +77,10 @@ def extract(
             raise ConfigError(f"output folder {target} exists; remove or rename it.")
     for size in sizes:
         schedule.subnet(size)  # raises before anything is written
-    made = []
+    made, digest = [], origin.digest(asr_exp, model_file)
     for size, target in zip(sizes, targets):
         _write_swap(asr_exp, config, size)
-        record = origin.describe(asr_exp, model_file, size, schedule.sizes)
+        record = origin.describe(asr_exp, model_file, digest, size, schedule.sizes)
         made.append(_write(model, config, size, target, model_file, format, record))
     return made
 

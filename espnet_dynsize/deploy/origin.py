@@ -11,14 +11,20 @@ import espnet_dynsize
 NAME = "origin.yaml"
 
 
-def describe(asr_exp: Path, model_file: str, size: int, sizes: Iterable[int]) -> dict:
-    """The record of a model of `size` that is cut out of `asr_exp/model_file`."""
+def describe(
+    asr_exp: Path, model_file: str, sha256: str, size: int, sizes: Iterable[int]
+) -> dict:
+    """The record of a model of `size` that is cut out of `asr_exp/model_file`.
+
+    Args:
+        sha256: The `digest` of that supernet.
+    """
     return dict(
         size=size,
         family=list(sizes),
         supernet=asr_exp.name,
         model_file=model_file,
-        sha256=digest(asr_exp, model_file),
+        sha256=sha256,
         espnet_dynsize=espnet_dynsize.__version__,
     )
 

@@ -13,7 +13,7 @@ import yaml
 from espnet2.main_funcs.pack_funcs import pack as pack_files
 
 from espnet_dynsize.deploy import origin
-from espnet_dynsize.deploy.card import model_card
+from espnet_dynsize.deploy.card import model_card, packed_name
 from espnet_dynsize.deploy.experiment import read_config
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.task import ENCODERS, INSTALL_HINT
@@ -48,7 +48,7 @@ def pack(
     """
     asr_exp = Path(os.path.normpath(asr_exp))
     config = copy.deepcopy(read_config(asr_exp))
-    outpath = outpath or asr_exp / f"{asr_exp.name}_{Path(model_file).stem}.zip"
+    outpath = outpath or asr_exp / packed_name(asr_exp, model_file)
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as folder:
         stage = Path(folder)
         exp = Path("exp") / asr_exp.name

@@ -168,7 +168,7 @@ def _fingerprint(options: Options, folder: Path) -> str:
     """Changes with everything that hypotheses and scores depend on."""
     found = hashlib.sha256(repr(origin.read(folder)).encode())
     found.update(repr([options.get(name) for name in _DECODING]).encode())
-    files = [Path(options.get("inference_config") or "/nonexistent")]
+    files = [Path(options.get("inference_config"))]
     for name in _test_sets(options):
         files += [data_folder(options) / name / file for file in ("text", "wav.scp")]
     for path in files:
@@ -216,9 +216,10 @@ def _lm_exp(options: Options) -> Path | None:
 
 
 def _upload(options: Options, folders: dict[int, Path]) -> None:
+    from espnet_dynsize.deploy.card import packed_name
     from espnet_dynsize.deploy.upload import upload
 
-    checkpoint = Path(options.get("inference_asr_model")).stem
+    checkpoint = options.get("inference_asr_model")
     for size, folder in folders.items():
-        packed = folder / f"{folder.name}_{checkpoint}.zip"
+        packed = folder / packed_name(folder, checkpoint)
         upload(packed, f"{options.get('hf_repo')}_size{size}")

@@ -14,7 +14,7 @@ import torch
 
 import espnet_dynsize
 from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.report.scores import read_trn
+from espnet_dynsize.report.scores import read_text, read_trn
 
 KINDS = ("wer", "cer", "ter")
 _SUM = re.compile(r"^\|\s*Sum/Avg\s*\|\s*(\d+)\s+(\d+)\s*\|\s*([\d.\s]+)\|", re.M)
@@ -100,19 +100,6 @@ def check_decoded(decoded: Path, data: Path) -> None:
             f"{words} words, but the reference has {len(reference)} and {expected}; "
             "score again (stage 13)."
         )
-
-
-def read_text(path: Path) -> dict[str, str]:
-    """Read a Kaldi-style `text`: utterance → words.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition(" ") for line in lines)
-    return {utterance: text.strip() for utterance, _, text in pairs}
 
 
 def read_sum(folder: Path) -> tuple[int, int, Sequence[str]]:

@@ -18,6 +18,19 @@ class Score(NamedTuple):
     cer: float
 
 
+def read_text(path: Path) -> dict[str, str]:
+    """Read a Kaldi-style `text`: utterance → words.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition(" ") for line in lines)
+    return {utterance: text.strip() for utterance, _, text in pairs}
+
+
 def read_trn(path: Path) -> dict[str, str]:
     """Read `words (utterance)` lines into utterance → words."""
     lines = path.read_text(encoding="utf-8").splitlines()
