@@ -22,11 +22,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import yaml
 
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import Experiment, model_file
-from espnet_dynsize.deploy.experiment import family_sizes, load_model
+from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.report import measure
 
@@ -37,6 +36,11 @@ KINDS = ("FFN 1", "attention", "convolution", "FFN 2")
 INDIVIDUAL = "individual"
 # The layers that simple_top_k has found with the same seed, trained from scratch
 ALONE = "layers of simple_top_k, alone"
+# Layers of the Conformers trained alone: 1, 2, 3, 4 and 6 blocks.
+LAYERS = (4, 8, 12, 16, 24)
+WIDE, NARROW = (4, 12, 24), (8, 16, 24)
+# Parts of the encoder's parameters, and of its FLOPs, that 1, 3 and 6 blocks have
+PARAMETERS, FLOPS = (0.2586, 0.5552, 1), (0.3835, 0.6301, 1)
 
 
 def _selector(name: str, **conf) -> list[str]:
@@ -78,33 +82,30 @@ TRAINING = {
     "published joint step": [*_PUBLISHED, *_LONG],
     "first, published joint step": [*_PUBLISHED, *SELECTORS["first"]],
     "no distillation": _model(distill_weight=0.0),
+    "subnet_weight 1": _model(subnet_weight=1.0),
     "whole batches": _model(subnet_cost=1.0),
     "whole batches, not alternating": _model(subnet_cost=1.0, alternate=False),
     "search_fraction 0.4": _LONG,
     "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
 }
-# A wider family: a sixth, half and all of the layers.
-WIDE_SIZES = [4, 12, 24]
-_WIDE = _encoder(sizes=WIDE_SIZES)
-WIDE = {
-    "simple_top_k, 4 / 12 / 24": _WIDE,
-    "first, 4 / 12 / 24": [*_WIDE, *SELECTORS["first"]],
-    "published joint step, 4 / 12 / 24": [
-        *_WIDE,
-        *TRAINING["published joint step"],
-    ],
-}
-_FLOPS = _encoder(sizes=None, budgets={"flops": [0.45, 0.7, 1]})
-BUDGETS = {
-    "simple_top_k, FLOPs": _FLOPS,
-    "ortho_softmax, FLOPs": [*_FLOPS, *SELECTORS["ortho_softmax"]],
-    "ortho_softmax, FLOPs, components": [
-        *_FLOPS,
+COMPONENTS = {
+    "ortho_softmax, components": [
         *SELECTORS["ortho_softmax"],
         *_encoder(granularity="component"),
     ],
 }
+# Families of layer counts; those above have budgets of parameters.
+COUNTS = {
+    "simple_top_k, layer counts": [],
+    "published joint step, layer counts": TRAINING["published joint step"],
+}
+FEWER = {
+    "simple_top_k, 8 / 16 / 24": [],
+    "published joint step, 8 / 16 / 24": TRAINING["published joint step"],
+    "first, published joint step, 8 / 16 / 24": TRAINING["first, published joint step"],
+}
+FLOPS_FAMILY = "simple_top_k, as many FLOPs"
 FINE_TUNED = "fine-tuned from the individual full size"
 MEASURES = {
     "wer": "test WER",
@@ -112,7 +113,17 @@ MEASURES = {
     "dev_wer": "dev WER",
     "dev_cer": "dev CER",
 }
-SUPERNETS = {**SELECTORS, **TRAINING, **WIDE, **BUDGETS, FINE_TUNED: []}
+SUPERNETS = {
+    **{
+        method: [*_encoder(sizes=None, budgets={"params": PARAMETERS}), *options]
+        for method, options in {**SELECTORS, **TRAINING, **COMPONENTS}.items()
+    },
+    FLOPS_FAMILY: _encoder(sizes=None, budgets={"flops": FLOPS}),
+    "aux-loss": _encoder(sizes=WIDE),
+    **{m: [*_encoder(sizes=WIDE), *options] for m, options in COUNTS.items()},
+    **{m: [*_encoder(sizes=NARROW), *options] for m, options in FEWER.items()},
+    FINE_TUNED: _encoder(sizes=NARROW),
+}
 METHODS = (INDIVIDUAL, ALONE, *SUPERNETS)
 CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune"}  # the others: dynsize
 
@@ -125,8 +136,7 @@ def config_file(method: str) -> Path:
 def run(experiment: Experiment, method: str, seed: int) -> None:
     """Train, cut and score all sizes of a method; add its rows."""
     if method == INDIVIDUAL:
-        sizes = sorted({*_sizes(config_file(method)), *WIDE_SIZES})
-        rows = [_individual(experiment, size, seed) for size in reversed(sizes)]
+        rows = [_individual(experiment, layers, seed) for layers in LAYERS[::-1]]
     elif method == ALONE:
         found = _supernet(experiment, "simple_top_k", seed)[:-1]
         rows = [_layers_alone(experiment, row, seed) for row in found]
@@ -140,36 +150,38 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     commit = _commit(experiment.exp / tag)
     arguments = ["--seed", str(seed), *SUPERNETS[method]]
     if method == FINE_TUNED:
-        row = _individual(experiment, _sizes(config_file(method))[-1], seed)
+        row = _individual(experiment, LAYERS[-1], seed)
         stock = experiment.exp / row["exp"]
         arguments += ["--init_param", str(stock / model_file(stock))]
     supernet = experiment.train(config_file(method), tag, arguments)
-    folders = extract_changed(supernet, model_file(supernet)).values()
+    folders = extract_changed(supernet, model_file(supernet))
+    layers = NARROW if method in (*FEWER, FINE_TUNED) else WIDE
     return [
-        _row(experiment, folder, method, size, seed, commit)
-        for size, folder in zip(_sizes(supernet / "config.yaml"), folders)
+        _row(experiment, folder, method, layers, seed, commit)
+        for layers, folder in zip(layers, folders.values())
     ]
 
 
-def _individual(experiment: Experiment, size: int, seed: int) -> dict:
-    blocks = size // len(KINDS)
+def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
+    blocks = layers // len(KINDS)
     tag = f"conformer{blocks}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     arguments = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
     folder = experiment.train(CONF / "train_asr_conformer.yaml", tag, arguments)
-    return _row(experiment, folder, INDIVIDUAL, size, seed, commit)
+    return _row(experiment, folder, INDIVIDUAL, layers, seed, commit)
 
 
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
-    tag = f"alone_{row['size']}_seed{seed}"
+    tag = f"alone_{row['layers']}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     arguments = ["--seed", str(seed), "--model", "espnet"]
     arguments += _encoder(sizes=None, keep_layers=row["kept"])
     folder = experiment.train(config_file(ALONE), tag, arguments)
-    return _row(experiment, folder, ALONE, row["size"], seed, commit)
+    return _row(experiment, folder, ALONE, row["layers"], seed, commit)
 
 
-def _row(experiment, folder, method, size, seed, commit) -> dict:
+def _row(experiment, folder, method, layers, seed, commit) -> dict:
+    """A row; `layers` are those of the Conformer trained alone to compare with."""
     checkpoint = model_file(folder)
     scores = {
         prefix: experiment.decode(folder, checkpoint, name)
@@ -179,7 +191,7 @@ def _row(experiment, folder, method, size, seed, commit) -> dict:
     run = measure.recogniser(model, config)
     return dict(
         method=method,
-        size=size,
+        layers=layers,
         seed=seed,
         **{f"{p}wer": round(100 * s.wer, 2) for p, s in scores.items()},
         **{f"{p}cer": round(100 * s.cer, 2) for p, s in scores.items()},
@@ -214,7 +226,7 @@ def add_rows(new: list[dict]) -> None:
     """Write rows, in place of older ones of the same method, size and seed."""
 
     def key(row: dict) -> tuple:
-        return METHODS.index(row["method"]), row["size"], row["seed"]
+        return METHODS.index(row["method"]), row["layers"], row["seed"]
 
     rows = {key(row): row for row in [*read_rows(), *new]}
     rows = [rows[k] for k in sorted(rows)]
@@ -230,14 +242,17 @@ def write_tables() -> None:
 
 
 def markdown(rows: list[dict]) -> str:
-    main = _table(rows, (INDIVIDUAL, ALONE, *SELECTORS, *TRAINING))
-    tables = [
-        f"{main}\n{_NOTE}\n",
-        _table(rows, (INDIVIDUAL, *WIDE)),
-        _table(rows, tuple(BUDGETS)),
-        _table(rows, (INDIVIDUAL, FINE_TUNED)),
-    ]
-    return "\n".join(table for table in tables if table)
+    tables = {
+        "Sizes with as many parameters as Conformers of 1, 3 and 6 blocks": _table(
+            rows, WIDE, (ALONE, *SELECTORS, *TRAINING, *COMPONENTS)
+        ),
+        "Sizes with as many FLOPs, or as many layers (4 / 12 / 24)": _table(
+            rows, WIDE, (FLOPS_FAMILY, *COUNTS)
+        ),
+        "8 / 16 / 24 layers": _table(rows, NARROW, (*FEWER, FINE_TUNED)),
+    }
+    parts = [f"## {title}\n\n{table}" for title, table in tables.items() if table]
+    return "\n".join([f"{_NOTE}\n", *parts])
 
 
 _NOTE = (
@@ -247,43 +262,43 @@ _NOTE = (
 )
 
 
-def _table(rows: list[dict], methods: tuple[str, ...]) -> str:
-    """The methods that have rows; models trained alone only at the others' sizes."""
-    rows = [row for row in rows if row["method"] in methods]
-    sizes = sorted({row["size"] for row in rows if row["method"] != INDIVIDUAL})
-    alone = [row for row in rows if row["method"] == INDIVIDUAL]
-    if not sizes:
+def _table(rows: list[dict], layers: tuple[int, ...], methods: tuple[str, ...]) -> str:
+    """The methods that have rows, next to Conformers of `layers` trained alone."""
+    methods = [m for m in methods if any(row["method"] == m for row in rows)]
+    if not methods:
         return ""
-    header = ["method", "seeds"]
+    alone = [r for r in rows if r["method"] == INDIVIDUAL and r["layers"] in layers]
+    header = ["method", "seeds", "thousand parameters", "MFLOPs a second"]
     for name in MEASURES.values():
-        header += [f"{name} at " + " / ".join(map(str, sizes))]
-        header += ["ratio"] if alone else []
+        header += [name, "ratio"]
     lines = ["| " + " | ".join(header) + " |"]
     lines.append("|---" + "|---:" * (len(header) - 1) + "|")
-    for method in methods:
-        own = [row for row in rows if row["method"] == method and row["size"] in sizes]
-        if own:
-            lines.append(
-                f"| {method} | " + " | ".join(_cells(own, alone, sizes)) + " |"
-            )
+    for method in (INDIVIDUAL, *methods):
+        own = [r for r in rows if r["method"] == method and r["layers"] in layers]
+        cells = _cells(own, alone, sorted({row["layers"] for row in own}))
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cells(own: list[dict], alone: list[dict], sizes: list[int]) -> list[str]:
-    seeds = sorted({sum(row["size"] == size for row in own) for size in sizes})
-    cells = ["–".join(map(str, seeds))]
+def _cells(own: list[dict], alone: list[dict], layers: list[int]) -> list[str]:
+    seeds = sorted({sum(row["layers"] == n for row in own) for n in layers})
+    sizes = [_median(own, n, "parameters") / 1000 for n in layers]
+    flops = [_median(own, n, "mflops") for n in layers]
+    cells = ["–".join(map(str, seeds)), _slashed(sizes, 0), _slashed(flops, 0)]
     for kind in MEASURES:
-        means = [_median(own, size, kind) for size in sizes]
-        cells.append(" / ".join(f"{value:.1f}" for value in means))
-        if alone:
-            base = [_median(alone, size, kind) for size in sizes]
-            cells.append(f"{mean(a / b for a, b in zip(means, base)):.3f}")
+        errors = [_median(own, n, kind) for n in layers]
+        base = [_median(alone, n, kind) for n in layers]
+        cells.append(_slashed(errors, 1))
+        cells.append(f"{mean(a / b for a, b in zip(errors, base)):.3f}")
     return cells
 
 
-def _median(rows: list[dict], size: int, kind: str) -> float:
-    found = [row[kind] for row in rows if row["size"] == size and kind in row]
-    return median(found) if found else float("nan")
+def _slashed(values: list[float], digits: int) -> str:
+    return " / ".join(f"{value:.{digits}f}" for value in values)
+
+
+def _median(rows: list[dict], layers: int, kind: str) -> float:
+    return median(row[kind] for row in rows if row["layers"] == layers)
 
 
 def plot_wer(rows: list[dict], path: Path) -> None:
@@ -293,12 +308,12 @@ def plot_wer(rows: list[dict], path: Path) -> None:
         own = [row for row in rows if row["method"] == method]
         if not own:
             continue
-        sizes = sorted({row["size"] for row in own})
-        x = [_median(own, size, "parameters") / 1e3 for size in sizes]
+        layers = sorted({row["layers"] for row in own} & {*WIDE})
+        x = [_median(own, n, "parameters") / 1e3 for n in layers]
         style = "ks--" if method == INDIVIDUAL else "o-"
-        y = [_median(own, size, "wer") for size in sizes]
+        y = [_median(own, n, "wer") for n in layers]
         (line,) = axes.plot(x, y, style, label=method)
-        dots = [(row["parameters"] / 1e3, row["wer"]) for row in own]
+        dots = [(r["parameters"] / 1e3, r["wer"]) for r in own if r["layers"] in layers]
         axes.plot(*zip(*dots), ".", color=line.get_color(), alpha=0.5)
     axes.set(xlabel="thousand parameters", ylabel="WER % on AN4 test")
     axes.set_ylim(bottom=0)
@@ -315,7 +330,7 @@ def plot_layers(rows: list[dict], path: Path) -> None:
     if not kept:
         return
     methods = [m for m in SELECTORS if any(r["method"] == m for r in kept)]
-    sizes = sorted({r["size"] for r in kept})[:-1]
+    sizes = {"small": WIDE[0], "middle": WIDE[1]}
     blocks = (max(max(r["kept"]) for r in kept) + 1) // len(KINDS)
     figure, grid = plt.subplots(
         len(sizes),
@@ -326,11 +341,11 @@ def plot_layers(rows: list[dict], path: Path) -> None:
         sharey=True,
     )
     for column, method in enumerate(methods):
-        for line, size in enumerate(sizes):
-            own = [r for r in kept if r["method"] == method and r["size"] == size]
+        for line, (size, layers) in enumerate(sizes.items()):
+            own = [r for r in kept if r["method"] == method and r["layers"] == layers]
             axes = grid[line][column]
             axes.pcolormesh(_shares(own, blocks), cmap="Blues", vmin=0, vmax=1)
-            axes.set_title(f"{method}\n{size} layers", fontsize=7)
+            axes.set_title(f"{method}\n{size}", fontsize=7)
             places = [i + 0.5 for i in range(len(KINDS))]
             axes.set_xticks(places, KINDS, rotation=90, fontsize=7)
             axes.set_yticks([i + 0.5 for i in range(blocks)], range(1, blocks + 1))
@@ -379,10 +394,6 @@ def _run_all(args) -> None:
         ]
         for job in jobs:
             job.result()
-
-
-def _sizes(config: Path) -> list[int]:
-    return family_sizes(yaml.safe_load(config.read_text()))
 
 
 if __name__ == "__main__":
