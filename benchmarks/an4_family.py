@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from espnet_dynsize.corpora import an4
-from espnet_dynsize.demo.stages import Experiment, model_file
+from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.report import measure
@@ -105,6 +105,12 @@ FEWER = {
     "published joint step, 8 / 16 / 24": TRAINING["published joint step"],
     "first, published joint step, 8 / 16 / 24": TRAINING["first, published joint step"],
 }
+# Other models, next to the Conformers all the same: their own config's name
+MODELS = {
+    "E-Branchformer": "e_branchformer",
+    "CTC + attention": "hybrid",
+    "transducer": "transducer",
+}
 FLOPS_FAMILY = "simple_top_k, as many FLOPs"
 FINE_TUNED = "fine-tuned from the individual full size"
 MEASURES = {
@@ -122,10 +128,12 @@ SUPERNETS = {
     "aux-loss": _encoder(sizes=WIDE),
     **{m: [*_encoder(sizes=WIDE), *options] for m, options in COUNTS.items()},
     **{m: [*_encoder(sizes=NARROW), *options] for m, options in FEWER.items()},
-    FINE_TUNED: _encoder(sizes=NARROW),
+    **{method: [] for method in (*MODELS, FINE_TUNED)},
 }
 METHODS = (INDIVIDUAL, ALONE, *SUPERNETS)
-CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune"}  # the others: dynsize
+# Configs; of the others: dynsize
+CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
+DECODING = {"CTC + attention": "hybrid", "transducer": "transducer"}
 
 
 def config_file(method: str) -> Path:
@@ -155,7 +163,7 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
         arguments += ["--init_param", str(stock / model_file(stock))]
     supernet = experiment.train(config_file(method), tag, arguments)
     folders = extract_changed(supernet, model_file(supernet))
-    layers = NARROW if method in (*FEWER, FINE_TUNED) else WIDE
+    layers = NARROW if method in (*FEWER, *MODELS, FINE_TUNED) else WIDE
     return [
         _row(experiment, folder, method, layers, seed, commit)
         for layers, folder in zip(layers, folders.values())
@@ -183,8 +191,11 @@ def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
 def _row(experiment, folder, method, layers, seed, commit) -> dict:
     """A row; `layers` are those of the Conformer trained alone to compare with."""
     checkpoint = model_file(folder)
+    options = GREEDY_CTC
+    if method in DECODING:
+        options = ("--config", str(CONF / f"decode_{DECODING[method]}.yaml"))
     scores = {
-        prefix: experiment.decode(folder, checkpoint, name)
+        prefix: experiment.decode(folder, checkpoint, name, options)
         for prefix, name in (("", "test"), ("dev_", "valid"))
     }
     model, config = load_model(folder, checkpoint)
@@ -250,6 +261,9 @@ def markdown(rows: list[dict]) -> str:
             rows, WIDE, (FLOPS_FAMILY, *COUNTS)
         ),
         "8 / 16 / 24 layers": _table(rows, NARROW, (*FEWER, FINE_TUNED)),
+        "Other encoders and decoders, 2, 4 and 6 blocks": _table(
+            rows, NARROW, tuple(MODELS)
+        ),
     }
     parts = [f"## {title}\n\n{table}" for title, table in tables.items() if table]
     return "\n".join([f"{_NOTE}\n", *parts])

@@ -17,6 +17,8 @@ from espnet_dynsize.demo.progress import show_epochs
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.report.scores import Score, read_score, read_text, write_score
 
+GREEDY_CTC = ("--ctc_weight", "1.0", "--beam_size", "1")
+
 
 @dataclass
 class Experiment:
@@ -97,8 +99,21 @@ class Experiment:
         )
         return asr_exp
 
-    def decode(self, asr_exp: Path, model_file: str, name: str = "test") -> Score:
-        """Decode and score a data directory, as stages 12 and 13 of asr.sh do."""
+    def decode(
+        self,
+        asr_exp: Path,
+        model_file: str,
+        name: str = "test",
+        options: Sequence[str] = GREEDY_CTC,
+    ) -> Score:
+        """Decode and score a data directory, as stages 12 and 13 of asr.sh do.
+
+        Args:
+            asr_exp: Folder of the model.
+            model_file: Its checkpoint.
+            name: Of the data directory.
+            options: Further options of `espnet2.bin.asr_inference`.
+        """
         folder = asr_exp / f"decode_{Path(model_file).stem}" / name
         reference = read_text(self.data[name] / "text")
         if not _decoded(folder, reference):
@@ -108,7 +123,7 @@ class Experiment:
                 ["--output_dir", folder, "--asr_train_config", asr_exp / "config.yaml"]
                 + ["--asr_model_file", asr_exp / model_file]
                 + ["--data_path_and_name_and_type", f"{scp},speech,sound"]
-                + ["--ctc_weight", "1.0", "--beam_size", "1", "--ngpu", "0"],
+                + ["--ngpu", "0", *options],
                 folder / "decode.log",
             )
         hypothesis = read_text(folder / "1best_recog" / "text")
