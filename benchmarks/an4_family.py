@@ -86,6 +86,9 @@ TRAINING = {
     "whole batches": _model(subnet_cost=1.0),
     "whole batches, not alternating": _model(subnet_cost=1.0, alternate=False),
     "search_fraction 0.4": _LONG,
+    "warmup_fraction 0.2": _encoder(
+        selector_conf={"warmup_fraction": 0.2, "search_fraction": 0.2}
+    ),
     "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
 }

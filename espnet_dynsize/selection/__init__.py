@@ -20,7 +20,9 @@ SELECTORS = {
     "first": First,
     "random": Random,
 }
-_SCHEDULE_KEYS = ("search_fraction", "search_updates", "score_lr")
+_SEARCH_KEYS = ("search_fraction", "search_updates", "score_lr")
+_WARMUP = "warmup_fraction"
+_SCHEDULE_KEYS = (_WARMUP, *_SEARCH_KEYS)
 
 
 def build_schedule(
@@ -79,27 +81,29 @@ def find_selector(name: str) -> type[LayerSelector]:
 
 
 def _check_keys(name: str, selector: type, conf: dict) -> None:
-    allowed = list(inspect.signature(selector).parameters)[1:]
+    own = list(inspect.signature(selector).parameters)[1:]
+    allowed = [*own, *(_SCHEDULE_KEYS if selector.searches else [_WARMUP])]
     for key, value in conf.items():
-        if key not in allowed:
+        if key not in own:
             raise ConfigError(
                 f"selector_conf: {key}={value} is not an option of {name}; it has "
-                f"{[*allowed, *_SCHEDULE_KEYS] if selector.searches else allowed}."
+                f"{allowed}."
             )
 
 
 def _check_timing(name: str, searches: bool, timing: dict) -> None:
     for key, value in timing.items():
-        if not searches:
+        if key in _SEARCH_KEYS and not searches:
             raise ConfigError(
                 f"selector_conf: {key}={value} must be left out: {name} has no search."
             )
-    fraction = timing.get("search_fraction", 0.0)
-    if not 0.0 <= fraction < 1.0:
-        raise ConfigError(
-            f"selector_conf: search_fraction={fraction} must be at least 0 and "
-            "below 1; a search as long as the run leaves no joint phase."
-        )
+    for key in (_WARMUP, "search_fraction"):
+        fraction = timing.get(key, 0.0)
+        if not 0.0 <= fraction < 1.0:
+            raise ConfigError(
+                f"selector_conf: {key}={fraction} must be at least 0 and below 1; one "
+                "as long as the run leaves no joint phase."
+            )
     updates = timing.get("search_updates")
     good = updates is None or updates >= 0
     check(good, "selector_conf: search_updates", updates, "at least 0")
