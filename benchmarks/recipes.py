@@ -27,6 +27,8 @@ STAGES = {
     3: "formatting",
     4: "removing long and short utterances",
     5: "BPE",
+    6: "statistics of the language model's text",
+    7: "training of the language model",
     10: "statistics",
     11: "training of the supernet",
     12: "cutting, decoding, scoring of every size, report",
@@ -43,6 +45,16 @@ TRAINING = {
     "optim_conf": "lr=0.01",
     "scheduler_conf": "warmup_steps=10",
 }
+LANGUAGE_MODEL = {
+    "max_epoch": 2,
+    "num_iters_per_epoch": 8,
+    "accum_grad": 1,
+    "use_amp": "false",
+    "num_workers": 0,
+    "keep_nbest_models": 1,
+    "scheduler_conf": "warmup_steps=10",
+    "lm_conf": "layer=1",
+}
 ENCODER = ("output_size=32", "linear_units=32", "attention_heads=2")
 DECODER = ("linear_units=32", "attention_heads=2")
 # Name → environment variable of its corpus, utterances a speaker, has a decoder
@@ -55,9 +67,10 @@ RECIPES = {
 def options(decoder: bool) -> list[str]:
     """Options of run.sh for a run of minutes on a CPU."""
     training = [f"--{name} {value}" for name, value in TRAINING.items()]
+    language_model = [f"--{name} {value}" for name, value in LANGUAGE_MODEL.items()]
     training += [f"--encoder_conf {value}" for value in ENCODER]
     training += [f"--decoder_conf {value}" for value in DECODER if decoder]
-    search = "--beam_size 1"
+    search = "--beam_size 1 --lm_weight 0.1"
     if decoder:  # CTC has learned nothing but blanks, the decoder the commonest token
         search += " --ctc_weight 0.0 --maxlenratio 0.1"
     return [
@@ -72,6 +85,7 @@ def options(decoder: bool) -> list[str]:
             "2",
         ),
         *("--nbpe", "40", "--asr_tag", "fixture", "--inference_args", search),
+        *("--use_lm", "true", "--lm_args", " ".join(language_model)),
         *("--asr_args", " ".join(training)),
     ]
 
