@@ -89,6 +89,11 @@ TRAINING = {
     "warmup_fraction 0.2": _encoder(
         selector_conf={"warmup_fraction": 0.2, "search_fraction": 0.2}
     ),
+    "batch_norm": _encoder(conv_norm="batch_norm"),
+    "batch_norm, warmup_fraction 0.2": _encoder(
+        conv_norm="batch_norm",
+        selector_conf={"warmup_fraction": 0.2, "search_fraction": 0.2},
+    ),
     "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
 }
