@@ -21,15 +21,12 @@ class SizedLinear(PerSize, torch.nn.Linear):
     """
 
     def __init__(self, stock: torch.nn.Linear, smaller: Sequence[int], switch: Switch):
-        super().__init__(stock.in_features, stock.out_features)
+        with torch.random.fork_rng(devices=()):
+            super().__init__(stock.in_features, stock.out_features)
         self.load_state_dict(stock.state_dict())
         self.switch = switch
-        self.by_size = torch.nn.ModuleDict()
-        for size in sorted(smaller):
-            self.by_size[str(size)] = torch.nn.Linear(
-                stock.in_features, stock.out_features
-            )
-            self.by_size[str(size)].load_state_dict(stock.state_dict())
+        copies = {str(size): copy.deepcopy(stock) for size in sorted(smaller)}
+        self.by_size = torch.nn.ModuleDict(copies)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project [..., in_features] with the active subnet's weights."""

@@ -113,13 +113,15 @@ class Supernet:
             self.keep_units(kept[1], kept[0])
         else:
             family = encoder_family(self, input_size, sizes, budgets, granularity)
-            self.schedule = build_schedule(
-                selector,
-                selector_conf or {},
-                family,
-                layer_drop_joint,
-                layer_drop_search,
-            )
+            # A stock model of the same seed starts from the same weights.
+            with torch.random.fork_rng(devices=()):
+                self.schedule = build_schedule(
+                    selector,
+                    selector_conf or {},
+                    family,
+                    layer_drop_joint,
+                    layer_drop_search,
+                )
         self.fixed_size = self._check_subnet(subnet)
         if norm_per_size and self.schedule is not None:
             self._replace_layer_norms()
