@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import batch, build, fix_masks, model_config
+from conftest import batch, build, fix_masks, model_config, stock_config
 
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.subnet import Subnet
@@ -265,3 +265,30 @@ def test_stock_encoder_is_refused():
     config["encoder_conf"] = {}
     with pytest.raises(ConfigError, match="needs a supernet encoder"):
         build(config)
+
+
+@pytest.mark.parametrize("conf", [{}, {"norm_per_size": True, "selector": "random"}])
+def test_warm_up_is_bit_for_bit_the_training_of_a_stock_model(conf):
+    warm_up = dict(selector_conf={"warmup_fraction": 0.3}, conv_norm="batch_norm")
+    model = seeded(model_config({"distill_weight": None}, **warm_up, **conf))
+    model.schedule.plan(20)
+    stock = seeded(stock_config())
+    data = batch()
+    trained = []
+    for each in (stock, model):
+        torch.manual_seed(1)  # dropout
+        optimizer = torch.optim.Adam(each.parameters(), lr=0.01)
+        for _ in range(6):
+            if each is model:
+                each.begin_update(0)
+            optimizer.zero_grad()
+            each(**data)[0].squeeze().backward()
+            optimizer.step()
+        trained.append(each.state_dict())
+    for name, value in trained[0].items():
+        assert torch.equal(trained[1][name], value), name
+
+
+def seeded(config: dict):
+    torch.manual_seed(0)
+    return build(config).train()
