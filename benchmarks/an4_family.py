@@ -77,7 +77,11 @@ SELECTORS = {
     "aux-loss": [],
 }
 _LONG = _encoder(selector_conf={"search_fraction": 0.4})
-_PUBLISHED = _model(alternate=False, subnet_cost=1.0, distill_weight=0.0)
+_LAYER_NORM = _encoder(conv_norm="layer_norm")
+_PUBLISHED = [
+    *_LAYER_NORM,
+    *_model(alternate=False, subnet_cost=1.0, distill_weight=0.0),
+]
 TRAINING = {
     "published joint step": [*_PUBLISHED, *_LONG],
     "first, published joint step": [*_PUBLISHED, *SELECTORS["first"]],
@@ -89,11 +93,7 @@ TRAINING = {
     "warmup_fraction 0.2": _encoder(
         selector_conf={"warmup_fraction": 0.2, "search_fraction": 0.2}
     ),
-    "batch_norm": _encoder(conv_norm="batch_norm"),
-    "batch_norm, warmup_fraction 0.2": _encoder(
-        conv_norm="batch_norm",
-        selector_conf={"warmup_fraction": 0.2, "search_fraction": 0.2},
-    ),
+    "layer_norm": _LAYER_NORM,
     "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
 }
@@ -106,10 +106,12 @@ COMPONENTS = {
 # Families of layer counts; those above have budgets of parameters.
 COUNTS = {
     "simple_top_k, layer counts": [],
+    "layer_norm, layer counts": _LAYER_NORM,
     "published joint step, layer counts": TRAINING["published joint step"],
 }
 FEWER = {
     "simple_top_k, 8 / 16 / 24": [],
+    "layer_norm, 8 / 16 / 24": _LAYER_NORM,
     "published joint step, 8 / 16 / 24": TRAINING["published joint step"],
     "first, published joint step, 8 / 16 / 24": TRAINING["first, published joint step"],
 }

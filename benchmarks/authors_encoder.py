@@ -89,6 +89,7 @@ class Ours(torch.nn.Module):
             DIM,
             sizes=SIZES,
             layer_drop_joint=LAYER_DROP,
+            conv_norm="layer_norm",
             selector=selection,
             selector_conf=conf,
             output_size=DIM,

@@ -39,7 +39,8 @@ def encoder_conf(**changes) -> dict:
 
 def model_config(model_conf=None, **encoder_changes) -> dict:
     """A config as in `config.yaml`, for features of dimension 5."""
-    changes = {"sizes": [3, 5, 8], **encoder_changes}
+    # What a sequence becomes must not depend on the others in its batch.
+    changes = {"sizes": [3, 5, 8], "conv_norm": "layer_norm", **encoder_changes}
     return dict(
         token_list=TOKENS,
         input_size=5,
@@ -63,7 +64,8 @@ def model_config(model_conf=None, **encoder_changes) -> dict:
 def stock_config() -> dict:
     """The same without the family: ESPnet's own Conformer."""
     config = model_config()
-    del config["encoder_conf"]["sizes"]
+    for key in ("sizes", "conv_norm"):
+        del config["encoder_conf"][key]
     return config | dict(
         encoder="conformer", model="espnet", model_conf={"ctc_weight": 1.0}
     )

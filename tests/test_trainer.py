@@ -78,6 +78,8 @@ OTHERS = {
     },
     "random": {"selector": "random", "selector_conf": {}},
     "norm_per_size": {"selector_conf": SEARCHES, "norm_per_size": True},
+    "batch_norm": {"selector_conf": SEARCHES, "conv_norm": "batch_norm"},
+    "warm-up": {"selector_conf": {"search_updates": 4, "warmup_fraction": 0.2}},
 }
 
 
@@ -298,7 +300,7 @@ def test_stock_models_train_as_ever(data, tmp_path):
     arguments = train_arguments(data, exp, ["--max_epoch=1"])
     config = yaml.safe_load((tmp_path / "exp.yaml").read_text())
     config.update(encoder="conformer", model="espnet")
-    for key in ("sizes", "selector_conf"):
+    for key in ("sizes", "selector_conf", "conv_norm"):
         del config["encoder_conf"][key]
     (tmp_path / "exp.yaml").write_text(yaml.safe_dump(config))
     DynSizeASRTask.main(cmd=arguments)

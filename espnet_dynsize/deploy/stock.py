@@ -24,9 +24,10 @@ BLOCK = "encoder.encoders.{}."
 def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
     """Rewrite an extracted model for the stock encoder.
 
-    Blocks without any layer are left out where that computes the same: a block with a
-    final norm stays (unless `skip_empty_blocks` is set), so there, as for a block that
-    lost some of its layers, the dropped layers get zero weights.
+    Blocks without any layer are left out where that computes the same: a block stays
+    whose norms still compute (a final norm without `skip_empty_blocks`, or norms after
+    the layers). There, as in a block that lost some of its layers, the dropped layers
+    get zero weights.
 
     Args:
         config: Config of an extracted model.
@@ -76,7 +77,7 @@ def _check_stock_parts(conf: dict) -> None:
 
 def _check_conv_norm(conf: dict, states: dict) -> None:
     kept = any(".conv_module." in name for name in states)
-    if kept and conf.get("conv_norm", "layer_norm") != "batch_norm":
+    if kept and conf.get("conv_norm", "batch_norm") != "batch_norm":
         raise ConfigError(
             "format=stock needs conv_norm: batch_norm in the supernet's config; stock "
             "ESPnet has no LayerNorm in its convolution module."
@@ -84,19 +85,13 @@ def _check_conv_norm(conf: dict, states: dict) -> None:
 
 
 def _removable_blocks(conf: dict, states: dict) -> list[int]:
-    has_final_norm = any(".norm_final." in name for name in states)
-    if has_final_norm and not conf.get("skip_empty_blocks", False):
-        return []
+    """The blocks of which nothing is left, not even a norm."""
     if conf.get("interctc_layer_idx"):
         return []
-    kept = {
-        i
-        for i in range(conf["num_blocks"])
-        for module in _LAYER_OF
-        if any(name.startswith(BLOCK.format(i) + module + ".") for name in states)
-    }
+    blocks = range(conf["num_blocks"])
+    kept = {i for i in blocks if any(n.startswith(BLOCK.format(i)) for n in states)}
     # ESPnet has no encoder without blocks.
-    gone = [i for i in range(conf["num_blocks"]) if i not in kept]
+    gone = [i for i in blocks if i not in kept]
     return gone if kept else gone[1:]
 
 

@@ -54,8 +54,8 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
 
     Args:
         input_size: Feature dimension.
-        conv_norm: Norm in the convolution module: `layer_norm`, or `batch_norm` with
-            statistics per size.
+        conv_norm: Norm in the convolution module: `batch_norm`, with statistics per
+            size, or `layer_norm`, as published.
         convolution_first: The convolution module comes before the attention, as in
             arXiv 2407.18930; ESPnet has it after.
         **options: Options of `Supernet` and of `ConformerEncoder`.
@@ -69,7 +69,7 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
     def __init__(
         self,
         input_size: int,
-        conv_norm: str = "layer_norm",
+        conv_norm: str = "batch_norm",
         convolution_first: bool = False,
         **options,
     ):

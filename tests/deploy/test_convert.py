@@ -113,7 +113,7 @@ def test_conversion_changes_little_where_channels_are_alike():
     converted = {n[8:]: v for n, v in to_layer_norm(states).items()}
     errors = {}
     for name, given in (("converted", converted), ("dropped", stock.state_dict())):
-        supernet = DynSizeConformerEncoder(20, **conf).eval()
+        supernet = DynSizeConformerEncoder(20, conv_norm="layer_norm", **conf).eval()
         given = {n: v for n, v in given.items() if n in supernet.state_dict()}
         supernet.load_state_dict(given, strict=False)
         with torch.no_grad():

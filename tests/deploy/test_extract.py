@@ -171,15 +171,14 @@ def test_stock_format_opens_without_the_plugin(tmp_path, changes, sizes):
         torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
 
 
-def assert_one_stock_block(folder, model, config, size, left_out):
-    """`size` in stock format is one block that computes the same."""
+def assert_stock_blocks(folder, model, config, size, left_out, zeroed=0, blocks=1):
+    """`size` in stock format computes the same with that number of blocks."""
     exp = write_experiment(folder / "asr", model, config)
     (extracted,) = extract(exp, MODEL, [size], format="stock")
-    assert (
-        extracted.note == f"{left_out} whole blocks left out, 0 dropped layers zeroed"
-    )
+    done = f"{left_out} whole blocks left out, {zeroed} dropped layers zeroed"
+    assert extracted.note == done
     stock, stock_config = load_model(extracted.directory, MODEL)
-    assert stock_config["encoder_conf"]["num_blocks"] == 1
+    assert stock_config["encoder_conf"]["num_blocks"] == blocks
     data = batch()
     with model.encoder.activate(model.schedule.subnet(size)):
         expected = log_probs(model, data)
@@ -193,13 +192,20 @@ def test_stock_format_leaves_whole_blocks_out(tmp_path):
     model.schedule.fixed_masks.copy_(
         torch.tensor([[0, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 9])
     )
-    assert_one_stock_block(tmp_path, model, config, 3, left_out=2)
+    assert_stock_blocks(tmp_path, model, config, 3, left_out=2)
+
+
+def test_stock_format_keeps_a_block_whose_norms_still_compute(tmp_path):
+    plain = dict(macaron_style=False, use_cnn_module=False, normalize_before=False)
+    model, config = random_supernet(sizes=[2, 4], selector="first", **plain)
+    kept = dict(left_out=0, zeroed=2, blocks=2)
+    assert_stock_blocks(tmp_path, model, config, 2, **kept)
 
 
 def test_aux_loss_sizes_are_stock_conformers_of_fewer_blocks(tmp_path):
     conf = {"selector": "first", "skip_empty_blocks": True, "conv_norm": "batch_norm"}
     model, config = random_supernet(sizes=[4, 8], **conf)
-    assert_one_stock_block(tmp_path, model, config, 4, left_out=1)
+    assert_stock_blocks(tmp_path, model, config, 4, left_out=1)
 
 
 def test_stock_format_refuses_components(tmp_path):

@@ -20,7 +20,7 @@ def supernet(**changes) -> DynSizeConformerEncoder:
         selector="ortho_softmax",
         budgets={"params": [0.6, 1]},
     )
-    conf = encoder_conf(**{**conf, **NO_DROPOUT, **changes})
+    conf = encoder_conf(conv_norm="layer_norm", **{**conf, **NO_DROPOUT, **changes})
     return DynSizeConformerEncoder(20, **conf).double()
 
 
@@ -70,6 +70,7 @@ def test_masked_equals_smaller_matrices(kept, options):
         granularity="component",
         ffn_chunks=3,
         keep_components=list(kept),
+        conv_norm="layer_norm",
         **NO_DROPOUT,
         **options,
     )
