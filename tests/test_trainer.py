@@ -79,7 +79,6 @@ OTHERS = {
     "random": {"selector": "random", "selector_conf": {}},
     "norm_per_size": {"selector_conf": SEARCHES, "norm_per_size": True},
     "batch_norm": {"selector_conf": SEARCHES, "conv_norm": "batch_norm"},
-    "warm-up": {"selector_conf": {"search_updates": 4, "warmup_fraction": 0.2}},
 }
 
 
