@@ -16,7 +16,7 @@ from pathlib import Path
 
 import soundfile
 import yaml
-from an4_family import CONF
+from an4_methods import CONF
 from espnet3_run import columns, train_espnet3
 
 import espnet_dynsize

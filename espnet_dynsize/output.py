@@ -1,11 +1,10 @@
 """Output layers and decoders, one per size."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
 
-from espnet_dynsize.subnet import PerSize, Switch
+from espnet_dynsize.subnet import PerSize, Switch, copies
 
 
 class SizedLinear(PerSize, torch.nn.Linear):
@@ -25,8 +24,7 @@ class SizedLinear(PerSize, torch.nn.Linear):
             super().__init__(stock.in_features, stock.out_features)
         self.load_state_dict(stock.state_dict())
         self.switch = switch
-        copies = {str(size): copy.deepcopy(stock) for size in sorted(smaller)}
-        self.by_size = torch.nn.ModuleDict(copies)
+        self.by_size = copies(stock, smaller)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project [..., in_features] with the active subnet's weights."""
@@ -46,8 +44,8 @@ def make_decoder_sized(
         smaller: The sizes below the full one.
         switch: Names the active subnet.
     """
-    copies = {str(size): copy.deepcopy(decoder) for size in sorted(smaller)}
+    by_size = copies(decoder, smaller)
     stock = type(decoder)
     decoder.__class__ = type(f"Sized{stock.__name__}", (PerSize, stock), {})
     decoder.switch = switch
-    decoder.by_size = torch.nn.ModuleDict(copies)
+    decoder.by_size = by_size

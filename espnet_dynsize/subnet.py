@@ -1,5 +1,6 @@
 """A subnet, and the one place that says which subnets compute."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,12 @@ class Switch:
             yield
         finally:
             self.computing = None
+
+
+def copies(module: torch.nn.Module, smaller: Sequence[int]) -> torch.nn.ModuleDict:
+    """A copy of `module` for each of the sizes, increasing: a `PerSize.by_size`."""
+    made = {str(size): copy.deepcopy(module) for size in sorted(smaller)}
+    return torch.nn.ModuleDict(made)
 
 
 class PerSize:

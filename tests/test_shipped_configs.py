@@ -87,7 +87,7 @@ def update(model, optimizer, scheduler) -> float:
 
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from an4_family import SUPERNETS, config_file  # noqa: E402
+from an4_methods import SUPERNETS, config_file  # noqa: E402
 
 
 @pytest.mark.parametrize("method", SUPERNETS)

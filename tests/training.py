@@ -31,8 +31,11 @@ def train_arguments(
     data: Path, exp: Path, extra: Sequence[str] = (), **encoder_changes
 ) -> list[str]:
     """Arguments of `asr_train`: 4 batches of 3 utterances an epoch."""
-    conf = dict(sizes=[3, 5, 8], selector_conf={"search_updates": 6})
-    conf["conv_norm"] = "layer_norm"  # batch statistics are each rank's own
+    conf = dict(
+        sizes=[3, 5, 8],
+        selector_conf={"search_updates": 6},
+        conv_norm="layer_norm",  # batch statistics are each rank's own
+    )
     config = dict(
         encoder="dynsize_conformer",
         encoder_conf=encoder_conf(**{**conf, **encoder_changes}),

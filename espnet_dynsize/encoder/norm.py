@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_dynsize.subnet import PerSize, Subnet, Switch
+from espnet_dynsize.subnet import PerSize, Subnet, Switch, copies
 
 
 class ChannelLayerNorm(torch.nn.LayerNorm):
@@ -72,11 +72,7 @@ class SizedLayerNorm(SizedNorm, torch.nn.LayerNorm):
         super().__init__(stock.normalized_shape, eps=stock.eps)
         self.load_state_dict(stock.state_dict())
         self.switch = switch
-        self.by_size = torch.nn.ModuleDict()
-        for size in smaller:
-            own = torch.nn.LayerNorm(stock.normalized_shape)
-            own.load_state_dict(stock.state_dict())
-            self.by_size[str(size)] = own
+        self.by_size = copies(stock, smaller)
 
     def _normalise(self, x: torch.Tensor, subnet: Subnet | None) -> torch.Tensor:
         own = self.own(subnet) or self

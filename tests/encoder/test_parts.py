@@ -11,9 +11,12 @@ EVERYTHING = (True,) * 8
 
 
 def supernet(**changes) -> DynSizeConformerEncoder:
-    conf = dict(sizes=[3, 5, 8], dropout_rate=0.0, positional_dropout_rate=0.0)
-    # Statistics of a batch are not those of its parts.
-    conf["conv_norm"] = "layer_norm"
+    conf = dict(
+        sizes=[3, 5, 8],
+        dropout_rate=0.0,
+        positional_dropout_rate=0.0,
+        conv_norm="layer_norm",  # a batch's statistics are not those of its parts
+    )
     encoder = DynSizeConformerEncoder(20, **encoder_conf(**{**conf, **changes}))
     if "selector" not in changes:
         fix_masks(encoder.schedule)

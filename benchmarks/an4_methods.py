@@ -1,0 +1,118 @@
+"""What an4_family.py trains: every method as options of the recipe's configs."""
+
+import json
+from pathlib import Path
+
+CONF = Path(__file__).resolve().parents[1] / "egs2" / "an4_dynsize" / "asr1" / "conf"
+# Of a Conformer's block
+KINDS = ("FFN 1", "attention", "convolution", "FFN 2")
+INDIVIDUAL = "individual"
+# The layers that simple_top_k has found with the same seed, trained from scratch
+ALONE = "layers of simple_top_k, alone"
+# Layers of the Conformers trained alone: 1, 2, 3, 4 and 6 blocks.
+LAYERS = (4, 8, 12, 16, 24)
+WIDE, NARROW = (4, 12, 24), (8, 16, 24)
+# Parts of the encoder's parameters, and of its FLOPs, that 1, 3 and 6 blocks have
+PARAMETERS, FLOPS = (0.2586, 0.5552, 1), (0.3835, 0.6301, 1)
+
+
+def _selector(name: str, **conf) -> list[str]:
+    return encoder_options(selector=name, selector_conf=conf)
+
+
+def encoder_options(**conf) -> list[str]:
+    return [a for k, v in conf.items() for a in ("--encoder_conf", f"{k}={_yaml(v)}")]
+
+
+def _model(**conf) -> list[str]:
+    return [a for k, v in conf.items() for a in ("--model_conf", f"{k}={_yaml(v)}")]
+
+
+def _yaml(value) -> str:
+    return json.dumps(value)
+
+
+# Method → what differs from its config (see CONFIGS)
+SELECTORS = {
+    "simple_top_k": [],
+    "simple_top_k, soft gates": encoder_options(
+        selector_conf={"search_fraction": 0.2, "straight_through": False}
+    ),
+    # Scores can move six times their initial value in the search, as in the published
+    # runs; with 10 and the weights' learning rate they would hardly move in this one.
+    "iterative_zero_out": _selector(
+        "iterative_zero_out", search_fraction=0.4, initial_score=3.0, score_lr=6.0
+    ),
+    "ortho_softmax": _selector("ortho_softmax", search_fraction=0.4),
+    "uniform": _selector("uniform"),
+    "first": _selector("first"),
+    "random": _selector("random"),
+    "aux-loss": [],
+}
+_LONG = encoder_options(selector_conf={"search_fraction": 0.4})
+_LAYER_NORM = encoder_options(conv_norm="layer_norm")
+_PUBLISHED = [
+    *_LAYER_NORM,
+    *_model(alternate=False, subnet_cost=1.0, distill_weight=0.0),
+]
+TRAINING = {
+    "published joint step": [*_PUBLISHED, *_LONG],
+    "first, published joint step": [*_PUBLISHED, *SELECTORS["first"]],
+    "no distillation": _model(distill_weight=0.0),
+    "subnet_weight 1": _model(subnet_weight=1.0),
+    "whole batches": _model(subnet_cost=1.0),
+    "whole batches, not alternating": _model(subnet_cost=1.0, alternate=False),
+    "search_fraction 0.4": _LONG,
+    "warmup_fraction 0.2": encoder_options(
+        selector_conf={"warmup_fraction": 0.2, "search_fraction": 0.2}
+    ),
+    "layer_norm": _LAYER_NORM,
+    "norm_per_size": encoder_options(norm_per_size=True),
+    "one output layer": _model(output_per_size=False),
+}
+COMPONENTS = {
+    "ortho_softmax, components": [
+        *SELECTORS["ortho_softmax"],
+        *encoder_options(granularity="component"),
+    ],
+}
+# Families of layer counts; those above have budgets of parameters.
+COUNTS = {
+    "simple_top_k, layer counts": [],
+    "layer_norm, layer counts": _LAYER_NORM,
+    "published joint step, layer counts": TRAINING["published joint step"],
+}
+FEWER = {
+    "simple_top_k, 8 / 16 / 24": [],
+    "layer_norm, 8 / 16 / 24": _LAYER_NORM,
+    "published joint step, 8 / 16 / 24": TRAINING["published joint step"],
+    "first, published joint step, 8 / 16 / 24": TRAINING["first, published joint step"],
+}
+# Other models, next to the Conformers all the same: their own config's name
+MODELS = {
+    "E-Branchformer": "e_branchformer",
+    "CTC + attention": "hybrid",
+    "transducer": "transducer",
+}
+FLOPS_FAMILY = "simple_top_k, as many FLOPs"
+FINE_TUNED = "fine-tuned from the individual full size"
+SUPERNETS = {
+    **{
+        method: [*encoder_options(sizes=None, budgets={"params": PARAMETERS}), *options]
+        for method, options in {**SELECTORS, **TRAINING, **COMPONENTS}.items()
+    },
+    FLOPS_FAMILY: encoder_options(sizes=None, budgets={"flops": FLOPS}),
+    "aux-loss": encoder_options(sizes=WIDE),
+    **{m: [*encoder_options(sizes=WIDE), *options] for m, options in COUNTS.items()},
+    **{m: [*encoder_options(sizes=NARROW), *options] for m, options in FEWER.items()},
+    **{method: [] for method in (*MODELS, FINE_TUNED)},
+}
+METHODS = (INDIVIDUAL, ALONE, *SUPERNETS)
+# Configs; of the others: dynsize
+CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
+DECODING = {"CTC + attention": "hybrid", "transducer": "transducer"}
+
+
+def config_file(method: str) -> Path:
+    """The supernet's config, to which the method's options are added."""
+    return CONF / f"train_asr_{CONFIGS.get(method, 'dynsize')}.yaml"

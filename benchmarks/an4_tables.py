@@ -1,0 +1,163 @@
+"""The tables and pictures of an4_family.py's rows."""
+
+from pathlib import Path
+from statistics import mean, median
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from an4_methods import (
+    ALONE,
+    COMPONENTS,
+    COUNTS,
+    FEWER,
+    FINE_TUNED,
+    FLOPS_FAMILY,
+    INDIVIDUAL,
+    KINDS,
+    MODELS,
+    NARROW,
+    SELECTORS,
+    TRAINING,
+    WIDE,
+)
+
+MEASURES = {
+    "wer": "test WER",
+    "cer": "test CER",
+    "dev_wer": "dev WER",
+    "dev_cer": "dev CER",
+}
+
+
+def write_tables(rows: list[dict], path: Path) -> None:
+    """Write `path` with .md and .png, and the picture of the layers beside it."""
+    path.with_suffix(".md").write_text(markdown(rows))
+    plot_wer(rows, path.with_suffix(".png"))
+    plot_layers(rows, path.with_name(f"{path.stem}_layers.png"))
+
+
+def markdown(rows: list[dict]) -> str:
+    tables = {
+        "Sizes with as many parameters as Conformers of 1, 3 and 6 blocks": _table(
+            rows, WIDE, (ALONE, *SELECTORS, *TRAINING, *COMPONENTS)
+        ),
+        "Sizes with as many FLOPs, or as many layers (4 / 12 / 24)": _table(
+            rows, WIDE, (FLOPS_FAMILY, *COUNTS)
+        ),
+        "8 / 16 / 24 layers": _table(rows, NARROW, (*FEWER, FINE_TUNED)),
+        "Other encoders and decoders, 2, 4 and 6 blocks": _table(
+            rows, NARROW, tuple(MODELS)
+        ),
+    }
+    parts = [f"## {title}\n\n{table}" for title, table in tables.items() if table]
+    return "\n".join([f"{_NOTE}\n", *parts])
+
+
+_NOTE = (
+    "Error rates in %, medians over seeds; dev chooses the epochs that are averaged. "
+    "Ratio: mean over sizes of the method's median divided by that of the individually "
+    "trained models. Every run is a row of an4_family.jsonl."
+)
+
+
+def _table(rows: list[dict], layers: tuple[int, ...], methods: tuple[str, ...]) -> str:
+    """The methods that have rows, next to Conformers of `layers` trained alone."""
+    methods = [m for m in methods if any(row["method"] == m for row in rows)]
+    if not methods:
+        return ""
+    alone = [r for r in rows if r["method"] == INDIVIDUAL and r["layers"] in layers]
+    header = ["method", "seeds", "thousand parameters", "MFLOPs a second"]
+    for name in MEASURES.values():
+        header += [name, "ratio"]
+    lines = ["| " + " | ".join(header) + " |"]
+    lines.append("|---" + "|---:" * (len(header) - 1) + "|")
+    for method in (INDIVIDUAL, *methods):
+        own = [r for r in rows if r["method"] == method and r["layers"] in layers]
+        cells = _cells(own, alone, sorted({row["layers"] for row in own}))
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(own: list[dict], alone: list[dict], layers: list[int]) -> list[str]:
+    seeds = sorted({sum(row["layers"] == n for row in own) for n in layers})
+    sizes = [_median(own, n, "parameters") / 1000 for n in layers]
+    flops = [_median(own, n, "mflops") for n in layers]
+    cells = ["–".join(map(str, seeds)), _slashed(sizes, 0), _slashed(flops, 0)]
+    for kind in MEASURES:
+        errors = [_median(own, n, kind) for n in layers]
+        base = [_median(alone, n, kind) for n in layers]
+        cells.append(_slashed(errors, 1))
+        cells.append(f"{mean(a / b for a, b in zip(errors, base)):.3f}")
+    return cells
+
+
+def _slashed(values: list[float], digits: int) -> str:
+    return " / ".join(f"{value:.{digits}f}" for value in values)
+
+
+def _median(rows: list[dict], layers: int, kind: str) -> float:
+    return median(row[kind] for row in rows if row["layers"] == layers)
+
+
+def plot_wer(rows: list[dict], path: Path) -> None:
+    """WER against parameters: a line of medians a method, a dot a run."""
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for method in (INDIVIDUAL, *SELECTORS, "published joint step"):
+        own = [row for row in rows if row["method"] == method]
+        if not own:
+            continue
+        layers = sorted({row["layers"] for row in own} & {*WIDE})
+        x = [_median(own, n, "parameters") / 1e3 for n in layers]
+        style = "ks--" if method == INDIVIDUAL else "o-"
+        y = [_median(own, n, "wer") for n in layers]
+        (line,) = axes.plot(x, y, style, label=method)
+        dots = [(r["parameters"] / 1e3, r["wer"]) for r in own if r["layers"] in layers]
+        axes.plot(*zip(*dots), ".", color=line.get_color(), alpha=0.5)
+    axes.set(xlabel="thousand parameters", ylabel="WER % on AN4 test")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_layers(rows: list[dict], path: Path) -> None:
+    """Share of the seeds in which each layer is kept: method × size, block × kind."""
+    kept = [r for r in rows if r["method"] in SELECTORS and r["kept"]]
+    if not kept:
+        return
+    methods = [m for m in SELECTORS if any(r["method"] == m for r in kept)]
+    sizes = {"small": WIDE[0], "middle": WIDE[1]}
+    blocks = (max(max(r["kept"]) for r in kept) + 1) // len(KINDS)
+    figure, grid = plt.subplots(
+        len(sizes),
+        len(methods),
+        figsize=(1 + 1.5 * len(methods), 1.2 + 1.7 * len(sizes)),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
+    for column, method in enumerate(methods):
+        for line, (size, layers) in enumerate(sizes.items()):
+            own = [r for r in kept if r["method"] == method and r["layers"] == layers]
+            axes = grid[line][column]
+            axes.pcolormesh(_shares(own, blocks), cmap="Blues", vmin=0, vmax=1)
+            axes.set_title(f"{method}\n{size}", fontsize=7)
+            places = [i + 0.5 for i in range(len(KINDS))]
+            axes.set_xticks(places, KINDS, rotation=90, fontsize=7)
+            axes.set_yticks([i + 0.5 for i in range(blocks)], range(1, blocks + 1))
+    for axes in grid[:, 0]:
+        axes.set_ylabel("block")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _shares(rows: list[dict], blocks: int) -> list[list[float]]:
+    return [
+        [mean(block * len(KINDS) + i in r["kept"] for r in rows) for i in range(4)]
+        for block in range(blocks)
+    ]
