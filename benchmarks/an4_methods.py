@@ -63,9 +63,6 @@ TRAINING = {
     "whole batches": _model(subnet_cost=1.0),
     "whole batches, not alternating": _model(subnet_cost=1.0, alternate=False),
     "search_fraction 0.4": _LONG,
-    "warmup_fraction 0.2": encoder_options(
-        selector_conf={"warmup_fraction": 0.2, "search_fraction": 0.2}
-    ),
     "layer_norm": _LAYER_NORM,
     "norm_per_size": encoder_options(norm_per_size=True),
     "one output layer": _model(output_per_size=False),

@@ -267,14 +267,23 @@ def test_stock_encoder_is_refused():
         build(config)
 
 
-@pytest.mark.parametrize("conf", [{}, {"norm_per_size": True, "selector": "random"}])
-def test_warm_up_is_bit_for_bit_the_training_of_a_stock_model(conf):
-    warm_up = dict(selector_conf={"warmup_fraction": 0.3}, conv_norm="batch_norm")
-    model = seeded(model_config({"distill_weight": None}, **warm_up, **conf))
+@pytest.mark.parametrize(
+    "conf", [{}, {"norm_per_size": True}, {"selector": "random", "selector_conf": {}}]
+)
+def test_starts_from_the_weights_and_random_numbers_of_a_stock_model(conf):
+    model = seeded(model_config(conv_norm="batch_norm", **conf))
+    numbers = torch.rand(3)
+    stock = seeded(stock_config())
+    assert torch.equal(numbers, torch.rand(3))
+    assert_contains(model.state_dict(), stock.state_dict())
+
+
+def test_full_size_alone_trains_bit_for_bit_like_a_stock_model():
+    alone = dict(sizes=[8], selector="random", selector_conf={})
+    model = seeded(model_config({}, conv_norm="batch_norm", **alone))
     model.schedule.plan(20)
     stock = seeded(stock_config())
     data = batch()
-    trained = []
     for each in (stock, model):
         torch.manual_seed(1)  # dropout
         optimizer = torch.optim.Adam(each.parameters(), lr=0.01)
@@ -284,11 +293,14 @@ def test_warm_up_is_bit_for_bit_the_training_of_a_stock_model(conf):
             optimizer.zero_grad()
             each(**data)[0].squeeze().backward()
             optimizer.step()
-        trained.append(each.state_dict())
-    for name, value in trained[0].items():
-        assert torch.equal(trained[1][name], value), name
+    assert_contains(model.state_dict(), stock.state_dict())
 
 
 def seeded(config: dict):
     torch.manual_seed(0)
     return build(config).train()
+
+
+def assert_contains(state: dict, part: dict) -> None:
+    for name, value in part.items():
+        assert torch.equal(state[name], value), name

@@ -20,9 +20,7 @@ SELECTORS = {
     "first": First,
     "random": Random,
 }
-_SEARCH_KEYS = ("search_fraction", "search_updates", "score_lr")
-_WARMUP = "warmup_fraction"
-_SCHEDULE_KEYS = (_WARMUP, *_SEARCH_KEYS)
+_SCHEDULE_KEYS = ("search_fraction", "search_updates", "score_lr")
 
 
 def build_schedule(
@@ -81,29 +79,27 @@ def find_selector(name: str) -> type[LayerSelector]:
 
 
 def _check_keys(name: str, selector: type, conf: dict) -> None:
-    own = list(inspect.signature(selector).parameters)[1:]
-    allowed = [*own, *(_SCHEDULE_KEYS if selector.searches else [_WARMUP])]
+    allowed = list(inspect.signature(selector).parameters)[1:]
     for key, value in conf.items():
-        if key not in own:
+        if key not in allowed:
             raise ConfigError(
                 f"selector_conf: {key}={value} is not an option of {name}; it has "
-                f"{allowed}."
+                f"{[*allowed, *_SCHEDULE_KEYS] if selector.searches else allowed}."
             )
 
 
 def _check_timing(name: str, searches: bool, timing: dict) -> None:
     for key, value in timing.items():
-        if key in _SEARCH_KEYS and not searches:
+        if not searches:
             raise ConfigError(
                 f"selector_conf: {key}={value} must be left out: {name} has no search."
             )
-    for key in (_WARMUP, "search_fraction"):
-        fraction = timing.get(key, 0.0)
-        if not 0.0 <= fraction < 1.0:
-            raise ConfigError(
-                f"selector_conf: {key}={fraction} must be at least 0 and below 1; one "
-                "as long as the run leaves no joint phase."
-            )
+    fraction = timing.get("search_fraction", 0.0)
+    if not 0.0 <= fraction < 1.0:
+        raise ConfigError(
+            f"selector_conf: search_fraction={fraction} must be at least 0 and "
+            "below 1; a search as long as the run leaves no joint phase."
+        )
     updates = timing.get("search_updates")
     good = updates is None or updates >= 0
     check(good, "selector_conf: search_updates", updates, "at least 0")

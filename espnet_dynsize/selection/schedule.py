@@ -31,8 +31,6 @@ class SubnetSchedule(torch.nn.Module):
 
     Args:
         selector: Chooses the layers.
-        warmup_fraction: Part of the run, before the search, in which the full network
-            trains alone.
         search_fraction: Part of the run that is search.
         search_updates: Length of the search in updates, instead of the fraction.
         score_lr: Learning rate of the scores, relative to that of the weights.
@@ -45,7 +43,6 @@ class SubnetSchedule(torch.nn.Module):
     def __init__(
         self,
         selector: LayerSelector,
-        warmup_fraction: float = 0.0,
         search_fraction: float = 0.6,
         search_updates: int | None = None,
         score_lr: float = 1.0,
@@ -55,7 +52,6 @@ class SubnetSchedule(torch.nn.Module):
         super().__init__()
         self.selector = selector
         self.sizes = selector.family.sizes
-        self.warmup_fraction = warmup_fraction
         self.search_fraction = search_fraction if selector.searches else 0.0
         self.score_lr = score_lr
         self.layer_drop_joint = layer_drop_joint
@@ -65,17 +61,16 @@ class SubnetSchedule(torch.nn.Module):
         self.register_buffer("fixed_masks", torch.full(shape, UNSET))
         # Floats are averaged, integers would be summed; exact up to 2**24 updates.
         self.register_buffer("update", torch.zeros(()))
-        self.register_buffer("warmup_updates", torch.zeros(()))
         self.register_buffer("search_updates", torch.full((), UNSET))
         self.register_buffer("joint_epochs", torch.zeros(()))
         self._seed = 0
         self._on_host: dict[str, tuple] = {}
 
     def plan(self, total_updates: int | None) -> None:
-        """Fix the length of both phases for a run of `total_updates` (None: unknown).
+        """Fix the length of the search for a run of `total_updates` (None: unknown).
 
         Raises:
-            ConfigError: warm-up and search do not fit into the run.
+            ConfigError: the search does not fit into the run.
         """
         updates = self._requested_updates
         if updates is None:
@@ -85,19 +80,11 @@ class SubnetSchedule(torch.nn.Module):
                     "run of known length; give search_updates with this iterator."
                 )
             updates = round(self.search_fraction * total_updates)
-        if total_updates is None and self.warmup_fraction > 0.0:
+        if total_updates is not None and updates >= total_updates:
             raise ConfigError(
-                f"selector_conf: warmup_fraction={self.warmup_fraction} needs a run of "
-                "known length; leave it out with this iterator."
+                f"selector_conf: search_updates={updates} must be less than the run's "
+                f"{total_updates} updates."
             )
-        warmup = round(self.warmup_fraction * (total_updates or 0))
-        if total_updates is not None and warmup + updates >= total_updates:
-            after = f" after a warm-up of {warmup}" if warmup else ""
-            raise ConfigError(
-                f"selector_conf: search_updates={updates}{after} must be less than the "
-                f"run's {total_updates} updates."
-            )
-        self.warmup_updates.fill_(warmup)
         self.search_updates.fill_(updates)
 
     def _apply(self, fn, recurse=True):
@@ -135,13 +122,13 @@ class SubnetSchedule(torch.nn.Module):
         """
         self._seed = seed
         self.update += 1
-        if self.phase is Phase.JOINT or self._warms_up():
+        if self.phase is Phase.JOINT:
             return False
-        update = self._search_update()
-        if update >= self._read("search_updates"):
+        update = int(self._read("update"))
+        if update > self._read("search_updates"):
             self.fixed_masks.copy_(self.selector.masks())
             return True
-        self.selector.begin_update(update, self._search_length())
+        self.selector.begin_update(update - 1, self._search_length())
         return False
 
     def masks(self) -> torch.Tensor:
@@ -173,8 +160,7 @@ class SubnetSchedule(torch.nn.Module):
     def sandwich(self, alternate: bool = False) -> tuple[list[Subnet], torch.Tensor]:
         """Subnets to train in this update, full one first, and the loss's penalty.
 
-        Warm-up: full. Search: full and gated. Joint: full, smallest and one size drawn
-        between them.
+        Search: full and gated. Joint: full, smallest and one size drawn between them.
 
         Args:
             alternate: Only one subnet besides the full one: while searching, the gated
@@ -207,9 +193,9 @@ class SubnetSchedule(torch.nn.Module):
         return generator
 
     def _search_subnets(self, alternate: bool) -> tuple[list[Subnet], torch.Tensor]:
-        update = max(self._search_update(), 0)
+        update = max(int(self._read("update")) - 1, 0)
         everything = (True,) * self.selector.num_units
-        if self._warms_up() or (alternate and update % 2):
+        if alternate and update % 2:
             return [Subnet(self.sizes[-1], everything)], self.fixed_masks.new_zeros(())
         k, values, penalty, hard = self.selector.gates(
             update, self._search_length(), self.draws()
@@ -226,13 +212,6 @@ class SubnetSchedule(torch.nn.Module):
         for unit in self.selector.ranking()[k:]:
             drop[unit] = self.layer_drop_search
         return tuple(drop)
-
-    def _warms_up(self) -> bool:
-        return 0 < self._read("update") <= self._read("warmup_updates")
-
-    def _search_update(self) -> int:
-        """The number of the update, counted from 0 at the search's begin."""
-        return int(self._read("update") - self._read("warmup_updates")) - 1
 
     def _search_length(self) -> int:
         length = self._read("search_updates")

@@ -134,37 +134,6 @@ def test_fraction_of_the_run():
     assert planned.search_updates == 120
 
 
-def test_the_full_network_trains_alone_before_the_search():
-    conf = {"warmup_fraction": 0.25}
-    planned = schedule(**conf)
-    planned.plan(12)
-    # A warm-up of three updates, then as in test_phases_and_k
-    assert advance(planned, 3) == [[8], [8], [8]]
-    assert advance(planned, 4) == [[8, 7], [8, 6], [8, 5], [8, 4]]
-    assert planned.phase is Phase.SEARCH
-    assert advance(planned, 1) == [[8, 3, 5]]
-    assert planned.phase is Phase.JOINT
-
-
-def test_warm_up_without_a_search():
-    conf = {"warmup_fraction": 0.5}
-    planned = build_schedule("uniform", conf, 8, [3, 8], layer_drop_joint=0.0)
-    planned.plan(6)
-    assert advance(planned, 4) == [[8], [8], [8], [8, 3]]
-
-
-def test_a_schedule_loaded_in_its_warm_up_goes_on_like_the_old_one():
-    whole = schedule(warmup_fraction=0.5)
-    whole.plan(12)
-    expected = advance(whole, 11)
-    first, second = schedule(warmup_fraction=0.5), schedule(warmup_fraction=0.5)
-    first.plan(12)
-    begin = advance(first, 4)
-    second.plan(999)
-    second.load_state_dict(first.state_dict())
-    assert begin + advance(second, 7) == expected
-
-
 def average_over(planned, updates):
     """What ESPnet's averaging makes of the states after each of the next updates."""
     states = []
@@ -216,10 +185,6 @@ def test_bad_sizes(sizes, message):
             {"search_fraction": 1.0},
             "search_fraction=1.0 must be at least 0 and below 1",
         ),
-        (
-            {"warmup_fraction": -0.1},
-            "warmup_fraction=-0.1 must be at least 0 and below 1",
-        ),
         ({"search_updates": -1}, "search_updates=-1 must be at least 0"),
         ({"k_stepp": 1}, "k_stepp"),
     ],
@@ -250,16 +215,6 @@ def test_search_longer_than_the_run():
         ConfigError, match="search_updates=4 must be less than the run's 4"
     ):
         schedule().plan(4)
-
-
-def test_search_that_does_not_fit_behind_the_warm_up():
-    with pytest.raises(ConfigError, match="4 after a warm-up of 6 must be less than"):
-        schedule(warmup_fraction=0.6).plan(10)
-
-
-def test_warm_up_of_a_run_of_unknown_length():
-    with pytest.raises(ConfigError, match="warmup_fraction=0.5 needs a run of known"):
-        schedule(warmup_fraction=0.5).plan(None)
 
 
 def test_fraction_of_a_run_of_unknown_length():
