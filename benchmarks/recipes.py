@@ -29,6 +29,7 @@ STAGES = {
     5: "BPE",
     6: "statistics of the language model's text",
     7: "training of the language model",
+    8: "its perplexity",
     10: "statistics",
     11: "training of the supernet",
     12: "cutting, decoding, scoring of every size, report",
