@@ -2,12 +2,12 @@
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from an4_methods import SUPERNETS, config_file
 from conftest import TOKENS, build
 from espnet2.tasks.abs_task import scheduler_classes
 
@@ -84,10 +84,6 @@ def update(model, optimizer, scheduler) -> float:
     optimizer.step()
     scheduler.step()
     return float(loss.detach())
-
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from an4_methods import SUPERNETS, config_file  # noqa: E402
 
 
 @pytest.mark.parametrize("method", SUPERNETS)

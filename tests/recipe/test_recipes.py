@@ -1,5 +1,6 @@
-"""The recipes' own scripts, on small corpora and without ESPnet's checkout."""
+"""The recipes' own scripts, on small corpora; without ESPnet's checkout but for one."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import recipes
 import soundfile
 from fixture_corpora import write_librispeech, write_tedlium2
 
@@ -129,3 +131,26 @@ def test_data_of_tedlium2(tmp_path, monkeypatch):
     assert {p.name for p in (recipe / "data").iterdir()} == {
         *("train", "dev", "test", "local")
     }
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_stage_with_stock_asr_sh(name, tmp_path):
+    root, an4 = os.environ.get("ESPNET_ROOT"), os.environ.get("AN4_DIR")
+    if not (root and an4):
+        pytest.skip("set ESPNET_ROOT to an ESPnet checkout and AN4_DIR to AN4")
+    done = recipes.run(
+        name,
+        argparse.Namespace(
+            exp=tmp_path, corpus_dir=Path(an4), espnet_root=Path(root).resolve()
+        ),
+    )
+    sizes = [16, 32, 48]
+    assert len(done["zips"]) == len(sizes)
+    references = {}
+    for size, test_set, utterances, words in done["scored"]:
+        text = tmp_path / name / "asr1" / "dump" / "raw" / test_set / "text"
+        lines = [line.split()[1:] for line in text.read_text().splitlines()]
+        assert int(utterances) == len(lines) > 0
+        assert int(words) == sum(map(len, lines))
+        references.setdefault(test_set, []).append(int(size))
+    assert references and all(own == sizes for own in references.values())
