@@ -86,7 +86,9 @@ def options(decoder: bool) -> list[str]:
             "2",
         ),
         *("--nbpe", "40", "--asr_tag", "fixture", "--inference_args", search),
-        *("--use_lm", "true", "--lm_args", " ".join(language_model)),
+        # asr.sh names folders after options; a name has 255 characters at most
+        *("--use_lm", "true", "--lm_tag", "fixture"),
+        *("--lm_args", " ".join(language_model)),
         *("--asr_args", " ".join(training)),
     ]
 
