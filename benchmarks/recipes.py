@@ -6,7 +6,9 @@ Corpora of AN4's audio in the layout of LibriSpeech and TED-LIUM 2 go through ev
 stage of run.sh, in a copy of the recipe's folder. The encoder is narrow and trains for
 80 updates: it learns hardly anything, but every size must be cut, decoded, scored,
 reported and packed, and every utterance and word be counted. A stage that is done is
-not run again. Needs what asr.sh needs (sclite, perl, tools/activate_python.sh).
+not run again. The supernet is also trained on a slurm cluster of two nodes, whose
+`sbatch` and `srun` are programs that start processes here. Needs what asr.sh needs
+(sclite, perl, tools/activate_python.sh).
 """
 
 import argparse
@@ -19,21 +21,25 @@ import sys
 import time
 from pathlib import Path
 
+from cluster import write_cluster
+
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "recipes"
-STAGES = {
-    1: "data preparation",
-    2: "speed perturbation",
-    3: "formatting",
-    4: "removing long and short utterances",
-    5: "BPE",
-    6: "statistics of the language model's text",
-    7: "training of the language model",
-    8: "its perplexity",
-    10: "statistics",
-    11: "training of the supernet",
-    12: "cutting, decoding, scoring of every size, report",
-    14: "packing of every size",
+# First word: the stage
+STEPS = {
+    "1": "data preparation",
+    "2": "speed perturbation",
+    "3": "formatting",
+    "4": "removing long and short utterances",
+    "5": "BPE",
+    "6": "statistics of the language model's text",
+    "7": "training of the language model",
+    "8": "its perplexity",
+    "10": "statistics",
+    "11": "training of the supernet",
+    "11 --num_nodes 2": "the same on two nodes of a cluster, here two processes",
+    "12": "cutting, decoding, scoring of every size, report",
+    "14": "packing of every size",
 }
 TRAINING = {
     "max_epoch": 4,
@@ -108,34 +114,49 @@ def prepare(name: str, args) -> Path:
 def run(name: str, args) -> dict:
     """Run all stages; returns seconds and counts."""
     folder = prepare(name, args)
-    variable, _, decoder = RECIPES[name]
-    environment = dict(
-        os.environ,
-        ESPNET_ROOT=str(args.espnet_root.resolve()),
-        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        OMP_NUM_THREADS="1",
-    )
-    environment[variable] = str((folder / "corpus").resolve())
     done = folder / "seconds.json"
     seconds = json.loads(done.read_text()) if done.exists() else {}
-    for stage in STAGES:
-        if str(stage) in seconds:
-            continue
-        last = 13 if stage == 12 else stage
-        command = ["./run.sh", *options(decoder), "--stage", str(stage)]
-        start = time.perf_counter()
-        with (folder / f"stage{stage}.log").open("w") as log:
-            subprocess.run(
-                [*command, "--stop_stage", str(last)],
-                cwd=folder / "asr1",
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=True,
-            )
-        seconds[str(stage)] = round(time.perf_counter() - start)
-        done.write_text(json.dumps(seconds))
+    for step in STEPS:
+        if step not in seconds:
+            start = time.perf_counter()
+            run_step(name, folder, step, args.espnet_root)
+            seconds[step] = round(time.perf_counter() - start)
+            done.write_text(json.dumps(seconds))
     return dict(recipe=name, seconds=seconds, **outcome(folder / "asr1"))
+
+
+def run_step(name: str, folder: Path, step: str, espnet_root: Path) -> None:
+    """Call run.sh for a step; its output goes to `folder`/stage*.log."""
+    variable, _, decoder = RECIPES[name]
+    first, *more = step.split()
+    last = "13" if first == "12" else first
+    path = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    backend = "local"
+    if more:
+        path.insert(0, str(write_cluster(folder / "cluster").resolve()))
+        more += ["--asr_tag", "two_nodes"]
+        backend = "slurm"
+    commands = folder / "asr1" / "cmd.sh"
+    text = re.sub(
+        r"(?m)^cmd_backend=.*", f"cmd_backend='{backend}'", commands.read_text()
+    )
+    commands.write_text(text)
+    with (folder / f"stage{first}{'_two_nodes' if more else ''}.log").open("w") as log:
+        subprocess.run(
+            ["./run.sh", *options(decoder), "--stage", first, "--stop_stage", last]
+            + more,
+            cwd=folder / "asr1",
+            env={
+                **os.environ,
+                "ESPNET_ROOT": str(espnet_root.resolve()),
+                "PATH": os.pathsep.join(path),
+                "OMP_NUM_THREADS": "1",
+                variable: str((folder / "corpus").resolve()),
+            },
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
 
 
 def outcome(recipe: Path) -> dict:
@@ -159,10 +180,10 @@ def markdown(rows: list[dict], which: str) -> str:
     lines = [f"Stock {which}. Seconds on two shared CPU cores.\n"]
     names = [row["recipe"] for row in rows]
     lines += ["| stage | | " + " | ".join(f"{n}, s" for n in names) + " |"]
-    lines += ["|---:|---" + "|---:" * len(names) + "|"]
-    for stage, what in STAGES.items():
-        cells = [str(row["seconds"].get(str(stage), "–")) for row in rows]
-        lines.append(f"| {stage} | {what} | " + " | ".join(cells) + " |")
+    lines += ["|---|---" + "|---:" * len(names) + "|"]
+    for step, what in STEPS.items():
+        cells = [str(row["seconds"].get(step, "–")) for row in rows]
+        lines.append(f"| {step} | {what} | " + " | ".join(cells) + " |")
     lines += ["", "| recipe | size | test set | utterances | words |"]
     lines += ["|---|---:|---|---:|---:|"]
     for row in rows:

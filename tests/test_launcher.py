@@ -5,6 +5,7 @@ import sys
 
 import torch
 import yaml
+from cluster import write_cluster
 from training import train_arguments, write_data
 
 # Starts a job at once; the arguments are those of ESPnet's utils/slurm.pl.
@@ -13,25 +14,10 @@ while [[ "$1" == --* ]]; do shift 2; done
 log=$1; shift
 exec "$@" > "${log}" 2>&1
 """
-SRUN = """#!/usr/bin/env bash
-shift  # --export=ALL
-export SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=2 SLURM_STEP_NODELIST=localhost
-export SLURM_LOCALID=0
-pids=()
-for node in 0 1; do
-    SLURM_PROCID=${node} SLURM_NODEID=${node} "$@" &
-    pids+=($!)
-done
-for pid in "${pids[@]}"; do wait "${pid}"; done
-"""
 
 
 def test_two_nodes(tmp_path, monkeypatch):
-    cluster = tmp_path / "cluster"
-    cluster.mkdir()
-    for name, text in (("slurm.pl", SLURM_PL), ("srun", SRUN)):
-        (cluster / name).write_text(text)
-        (cluster / name).chmod(0o755)
+    cluster = write_cluster(tmp_path / "cluster", **{"slurm.pl": SLURM_PL})
     monkeypatch.setenv("PATH", str(cluster), prepend=":")
     data, exp = write_data(tmp_path / "data"), tmp_path / "exp"
     train = [sys.executable, "-m", "espnet_dynsize.bin.main", "run", "-m"]
