@@ -50,7 +50,7 @@ class RNNTLoss(torch.nn.Module):
             label_lens: int32 [B].
         """
         # ESPnet's lengths leave the last frames out where the joint output is padded.
-        acts = acts[:, : int(act_lens.max())].float()
+        acts = acts[:, : int(act_lens.max())].float().contiguous()
         return rnnt_loss(acts, labels, act_lens, label_lens, blank=self.blank)
 
 

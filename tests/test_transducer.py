@@ -37,12 +37,13 @@ def test_loss_is_the_sum_over_all_paths():
 
 
 def test_frames_that_no_sequence_has_are_ignored():
-    acts = torch.randn(1, 4, 2, 3)
-    labels = torch.tensor([[1]], dtype=torch.int32)
-    one = torch.tensor([1], dtype=torch.int32)
-    three = torch.tensor([3], dtype=torch.int32)
+    acts = torch.randn(2, 4, 2, 3)
+    labels = torch.tensor([[1], [2]], dtype=torch.int32)
+    ones = torch.tensor([1, 1], dtype=torch.int32)
+    lengths = torch.tensor([3, 2], dtype=torch.int32)
     loss = RNNTLoss()
-    assert loss(acts, labels, three, one) == loss(acts[:, :3], labels, three, one)
+    cut = acts[:, :3].clone()
+    assert loss(acts, labels, lengths, ones) == loss(cut, labels, lengths, ones)
 
 
 def test_fastemit_is_refused():
