@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import (
@@ -119,7 +119,8 @@ def _write_swap(asr_exp: Path, config: dict, size: int) -> None:
 
 
 def _write_yaml(path: Path, config: dict) -> None:
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    """Write it as ESPnet writes its own, so that a diff shows what has changed."""
+    text = yaml_no_alias_safe_dump(config, indent=4, sort_keys=False)
     path.write_text(text, encoding="utf-8")
 
 

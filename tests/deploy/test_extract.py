@@ -6,6 +6,7 @@ import torch
 import yaml
 from conftest import batch, build, fix_masks, model_config, stock_config
 from espnet2.tasks.asr import encoder_choices
+from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import load_model
@@ -89,6 +90,17 @@ def test_fixed_subnet_of_the_supernet_equals_extracted(tmp_path):
     expected = log_probs(small, data)
     torch.testing.assert_close(log_probs(fixed, data), expected, atol=1e-6, rtol=0)
     assert not torch.allclose(log_probs(model, data), expected, atol=1e-3)
+
+
+def test_a_size_is_one_line_of_yaml(tmp_path):
+    exp = write_experiment(tmp_path / "asr", *random_supernet())
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    written = yaml_no_alias_safe_dump(config, indent=4, sort_keys=False)  # by ESPnet
+    (exp / "config.yaml").write_text(written)
+    extract(exp, MODEL, [3])
+    lines = (exp / "config_size3.yaml").read_text().splitlines()
+    lines.remove("    subnet: 3")
+    assert lines == written.splitlines()
 
 
 def test_only_what_changed_is_extracted_again(tmp_path):
