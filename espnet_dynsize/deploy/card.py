@@ -9,6 +9,8 @@ import espnet_dynsize
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import sampling_rate
 
+# In the supernet's folder: the report that compares its sizes
+FAMILY_REPORT = Path("family") / "report.md"
 _USE = """\
     pip install espnet-dynsize
 
@@ -31,7 +33,7 @@ def packed_name(asr_exp: Path, model_file: str) -> str:
 
 
 def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
-    """README.md of the zip: front matter, origin, use, scores and config."""
+    """README.md of the zip: front matter, origin, family, use, scores and config."""
     record = origin.read(asr_exp) or {}
     front = dict(
         tags=["espnet", "audio", "automatic-speech-recognition", "espnet_dynsize"],
@@ -45,6 +47,7 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {asr_exp.name}\n",
         _origin(record),
+        *_family(asr_exp, record),
         f"ESPnet {espnet2.__version__}, espnet_dynsize {espnet_dynsize.__version__}.\n",
         f"## Use\n\n{use if plugin else _USE_STOCK}",
     ]
@@ -64,3 +67,13 @@ def _origin(record: dict) -> str:
         f"Size {record['size']} of a family of sizes ({family}) that were trained in "
         f"one run, cut out of `{record['supernet']}/{record['model_file']}`.\n"
     )
+
+
+def _family(asr_exp: Path, record: dict) -> list[str]:
+    """The table of all sizes, where a report has been made."""
+    if not record:
+        return []
+    report = asr_exp.with_name(record["supernet"]) / FAMILY_REPORT
+    if not report.is_file():
+        return []
+    return [f"## The family\n\n{report.read_text(encoding='utf-8')}"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.card import FAMILY_REPORT
 from espnet_dynsize.deploy.experiment import family_sizes, read_config
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.recipe.options import (
@@ -187,10 +188,10 @@ def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
     pictures = write_report(
         list(folders.values()),
         options.get("inference_asr_model"),
-        asr_exp / "family",
+        asr_exp / FAMILY_REPORT.parent,
     )
     names = [p.name for p in sorted(pictures.glob("*.png"))]
-    text += "\n" + "".join(f"![{n}](family/{n})\n" for n in names)
+    text += "\n" + "".join(f"![{n}]({pictures.name}/{n})\n" for n in names)
     (asr_exp / "RESULTS.md").write_text(text, encoding="utf-8")
     print(f"{text}\nwritten: {asr_exp / 'RESULTS.md'}", flush=True)
 

@@ -64,6 +64,8 @@ def test_what_is_in_the_zip(supernet):
     folder, _ = supernet
     (extracted,) = extract(folder, MODEL, [5])
     (extracted.directory / "RESULTS.md").write_text("# RESULTS\n|size5|12.3|\n")
+    (folder / "family").mkdir()
+    (folder / "family" / "report.md").write_text("| asr_size3 | 45.6 |\n")
     path = pack(extracted.directory, MODEL)
     assert path == extracted.directory / "asr_size5_valid.cer_ctc.ave.zip"
     with zipfile.ZipFile(path) as archive:
@@ -83,6 +85,7 @@ def test_what_is_in_the_zip(supernet):
     front = yaml.safe_load(card.split("---")[1])
     assert {"espnet", "automatic-speech-recognition"} <= set(front["tags"])
     assert "Size 5 of a family of sizes (3, 5, 8)" in card
+    assert "## The family\n\n| asr_size3 | 45.6 |" in card
     assert "|size5|12.3|" in card and "pip install espnet-dynsize" in card
     assert config["normalize_conf"]["stats_file"] == "data/feats_stats.npz"
 
