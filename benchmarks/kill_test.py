@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from training import train_arguments, write_data  # noqa: E402
 
-RESULT = HERE / "results" / "kill_test.json"
+RESULTS = HERE / "results"
 EPOCHS, UPDATES_PER_EPOCH = 60, 4
 
 
@@ -52,7 +52,7 @@ def epoch_of(exp: Path) -> int:
 
 
 def kill_once(arguments, exp: Path, log: Path, until: float, delay: float) -> dict:
-    """Kill `delay` seconds after epoch `until` has ended; False if it finished."""
+    """Kill `delay` seconds after epoch `until` has ended; what the kill met."""
     process = start(arguments, log)
     while process.poll() is None and epoch_of(exp) < until:
         time.sleep(0.001)
@@ -120,7 +120,8 @@ def main() -> None:
             kills=kills,
             equal=compare(whole, killed),
         )
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    path = RESULTS / f"kill_test_{args.selector}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["equal"]))
     assert all(result["equal"].values())
 

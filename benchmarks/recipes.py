@@ -25,7 +25,8 @@ from cluster import write_cluster
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "recipes"
-# First word: the stage
+TWO_NODES = "11, two nodes"
+# Name, which begins with the stage, → what it is
 STEPS = {
     "1": "data preparation",
     "2": "speed perturbation",
@@ -37,7 +38,7 @@ STEPS = {
     "8": "its perplexity",
     "10": "statistics",
     "11": "training of the supernet",
-    "11 --num_nodes 2": "the same on two nodes of a cluster, here two processes",
+    TWO_NODES: "the same on two nodes of a cluster, here two processes",
     "12": "cutting, decoding, scoring of every size, report",
     "14": "packing of every size",
 }
@@ -128,20 +129,20 @@ def run(name: str, args) -> dict:
 def run_step(name: str, folder: Path, step: str, espnet_root: Path) -> None:
     """Call run.sh for a step; its output goes to `folder`/stage*.log."""
     variable, _, decoder = RECIPES[name]
-    first, *more = step.split()
+    first = step.partition(",")[0]
     last = "13" if first == "12" else first
     path = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    backend = "local"
-    if more:
+    log_name, backend, more = f"stage{first}.log", "local", []
+    if step == TWO_NODES:
         path.insert(0, str(write_cluster(folder / "cluster").resolve()))
-        more += ["--asr_tag", "two_nodes"]
-        backend = "slurm"
+        more = ["--num_nodes", "2", "--asr_tag", "two_nodes"]
+        log_name, backend = f"stage{first}_two_nodes.log", "slurm"
     commands = folder / "asr1" / "cmd.sh"
     text = re.sub(
         r"(?m)^cmd_backend=.*", f"cmd_backend='{backend}'", commands.read_text()
     )
     commands.write_text(text)
-    with (folder / f"stage{first}{'_two_nodes' if more else ''}.log").open("w") as log:
+    with (folder / log_name).open("w") as log:
         subprocess.run(
             ["./run.sh", *options(decoder), "--stage", first, "--stop_stage", last]
             + more,

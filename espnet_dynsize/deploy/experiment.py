@@ -7,6 +7,7 @@ import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
+from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_dynsize.checkpoint import misfit, model_states
 from espnet_dynsize.errors import ConfigError
@@ -25,6 +26,12 @@ def read_config(asr_exp: Path) -> dict:
             f"asr_exp={asr_exp} has no config.yaml: give the folder of a trained model."
         )
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def write_config(path: Path, config: dict) -> None:
+    """Write it as ESPnet writes its own, so that a diff shows what has changed."""
+    text = yaml_no_alias_safe_dump(config, indent=4, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
 
 
 def read_states(asr_exp: Path, model_file: str) -> dict:

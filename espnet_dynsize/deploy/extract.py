@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import (
@@ -18,6 +17,7 @@ from espnet_dynsize.deploy.experiment import (
     load_model,
     load_states,
     read_config,
+    write_config,
 )
 from espnet_dynsize.deploy.stock import to_stock
 from espnet_dynsize.errors import ConfigError
@@ -115,13 +115,7 @@ def _free_name(folder: Path) -> Path:
 
 def _write_swap(asr_exp: Path, config: dict, size: int) -> None:
     swapped = {**config, "encoder_conf": {**config["encoder_conf"], "subnet": size}}
-    _write_yaml(asr_exp / f"config_size{size}.yaml", swapped)
-
-
-def _write_yaml(path: Path, config: dict) -> None:
-    """Write it as ESPnet writes its own, so that a diff shows what has changed."""
-    text = yaml_no_alias_safe_dump(config, indent=4, sort_keys=False)
-    path.write_text(text, encoding="utf-8")
+    write_config(asr_exp / f"config_size{size}.yaml", swapped)
 
 
 def _write(model, config, size, target, model_file, format, record) -> Extracted:
@@ -134,7 +128,7 @@ def _write(model, config, size, target, model_file, format, record) -> Extracted
     load_states(build_model(small_config), states, f"size {size}")
     unfinished = target.with_name(f"{target.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
-    _write_yaml(unfinished / "config.yaml", small_config)
+    write_config(unfinished / "config.yaml", small_config)
     torch.save(states, unfinished / model_file)
     origin.write(unfinished, record)
     unfinished.rename(target)

@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from espnet2.main_funcs.pack_funcs import pack as pack_files
 
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import model_card, packed_name
-from espnet_dynsize.deploy.experiment import read_config
+from espnet_dynsize.deploy.experiment import read_config, write_config
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.task import ENCODERS, INSTALL_HINT
 
@@ -58,11 +57,12 @@ def pack(
             if (asr_exp / name).exists():
                 _copy(asr_exp / name, stage / exp / name)
                 options.append(exp / name)
-        _write(stage / "README.md", model_card(asr_exp, config, model_file))
+        card = model_card(asr_exp, config, model_file)
+        (stage / "README.md").write_text(card, encoding="utf-8")
         options.append(Path("README.md"))
         if config.get("encoder") in ENCODERS:
             config["encoder"] += INSTALL_HINT
-        _write(stage / exp / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_config(stage / exp / "config.yaml", config)
         yamls = {"asr_train_config": exp / "config.yaml"}
         files = {"asr_model_file": exp / model_file}
         if lm_exp is not None:
@@ -110,8 +110,3 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
     else:
         shutil.copyfile(source, target)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
