@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from espnet_dynsize.batch_part import draw_parts
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.selection.family import family_of_counts
 from espnet_dynsize.selection.iterative_zero_out import IterativeZeroOut
@@ -38,6 +39,7 @@ DROPOUT = 0.1
 LAYER_DROP = 0.4  # stochastic depth in the joint phase, as published for three sizes
 SEARCH = 320  # updates; k falls by 4 in 8 parts
 WEIGHTS = {16: 0.3, 32: 0.3, 48: 1.0}
+SUBNET_COST = 0.3  # the default
 
 
 class Theirs(torch.nn.Module):
@@ -78,9 +80,16 @@ class Theirs(torch.nn.Module):
 
 
 class Ours(torch.nn.Module):
-    """Our encoder with the same loss."""
+    """Our encoder with the same loss.
 
-    def __init__(self, selection: str, part: float, **selector_conf):
+    Args:
+        selection: As for `Theirs`.
+        default: Train as `model: dynsize` does by default: smaller sizes take turns, on
+            parts of the batch that cost 0.3; else on whole batches in every step.
+        **selector_conf: Options of the selector.
+    """
+
+    def __init__(self, selection: str, default: bool = False, **selector_conf):
         super().__init__()
         conf = dict(search_updates=SEARCH, **selector_conf)
         if selection == "simple_top_k":
@@ -107,7 +116,7 @@ class Ours(torch.nn.Module):
             use_sdpa=True,
             cnn_module_kernel=KERNEL,
         )
-        self.part = part
+        self.default = default
         self.head = torch.nn.Linear(DIM, LABELS)
         self.encoder.schedule.plan(10 * SEARCH)
 
@@ -115,14 +124,15 @@ class Ours(torch.nn.Module):
         schedule = self.encoder.schedule
         schedule.update.fill_(update)
         schedule.begin_update(0)
-        subnets, penalty = schedule.sandwich()
-        number = max(round(self.part * BATCH), 1)
-        draws = [torch.randperm(BATCH)[:number] for _ in subnets[1:]]
+        subnets, penalty = schedule.sandwich(alternate=self.default)
+        cost = SUBNET_COST if self.default else 1.0
+        shares = [min(cost / schedule.cost(s), 1.0) for s in subnets[1:]]
+        draws = draw_parts(BATCH, shares, schedule.draws())
         chosen = [None, *(rows.to(data["x"].device) for rows in draws)]
         outputs = self.encoder.encode_parts(data["x"], data["lengths"], subnets, chosen)
         total = penalty
         for own, (out, _) in zip(chosen, outputs):
-            weight = 1.0 if own is None else 0.3
+            weight = 1.0 if own is None else 0.6 if self.default else 0.3
             total = total + weight * _loss(self.head, out, data, own)
         return total
 
@@ -270,18 +280,16 @@ def timed_step(model, optimizer, update: int, data: dict) -> float:
 
 def time_steps(selection: str, repeats: int, device: str) -> list[dict]:
     """Median ratios of our steps to theirs, in both phases."""
-    soft = {} if selection != "simple_top_k" else {"straight_through": False}
-    models = {
-        "theirs": Theirs(selection),
-        "ours, whole batch": Ours(selection, 1.0, **soft),
-        "ours, half of the batch": Ours(selection, 0.5),
-        "ours, a quarter of the batch": Ours(selection, 0.25),
-    }
+    models = {"theirs": Theirs(selection), "ours": Ours(selection)}
+    if selection == "simple_top_k":
+        models["ours, hard gates"] = models["ours"]
+        models["ours"] = Ours(selection, straight_through=False)
+    models["ours, default step"] = Ours(selection, default=True)
     models = {name: model.to(device).train() for name, model in models.items()}
     optimizers = {n: torch.optim.Adam(m.parameters()) for n, m in models.items()}
     data, rows = batch(device), []
     for phase, updates in (
-        ("search", range(1, SEARCH, 40)),
+        ("search", [u + turn for u in range(1, SEARCH, 40) for turn in (0, 1)]),
         ("joint", range(SEARCH + 1, SEARCH + 9)),
     ):
         times: dict[str, list[float]] = {name: [] for name in models}

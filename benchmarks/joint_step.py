@@ -4,8 +4,9 @@
 
 All models take turns, a step each, on the same batch (8 utterances of about 3 s). A
 ratio is the median over turns of the time divided by the full stock model's in the same
-turn. The joint phase keeps the layers that a search has found; in the search, whose
-cost depends on k, it is the mean of ten k from the largest to the smallest. Peak memory
+turn. The sizes are those of an4_family.py: of as many parameters as 6, 3 and 1 blocks.
+The joint phase keeps the layers that a search has found; in the search, whose cost
+depends on k, it is the mean of ten k from the largest to the smallest. Peak memory
 counts parameters, gradients, optimiser state and activations.
 """
 
@@ -19,35 +20,35 @@ from pathlib import Path
 
 import torch
 import yaml
+from an4_methods import CONF, KINDS, PARAMETERS, WIDE
 from torch.distributed._tools.mem_tracker import MemTracker
 
 import espnet_dynsize
+from espnet_dynsize.model import DISTILL_WEIGHT
 from espnet_dynsize.task import DynSizeASRTask
 
 HERE = Path(__file__).resolve().parent
-CONF = HERE.parent / "egs2" / "an4_dynsize" / "asr1" / "conf"
 RESULT = HERE / "results" / "joint_step"
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "<space>", "<sos/eos>"]
-LAYERS_PER_BLOCK = 4
 SEARCH_UPDATES = 10
-# Best layers first, as a search on AN4 has ranked them: mostly convolutions and
-# attention, which cost more than feed-forward layers.
-RANKING = [6, 9, 10, 13, 14, 18, 20, 22, 1, 2, 5, 16, 17, 19, 21, 23]
+FAMILY = {"sizes": None, "budgets": {"params": PARAMETERS}}
+# Best layers first, as a search on AN4 has ranked them
+RANKING = [21, 18, 14, 5, 13, 10, 6, 9, 22, 17, 23, 20]
+RANKING += [19, 16, 4, 15, 12, 8, 7, 2, 11, 1, 0, 3]
 SOFT = {"selector_conf": {"straight_through": False}}
 FIRST = {"selector": "first", "selector_conf": {}}
 WHOLE = {"subnet_cost": 1.0, "alternate": False, "distill_weight": 0.0}
+ALTERNATING = {"alternate": True, "distill_weight": DISTILL_WEIGHT}
 # Name → model_conf, encoder_conf; the first is the plain way of doing it.
 VARIANTS = {
     "one after another, soft gates": (WHOLE | {"joint_pass": "sequential"}, SOFT),
     "one after another": (WHOLE | {"joint_pass": "sequential"}, {}),
     "one pass": (WHOLE, {}),
     "one pass, alternating": (WHOLE | {"alternate": True}, {}),
-    "one pass, subnet_cost 0.3": (WHOLE | {"subnet_cost": 0.3}, {}),
-    "one pass, alternating, subnet_cost 0.3": (
-        WHOLE | {"alternate": True, "subnet_cost": 0.3},
-        {},
-    ),
-    "default: the same with distillation": ({}, {}),
+    "the same with distillation": (WHOLE | ALTERNATING, {}),
+    "the same, subnet_cost 0.7": (WHOLE | ALTERNATING | {"subnet_cost": 0.7}, {}),
+    "the same, subnet_cost 0.5": (WHOLE | ALTERNATING | {"subnet_cost": 0.5}, {}),
+    "the same, subnet_cost 0.3": (WHOLE | ALTERNATING | {"subnet_cost": 0.3}, {}),
     "one pass, norms per size": (WHOLE, {"norm_per_size": True}),
     "one pass, layers dropped with 0.4": (
         WHOLE,
@@ -69,7 +70,7 @@ def build(config_file: str, model_conf=None, **encoder_changes):
 
 def supernet(phase: str, model_conf: dict, **changes):
     """A supernet in the given phase."""
-    model = build("train_asr_dynsize.yaml", model_conf, **changes)
+    model = build("train_asr_dynsize.yaml", model_conf, **{**FAMILY, **changes})
     for scores in model.schedule.selector.parameters():
         scores.data.fill_(0.0)
         for place, layer in enumerate(RANKING):
@@ -83,12 +84,9 @@ def supernet(phase: str, model_conf: dict, **changes):
 
 def models() -> dict:
     """Name → model ready to train; the full stock model is first."""
-    conf = yaml.safe_load((CONF / "train_asr_dynsize.yaml").read_text())
     found = {
-        f"stock, {size} layers": build(
-            "train_asr_conformer.yaml", num_blocks=size // LAYERS_PER_BLOCK
-        )
-        for size in reversed(conf["encoder_conf"]["sizes"])
+        f"stock, {blocks} blocks": build("train_asr_conformer.yaml", num_blocks=blocks)
+        for blocks in (layers // len(KINDS) for layers in reversed(WIDE))
     }
     for phase in ("search", "joint"):
         for name, (model_conf, changes) in VARIANTS.items():

@@ -180,7 +180,10 @@ class SubnetSchedule(torch.nn.Module):
         return picks, self.fixed_masks.new_zeros(())
 
     def cost(self, subnet: Subnet) -> float:
-        """Cost of a training step of the subnet's layers; all layers cost 1."""
+        """Cost of a training step of the subnet's layers, in parts of all layers' cost.
+
+        It is counted as the family counts: layers, parameters or FLOPs.
+        """
         costs = self.selector.family.costs
         other = 0.0 if subnet.gates is None else CLOSED_GATE_COST
         spent = sum(c * (1.0 if k else other) for c, k in zip(costs, subnet.mask))
