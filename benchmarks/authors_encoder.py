@@ -288,6 +288,7 @@ def time_steps(selection: str, repeats: int, device: str) -> list[dict]:
     models = {name: model.to(device).train() for name, model in models.items()}
     optimizers = {n: torch.optim.Adam(m.parameters()) for n, m in models.items()}
     data, rows = batch(device), []
+    # Neighbours in pairs: the default's gated subnet skips every second update.
     for phase, updates in (
         ("search", [u + turn for u in range(1, SEARCH, 40) for turn in (0, 1)]),
         ("joint", range(SEARCH + 1, SEARCH + 9)),
