@@ -21,7 +21,6 @@ from an4_methods import (
     ALONE,
     CONF,
     DECODING,
-    FEWER,
     FINE_TUNED,
     INDIVIDUAL,
     KINDS,
@@ -68,7 +67,7 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
         arguments += ["--init_param", str(stock / model_file(stock))]
     supernet = experiment.train(config_file(method), tag, arguments)
     folders = extract_changed(supernet, model_file(supernet))
-    layers = NARROW if method in (*FEWER, *MODELS, FINE_TUNED) else WIDE
+    layers = NARROW if method in MODELS else WIDE
     return [
         _row(experiment, folder, method, layers, seed, commit)
         for layers, folder in zip(layers, folders.values())
@@ -88,7 +87,7 @@ def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
     tag = f"alone_{row['layers']}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     arguments = ["--seed", str(seed), "--model", "espnet"]
-    arguments += encoder_options(sizes=None, keep_layers=row["kept"])
+    arguments += encoder_options(budgets=None, keep_layers=row["kept"])
     folder = experiment.train(config_file(ALONE), tag, arguments)
     return _row(experiment, folder, ALONE, row["layers"], seed, commit)
 

@@ -11,9 +11,10 @@ INDIVIDUAL = "individual"
 ALONE = "layers of simple_top_k, alone"
 # Layers of the Conformers trained alone: 1, 2, 3, 4 and 6 blocks.
 LAYERS = (4, 8, 12, 16, 24)
+# Those with as many parameters as the recipe's sizes, and as the other models' sizes
 WIDE, NARROW = (4, 12, 24), (8, 16, 24)
-# Parts of the encoder's parameters, and of its FLOPs, that 1, 3 and 6 blocks have
-PARAMETERS, FLOPS = (0.2586, 0.5552, 1), (0.3835, 0.6301, 1)
+# Parts of the encoder's FLOPs that 1, 3 and 6 blocks have
+FLOPS = (0.3835, 0.6301, 1)
 
 
 def _selector(name: str, **conf) -> list[str]:
@@ -60,33 +61,24 @@ TRAINING = {
     "first, published joint step": [*_PUBLISHED, *SELECTORS["first"]],
     "no distillation": _model(distill_weight=0.0),
     "subnet_weight 1": _model(subnet_weight=1.0),
+    "subnet_cost 0.3": _model(subnet_cost=0.3),
+    "subnet_cost 0.3, no distillation": _model(subnet_cost=0.3, distill_weight=0.0),
     "subnet_cost 0.5": _model(subnet_cost=0.5),
-    "subnet_cost 0.6": _model(subnet_cost=0.6),
     "subnet_cost 0.7": _model(subnet_cost=0.7),
-    "whole batches": _model(subnet_cost=1.0),
-    "whole batches, not alternating": _model(subnet_cost=1.0, alternate=False),
+    "subnet_cost 1": _model(subnet_cost=1.0),
+    "not alternating": _model(alternate=False),
     "search_fraction 0.4": _LONG,
     "layer_norm": _LAYER_NORM,
     "norm_per_size": encoder_options(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
 }
-COMPONENTS = {
+FAMILIES = {
     "ortho_softmax, components": [
         *SELECTORS["ortho_softmax"],
         *encoder_options(granularity="component"),
     ],
-}
-# Families of layer counts; those above have budgets of parameters.
-COUNTS = {
-    "simple_top_k, layer counts": [],
-    "layer_norm, layer counts": _LAYER_NORM,
-    "published joint step, layer counts": TRAINING["published joint step"],
-}
-FEWER = {
-    "simple_top_k, 8 / 16 / 24": [],
-    "layer_norm, 8 / 16 / 24": _LAYER_NORM,
-    "published joint step, 8 / 16 / 24": TRAINING["published joint step"],
-    "first, published joint step, 8 / 16 / 24": TRAINING["first, published joint step"],
+    "as many FLOPs": encoder_options(budgets={"flops": FLOPS}),
+    "as many layers": encoder_options(budgets=None, sizes=WIDE),
 }
 # Other models, next to the Conformers all the same: their own config's name
 MODELS = {
@@ -94,18 +86,10 @@ MODELS = {
     "CTC + attention": "hybrid",
     "transducer": "transducer",
 }
-FLOPS_FAMILY = "simple_top_k, as many FLOPs"
 FINE_TUNED = "fine-tuned from the individual full size"
 SUPERNETS = {
-    **{
-        method: [*encoder_options(sizes=None, budgets={"params": PARAMETERS}), *options]
-        for method, options in {**SELECTORS, **TRAINING, **COMPONENTS}.items()
-    },
-    FLOPS_FAMILY: encoder_options(sizes=None, budgets={"flops": FLOPS}),
-    "aux-loss": encoder_options(sizes=WIDE),
-    **{m: [*encoder_options(sizes=WIDE), *options] for m, options in COUNTS.items()},
-    **{m: [*encoder_options(sizes=NARROW), *options] for m, options in FEWER.items()},
-    **{method: [] for method in (*MODELS, FINE_TUNED)},
+    **{**SELECTORS, **TRAINING, **FAMILIES},
+    **{method: [] for method in (FINE_TUNED, *MODELS)},
 }
 METHODS = (INDIVIDUAL, ALONE, *SUPERNETS)
 # Configs; of the others: dynsize

@@ -9,11 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from an4_methods import (
     ALONE,
-    COMPONENTS,
-    COUNTS,
-    FEWER,
+    FAMILIES,
     FINE_TUNED,
-    FLOPS_FAMILY,
     INDIVIDUAL,
     KINDS,
     MODELS,
@@ -41,13 +38,9 @@ def write_tables(rows: list[dict], path: Path) -> None:
 def markdown(rows: list[dict]) -> str:
     tables = {
         "Sizes with as many parameters as Conformers of 1, 3 and 6 blocks": _table(
-            rows, WIDE, (ALONE, *SELECTORS, *TRAINING, *COMPONENTS)
+            rows, WIDE, (*SELECTORS, ALONE, *TRAINING, *FAMILIES, FINE_TUNED)
         ),
-        "Sizes with as many FLOPs, or as many layers (4 / 12 / 24)": _table(
-            rows, WIDE, (FLOPS_FAMILY, *COUNTS)
-        ),
-        "8 / 16 / 24 layers": _table(rows, NARROW, (*FEWER, FINE_TUNED)),
-        "Other encoders and decoders, 2, 4 and 6 blocks": _table(
+        "Other encoders and decoders, next to Conformers of 2, 4 and 6 blocks": _table(
             rows, NARROW, tuple(MODELS)
         ),
     }

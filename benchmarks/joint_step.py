@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from an4_methods import CONF, KINDS, PARAMETERS, WIDE
+from an4_methods import CONF, KINDS, WIDE
 from torch.distributed._tools.mem_tracker import MemTracker
 
 import espnet_dynsize
@@ -31,7 +31,6 @@ HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "joint_step"
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "<space>", "<sos/eos>"]
 SEARCH_UPDATES = 10
-FAMILY = {"sizes": None, "budgets": {"params": PARAMETERS}}
 # Best layers first, as a search on AN4 has ranked them
 RANKING = [21, 18, 14, 5, 13, 10, 6, 9, 22, 17, 23, 20]
 RANKING += [19, 16, 4, 15, 12, 8, 7, 2, 11, 1, 0, 3]
@@ -70,7 +69,7 @@ def build(config_file: str, model_conf=None, **encoder_changes):
 
 def supernet(phase: str, model_conf: dict, **changes):
     """A supernet in the given phase."""
-    model = build("train_asr_dynsize.yaml", model_conf, **{**FAMILY, **changes})
+    model = build("train_asr_dynsize.yaml", model_conf, **changes)
     for scores in model.schedule.selector.parameters():
         scores.data.fill_(0.0)
         for place, layer in enumerate(RANKING):

@@ -58,7 +58,7 @@ class DynSizeASRModel(ESPnetASRModel):
         output_per_size: bool = True,
         decoder_per_size: bool = False,
         subnet_weight: float = 0.3,
-        subnet_cost: float = 0.3,
+        subnet_cost: float = 0.6,
         alternate: bool = True,
         joint_pass: str = "batched",
         distill_weight: float | None = None,

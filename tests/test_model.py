@@ -117,7 +117,7 @@ def test_default_joint_step(ctc_weight, distill_weight):
         config["decoder_conf"] = {"linear_units": 8, "attention_heads": 2}
     model = build(config)
     found = (model.alternate, model.subnet_cost, model.distill_weight)
-    assert found == (True, 0.3, distill_weight)
+    assert found == (True, 0.6, distill_weight)
 
 
 def test_alternate_search_gates_every_second_step():

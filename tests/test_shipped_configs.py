@@ -62,9 +62,11 @@ def test_config_builds_trains_and_is_cut(path):
     losses.append(update(model, optimizer, scheduler))
     assert first == 0 and schedule.phase == 1
     assert all(math.isfinite(loss) for loss in losses)
-    for size in config["encoder_conf"]["sizes"]:
+    for size, mask in zip(family_sizes(config), schedule.masks()):
         small, states = subnet_states(model, config, size)
-        assert len(small["encoder_conf"]["keep_layers"]) == size
+        kept = small["encoder_conf"]["keep_layers"]
+        assert len(kept) == mask.sum()
+        assert "sizes" not in options or len(kept) == size
         assert set(build(small).state_dict()) == set(states)
 
 
