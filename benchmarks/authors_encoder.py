@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from espnet_dynsize.batch_part import draw_parts
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.model import SUBNET_COST, SUBNET_WEIGHT
 from espnet_dynsize.selection.family import family_of_counts
 from espnet_dynsize.selection.iterative_zero_out import IterativeZeroOut
 from espnet_dynsize.selection.relaxed_top_k import (
@@ -38,8 +38,7 @@ SIZES = [16, 32, 48]
 DROPOUT = 0.1
 LAYER_DROP = 0.4  # stochastic depth in the joint phase, as published for three sizes
 SEARCH = 320  # updates; k falls by 4 in 8 parts
-WEIGHTS = {16: 0.3, 32: 0.3, 48: 1.0}
-SUBNET_COST = 0.3  # the default
+WEIGHTS = {16: SUBNET_WEIGHT, 32: SUBNET_WEIGHT, 48: 1.0}
 
 
 class Theirs(torch.nn.Module):
@@ -85,7 +84,7 @@ class Ours(torch.nn.Module):
     Args:
         selection: As for `Theirs`.
         default: Train as `model: dynsize` does by default: smaller sizes take turns, on
-            parts of the batch that cost 0.3; else on whole batches in every step.
+            parts of the batch; else on whole batches in every step.
         **selector_conf: Options of the selector.
     """
 
@@ -116,7 +115,9 @@ class Ours(torch.nn.Module):
             use_sdpa=True,
             cnn_module_kernel=KERNEL,
         )
-        self.default = default
+        self.alternate = default
+        self.cost = SUBNET_COST if default else 1.0
+        self.weight = SUBNET_WEIGHT * (2 if default else 1)
         self.head = torch.nn.Linear(DIM, LABELS)
         self.encoder.schedule.plan(10 * SEARCH)
 
@@ -124,15 +125,13 @@ class Ours(torch.nn.Module):
         schedule = self.encoder.schedule
         schedule.update.fill_(update)
         schedule.begin_update(0)
-        subnets, penalty = schedule.sandwich(alternate=self.default)
-        cost = SUBNET_COST if self.default else 1.0
-        shares = [min(cost / schedule.cost(s), 1.0) for s in subnets[1:]]
-        draws = draw_parts(BATCH, shares, schedule.draws())
+        subnets, penalty = schedule.sandwich(alternate=self.alternate)
+        draws = schedule.draw_rows(subnets[1:], BATCH, self.cost)
         chosen = [None, *(rows.to(data["x"].device) for rows in draws)]
         outputs = self.encoder.encode_parts(data["x"], data["lengths"], subnets, chosen)
         total = penalty
         for own, (out, _) in zip(chosen, outputs):
-            weight = 1.0 if own is None else 0.6 if self.default else 0.3
+            weight = 1.0 if own is None else self.weight
             total = total + weight * _loss(self.head, out, data, own)
         return total
 

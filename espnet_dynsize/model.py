@@ -7,13 +7,15 @@ from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch.amp import autocast
 
-from espnet_dynsize.batch_part import draw_parts, take_batch, take_encoded
+from espnet_dynsize.batch_part import take_batch, take_encoded
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.errors import ConfigError, check_all
 from espnet_dynsize.output import SizedLinear, make_decoder_sized
 from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import PerSize, Subnet
 
+SUBNET_WEIGHT = 0.3
+SUBNET_COST = 0.6
 DISTILL_WEIGHT = 0.5
 PASSES = ("batched", "sequential")
 _REPORTED = (
@@ -57,8 +59,8 @@ class DynSizeASRModel(ESPnetASRModel):
         *,
         output_per_size: bool = True,
         decoder_per_size: bool = False,
-        subnet_weight: float = 0.3,
-        subnet_cost: float = 0.6,
+        subnet_weight: float = SUBNET_WEIGHT,
+        subnet_cost: float = SUBNET_COST,
         alternate: bool = True,
         joint_pass: str = "batched",
         distill_weight: float | None = None,
@@ -179,7 +181,9 @@ class DynSizeASRModel(ESPnetASRModel):
 
     def _train_loss(self, features, batch):
         subnets, penalty = self.schedule.sandwich(self.alternate)
-        rows = self._draw_rows(batch["text"], subnets[1:])
+        text = batch["text"]
+        drawn = self.schedule.draw_rows(subnets[1:], len(text), self.subnet_cost)
+        rows = [None, *(own.to(text.device) for own in drawn)]  # None: all
         total, stats, teacher = penalty, {}, None
         encodings = self._encodings(features, subnets, rows)
         for subnet, own_rows, encoded in zip(subnets, rows, encodings):
@@ -215,12 +219,6 @@ class DynSizeASRModel(ESPnetASRModel):
         loss = torch.stack(losses).mean(dim=0)
         stats.update(loss=loss.detach(), phase=float(self.schedule.phase))
         return loss, stats
-
-    def _draw_rows(self, text: torch.Tensor, smaller: list[Subnet]) -> list:
-        """Sequences on which each subnet trains; the full one on all (None)."""
-        shares = [min(self.subnet_cost / self.schedule.cost(s), 1.0) for s in smaller]
-        drawn = draw_parts(text.size(0), shares, self.schedule.draws())
-        return [None, *(rows.to(text.device) for rows in drawn)]
 
     def _encodings(self, features, subnets, rows) -> Iterator[tuple]:
         """Encoder outputs and lengths of every subnet."""

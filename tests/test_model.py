@@ -74,7 +74,7 @@ def test_smaller_subnets_train_on_what_they_may_cost(joint_pass, cost, expected)
     model.begin_update(0)
     data = batch(8)
     subnets = [model.schedule.subnet(3), model.schedule.subnet(5)]
-    rows, others = model._draw_rows(data["text"], subnets)[1:]
+    rows, others = model.schedule.draw_rows(subnets, 8, cost)
     assert (len(rows), len(others)) == expected
     assert rows.tolist() == sorted(set(rows.tolist()))
     if sum(expected) <= 8:
@@ -87,11 +87,11 @@ def test_smaller_subnets_train_on_what_they_may_cost(joint_pass, cost, expected)
 
 
 def test_every_sequence_is_drawn_at_some_update():
-    model = joint_model({"subnet_cost": 0.1})
+    model = joint_model()
     subnet, drawn = model.schedule.subnet(3), set()
     for _ in range(40):
         model.begin_update(0)
-        drawn.update(model._draw_rows(torch.zeros(8), [subnet])[1].tolist())
+        drawn.update(model.schedule.draw_rows([subnet], 8, 0.1)[0].tolist())
     assert drawn == set(range(8))
 
 

@@ -5,6 +5,7 @@ from enum import IntEnum
 
 import torch
 
+from espnet_dynsize.batch_part import draw_parts
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection.selector import LayerSelector
 from espnet_dynsize.subnet import Subnet
@@ -189,7 +190,21 @@ class SubnetSchedule(torch.nn.Module):
         spent = sum(c * (1.0 if k else other) for c, k in zip(costs, subnet.mask))
         return spent / sum(costs)
 
-    def draws(self) -> torch.Generator:
+    def draw_rows(
+        self, subnets: list[Subnet], batch: int, cost: float
+    ) -> list[torch.Tensor]:
+        """Positions of the sequences on which each subnet trains in this update.
+
+        Args:
+            subnets: Those besides the full one.
+            batch: Sequences in the batch.
+            cost: What each subnet's layers may cost on their part of the batch, in
+                parts of all layers' cost on the whole.
+        """
+        shares = [min(cost / self.cost(subnet), 1.0) for subnet in subnets]
+        return draw_parts(batch, shares, self._draws())
+
+    def _draws(self) -> torch.Generator:
         """Random numbers of this update: the same on every rank and when resumed."""
         generator = torch.Generator()
         generator.manual_seed(1_000_003 * self._seed + int(self._read("update")))
@@ -201,7 +216,7 @@ class SubnetSchedule(torch.nn.Module):
         if alternate and update % 2:
             return [Subnet(self.sizes[-1], everything)], self.fixed_masks.new_zeros(())
         k, values, penalty, hard = self.selector.gates(
-            update, self._search_length(), self.draws()
+            update, self._search_length(), self._draws()
         )
         penalty = 2 * penalty if alternate else penalty
         kept = tuple((values > 0.5).tolist()) if hard else everything
@@ -231,4 +246,4 @@ class SubnetSchedule(torch.nn.Module):
         return Subnet(self.sizes[index], tuple(masks[index].tolist()))
 
     def _draw(self, low: int, high: int) -> int:
-        return int(torch.randint(low, high, (1,), generator=self.draws()))
+        return int(torch.randint(low, high, (1,), generator=self._draws()))
