@@ -30,8 +30,8 @@ from an4_methods import (
     NARROW,
     SUPERNETS,
     WIDE,
+    arguments,
     config_file,
-    encoder_options,
 )
 from an4_tables import write_tables
 
@@ -60,12 +60,12 @@ def run(experiment: Experiment, method: str, seed: int) -> None:
 def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     tag = re.sub(r"[^\w.]+", "_", method) + f"_seed{seed}"
     commit = _commit(experiment.exp / tag)
-    arguments = ["--seed", str(seed), *SUPERNETS[method]]
+    options = ["--seed", str(seed), *arguments(SUPERNETS[method])]
     if method == FINE_TUNED:
         row = _individual(experiment, LAYERS[-1], seed)
         stock = experiment.exp / row["exp"]
-        arguments += ["--init_param", str(stock / model_file(stock))]
-    supernet = experiment.train(config_file(method), tag, arguments)
+        options += ["--init_param", str(stock / model_file(stock))]
+    supernet = experiment.train(config_file(method), tag, options)
     folders = extract_changed(supernet, model_file(supernet))
     layers = NARROW if method in MODELS else WIDE
     return [
@@ -78,17 +78,18 @@ def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
     blocks = layers // len(KINDS)
     tag = f"conformer{blocks}_seed{seed}"
     commit = _commit(experiment.exp / tag)
-    arguments = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
-    folder = experiment.train(CONF / "train_asr_conformer.yaml", tag, arguments)
+    options = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
+    folder = experiment.train(CONF / "train_asr_conformer.yaml", tag, options)
     return _row(experiment, folder, INDIVIDUAL, layers, seed, commit)
 
 
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
     tag = f"alone_{row['layers']}_seed{seed}"
     commit = _commit(experiment.exp / tag)
-    arguments = ["--seed", str(seed), "--model", "espnet"]
-    arguments += encoder_options(budgets=None, keep_layers=row["kept"])
-    folder = experiment.train(config_file(ALONE), tag, arguments)
+    layers = {"budgets": None, "keep_layers": row["kept"]}
+    options = ["--seed", str(seed), "--model", "espnet"]
+    options += arguments({"encoder_conf": layers})
+    folder = experiment.train(config_file(ALONE), tag, options)
     return _row(experiment, folder, ALONE, row["layers"], seed, commit)
 
 

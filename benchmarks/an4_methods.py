@@ -15,70 +15,58 @@ LAYERS = (4, 8, 12, 16, 24)
 WIDE, NARROW = (4, 12, 24), (8, 16, 24)
 # Parts of the encoder's FLOPs that 1, 3 and 6 blocks have
 FLOPS = (0.3835, 0.6301, 1)
+_LONG = {"selector_conf": {"search_fraction": 0.4}}
+_LAYER_NORM = {"conv_norm": "layer_norm"}
 
 
-def _selector(name: str, **conf) -> list[str]:
-    return encoder_options(selector=name, selector_conf=conf)
+def _encoder(**conf) -> dict:
+    return {"encoder_conf": conf}
 
 
-def encoder_options(**conf) -> list[str]:
-    return [a for k, v in conf.items() for a in ("--encoder_conf", f"{k}={_yaml(v)}")]
-
-
-def _model(**conf) -> list[str]:
-    return [a for k, v in conf.items() for a in ("--model_conf", f"{k}={_yaml(v)}")]
-
-
-def _yaml(value) -> str:
-    return json.dumps(value)
+def _model(**conf) -> dict:
+    return {"model_conf": conf}
 
 
 # Method → what differs from its config (see CONFIGS)
 SELECTORS = {
-    "simple_top_k": [],
-    "simple_top_k, soft gates": encoder_options(
+    "simple_top_k": {},
+    "simple_top_k, soft gates": _encoder(
         selector_conf={"search_fraction": 0.2, "straight_through": False}
     ),
     # Scores can move six times their initial value in the search, as in the published
     # runs; with 10 and the weights' learning rate they would hardly move in this one.
-    "iterative_zero_out": _selector(
-        "iterative_zero_out", search_fraction=0.4, initial_score=3.0, score_lr=6.0
+    "iterative_zero_out": _encoder(
+        selector="iterative_zero_out",
+        selector_conf={"search_fraction": 0.4, "initial_score": 3.0, "score_lr": 6.0},
     ),
-    "ortho_softmax": _selector("ortho_softmax", search_fraction=0.4),
-    "uniform": _selector("uniform"),
-    "first": _selector("first"),
-    "random": _selector("random"),
-    "aux-loss": [],
+    "ortho_softmax": _encoder(selector="ortho_softmax", **_LONG),
+    "uniform": _encoder(selector="uniform", selector_conf={}),
+    "first": _encoder(selector="first", selector_conf={}),
+    "random": _encoder(selector="random", selector_conf={}),
+    "aux-loss": {},
 }
-_LONG = encoder_options(selector_conf={"search_fraction": 0.4})
-_LAYER_NORM = encoder_options(conv_norm="layer_norm")
-_PUBLISHED = [
-    *_LAYER_NORM,
-    *_model(alternate=False, subnet_cost=1.0, distill_weight=0.0),
-]
 TRAINING = {
-    "published joint step": [*_PUBLISHED, *_LONG],
-    "first, published joint step": [*_PUBLISHED, *SELECTORS["first"]],
+    "published joint step": _encoder(**_LONG, **_LAYER_NORM)
+    | _model(alternate=False, subnet_cost=1.0, distill_weight=0.0),
     "no distillation": _model(distill_weight=0.0),
-    "subnet_weight 1": _model(subnet_weight=1.0),
+    "not alternating": _model(alternate=False),
     "subnet_cost 0.3": _model(subnet_cost=0.3),
     "subnet_cost 0.3, no distillation": _model(subnet_cost=0.3, distill_weight=0.0),
     "subnet_cost 0.5": _model(subnet_cost=0.5),
     "subnet_cost 0.7": _model(subnet_cost=0.7),
     "subnet_cost 1": _model(subnet_cost=1.0),
-    "not alternating": _model(alternate=False),
-    "search_fraction 0.4": _LONG,
-    "layer_norm": _LAYER_NORM,
-    "norm_per_size": encoder_options(norm_per_size=True),
+    "subnet_weight 1": _model(subnet_weight=1.0),
+    "search_fraction 0.4": _encoder(**_LONG),
+    "layer_norm": _encoder(**_LAYER_NORM),
+    "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
 }
 FAMILIES = {
-    "ortho_softmax, components": [
-        *SELECTORS["ortho_softmax"],
-        *encoder_options(granularity="component"),
-    ],
-    "as many FLOPs": encoder_options(budgets={"flops": FLOPS}),
-    "as many layers": encoder_options(budgets=None, sizes=WIDE),
+    "ortho_softmax, components": _encoder(
+        selector="ortho_softmax", granularity="component", **_LONG
+    ),
+    "as many FLOPs": _encoder(budgets={"flops": FLOPS}),
+    "as many layers": _encoder(budgets=None, sizes=WIDE),
 }
 # Other models, next to the Conformers all the same: their own config's name
 MODELS = {
@@ -89,12 +77,22 @@ MODELS = {
 FINE_TUNED = "fine-tuned from the individual full size"
 SUPERNETS = {
     **{**SELECTORS, **TRAINING, **FAMILIES},
-    **{method: [] for method in (FINE_TUNED, *MODELS)},
+    **{method: {} for method in (FINE_TUNED, *MODELS)},
 }
 METHODS = (INDIVIDUAL, ALONE, *SUPERNETS)
 # Configs; of the others: dynsize
 CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
 DECODING = {"CTC + attention": "hybrid", "transducer": "transducer"}
+
+
+def arguments(changes: dict) -> list[str]:
+    """A method's changes as options of ESPnet's training command."""
+    return [
+        argument
+        for option, conf in changes.items()
+        for key, value in conf.items()
+        for argument in (f"--{option}", f"{key}={json.dumps(value)}")
+    ]
 
 
 def config_file(method: str) -> Path:

@@ -4,7 +4,7 @@
 
 All models take turns, a step each, on the same batch (8 utterances of about 3 s). A
 ratio is the median over turns of the time divided by the full stock model's in the same
-turn. The sizes are those of an4_family.py: of as many parameters as 6, 3 and 1 blocks.
+turn. Sizes and methods are those of an4_family.py, whose error rates stand beside them.
 The joint phase keeps the layers that a search has found; in the search, whose cost
 depends on k, it is the mean of ten k from the largest to the smallest. Peak memory
 counts parameters, gradients, optimiser state and activations.
@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 import yaml
-from an4_methods import CONF, KINDS, WIDE
+from an4_family import read_rows
+from an4_methods import CONF, INDIVIDUAL, KINDS, SUPERNETS, WIDE, config_file
 from torch.distributed._tools.mem_tracker import MemTracker
 
 import espnet_dynsize
-from espnet_dynsize.model import DISTILL_WEIGHT
 from espnet_dynsize.task import DynSizeASRTask
 
 HERE = Path(__file__).resolve().parent
@@ -34,42 +34,43 @@ SEARCH_UPDATES = 10
 # Best layers first, as a search on AN4 has ranked them
 RANKING = [21, 18, 14, 5, 13, 10, 6, 9, 22, 17, 23, 20]
 RANKING += [19, 16, 4, 15, 12, 8, 7, 2, 11, 1, 0, 3]
-SOFT = {"selector_conf": {"straight_through": False}}
-FIRST = {"selector": "first", "selector_conf": {}}
-WHOLE = {"subnet_cost": 1.0, "alternate": False, "distill_weight": 0.0}
-ALTERNATING = {"alternate": True, "distill_weight": DISTILL_WEIGHT}
-# Name → model_conf, encoder_conf; the first is the plain way of doing it.
-VARIANTS = {
-    "one after another, soft gates": (WHOLE | {"joint_pass": "sequential"}, SOFT),
-    "one after another": (WHOLE | {"joint_pass": "sequential"}, {}),
-    "one pass": (WHOLE, {}),
-    "one pass, alternating": (WHOLE | {"alternate": True}, {}),
-    "alternating with distillation": (WHOLE | ALTERNATING, {}),
-    "the same with subnet_cost 0.7": (WHOLE | ALTERNATING | {"subnet_cost": 0.7}, {}),
-    "the same with subnet_cost 0.5": (WHOLE | ALTERNATING | {"subnet_cost": 0.5}, {}),
-    "the same with subnet_cost 0.3": (WHOLE | ALTERNATING | {"subnet_cost": 0.3}, {}),
-    "one pass, norms per size": (WHOLE, {"norm_per_size": True}),
-    "one pass, layers dropped with 0.4": (
-        WHOLE,
-        {"layer_drop_joint": 0.4, "layer_drop_search": 0.4},
-    ),
-    "one pass, lowest layers": (WHOLE, FIRST),
-    "default, lowest layers": ({}, FIRST),
-}
+SEQUENTIAL = ", one after another"
+VARIANTS = (
+    "simple_top_k",
+    "simple_top_k" + SEQUENTIAL,
+    "simple_top_k, soft gates",
+    "first",
+    "no distillation",
+    "not alternating",
+    "subnet_cost 0.3",
+    "subnet_cost 1",
+    "norm_per_size",
+    "one output layer",
+    "published joint step",
+    "published joint step" + SEQUENTIAL,
+)
+PHASES = ("search", "joint")
+# The other phase does not exist, or is that of simple_top_k.
+ONLY = {"first": "joint", "simple_top_k, soft gates": "search"}
 
 
-def build(config_file: str, model_conf=None, **encoder_changes):
+def build(config_file: str, changes: dict | None = None):
     config = DynSizeASRTask.get_default_config()
     config |= yaml.safe_load((CONF / config_file).read_text())
     config |= {"token_list": TOKENS, "normalize": "utterance_mvn"}
-    config["encoder_conf"] = {**config["encoder_conf"], **encoder_changes}
-    config["model_conf"] = {**config["model_conf"], **(model_conf or {})}
+    for option, conf in (changes or {}).items():
+        config[option] = {**config[option], **conf}
     return DynSizeASRTask.build_model(argparse.Namespace(**config)).train()
 
 
-def supernet(phase: str, model_conf: dict, **changes):
+def supernet(variant: str, phase: str):
     """A supernet in the given phase."""
-    model = build("train_asr_dynsize.yaml", model_conf, **changes)
+    method = variant.removesuffix(SEQUENTIAL)
+    changes = dict(SUPERNETS[method])
+    if variant != method:
+        passes = {"joint_pass": "sequential"}
+        changes["model_conf"] = {**changes.get("model_conf", {}), **passes}
+    model = build(config_file(method).name, changes)
     for scores in model.schedule.selector.parameters():
         scores.data.fill_(0.0)
         for place, layer in enumerate(RANKING):
@@ -81,16 +82,18 @@ def supernet(phase: str, model_conf: dict, **changes):
     return model
 
 
-def models() -> dict:
-    """Name → model ready to train; the full stock model is first."""
+def models() -> dict[tuple[str, str], torch.nn.Module]:
+    """(Name, phase) → model ready to train; the full stock model is first."""
     found = {
-        f"stock, {blocks} blocks": build("train_asr_conformer.yaml", num_blocks=blocks)
-        for blocks in (layers // len(KINDS) for layers in reversed(WIDE))
+        (f"{layers} layers alone", ""): build(
+            "train_asr_conformer.yaml",
+            {"encoder_conf": {"num_blocks": layers // len(KINDS)}},
+        )
+        for layers in reversed(WIDE)
     }
-    for phase in ("search", "joint"):
-        for name, (model_conf, changes) in VARIANTS.items():
-            if changes != (FIRST if phase == "search" else SOFT):
-                found[f"{phase}: {name}"] = supernet(phase, model_conf, **changes)
+    for name in VARIANTS:
+        for phase in [ONLY[name]] if name in ONLY else PHASES:
+            found[name, phase] = supernet(name, phase)
     return found
 
 
@@ -158,9 +161,31 @@ def time_ratios(found: dict, optimizers: dict, data, repeats: int, device: str) 
 
 
 def markdown(rows: list[dict]) -> str:
-    lines = ["| training step | time | peak memory |", "|---|---:|---:|"]
-    lines += [f"| {r['name']} | {r['time']:.2f} | {r['memory']:.2f} |" for r in rows]
+    lines = [
+        "| training step | search: time | memory | joint: time | memory | test WER |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        own = {row["phase"]: row for row in rows if row["name"] == name}
+        cells = [name]
+        for phase in PHASES:
+            row = own.get(phase, own.get("", {}))
+            for kind in ("time", "memory"):
+                cells.append(f"{row[kind]:.2f}" if row else "–")
+        lines.append("| " + " | ".join([*cells, _wer(name)]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _wer(name: str) -> str:
+    """Medians over the seeds of an4_family.py's rows, smallest size first."""
+    method, sizes = name.removesuffix(SEQUENTIAL), WIDE
+    if name.endswith(" layers alone"):
+        method, sizes = INDIVIDUAL, (int(name.split()[0]),)
+    rows = [row for row in read_rows() if row["method"] == method]
+    errors = [[r["wer"] for r in rows if r["layers"] == size] for size in sizes]
+    if not all(errors):
+        return "–"
+    return " / ".join(f"{statistics.median(own):.1f}" for own in errors)
 
 
 def main() -> None:
@@ -180,8 +205,13 @@ def main() -> None:
     ratios = time_ratios(found, optimizers, data, args.repeats, args.device)
     base_peak = next(iter(peaks.values()))
     rows = [
-        dict(name=name, time=round(ratio, 3), memory=round(peaks[name] / base_peak, 3))
-        for name, ratio in ratios.items()
+        dict(
+            name=key[0],
+            phase=key[1],
+            time=round(ratio, 3),
+            memory=round(peaks[key] / base_peak, 3),
+        )
+        for key, ratio in ratios.items()
     ]
     machine = f"{platform.machine()} CPU, {args.threads} thread(s)"
     if args.device == "cuda":

@@ -1,13 +1,14 @@
 """Every training yaml that ships builds a model, and its family can be cut."""
 
 import argparse
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from an4_methods import SUPERNETS, config_file
+from an4_methods import SUPERNETS, arguments, config_file
 from conftest import TOKENS, build
 from espnet2.tasks.abs_task import scheduler_classes
 
@@ -92,19 +93,14 @@ def update(model, optimizer, scheduler) -> float:
 def test_every_method_is_some_options_away_from_the_recipe_s_config(method, tmp_path):
     """The benchmark's methods, through ESPnet's own reading of yaml and options."""
     espnet_dynsize.register()
-    arguments = ["--config", str(config_file(method)), "--output_dir", str(tmp_path)]
-    parsed = DynSizeASRTask.get_parser().parse_args([*arguments, *SUPERNETS[method]])
+    options = ["--config", str(config_file(method)), "--output_dir", str(tmp_path)]
+    changes = SUPERNETS[method]
+    parsed = DynSizeASRTask.get_parser().parse_args([*options, *arguments(changes)])
     model = build({**vars(parsed), "token_list": TOKENS})
     counts = [(8, 16, 24), (4, 12, 24), (6, 12, 18)]
     assert model.schedule.sizes in [*counts, (26, 56, 100), (38, 63, 100)]
     assert list(model.schedule.sizes) == family_sizes(vars(parsed))
-    for option, value in _pairs(SUPERNETS[method]):
-        key, _, wanted = value.partition("=")
-        assert str(getattr(parsed, option)[key]) == str(yaml.safe_load(wanted))
-
-
-def _pairs(arguments):
-    return [
-        (option.lstrip("-"), value)
-        for option, value in zip(arguments[::2], arguments[1::2])
-    ]
+    for option, conf in changes.items():
+        for key, wanted in conf.items():
+            given = getattr(parsed, option)[key]
+            assert json.loads(json.dumps(wanted)) == given
