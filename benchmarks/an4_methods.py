@@ -47,14 +47,9 @@ SELECTORS = {
 }
 TRAINING = {
     "published joint step": _encoder(**_LONG, **_LAYER_NORM)
-    | _model(alternate=False, subnet_cost=1.0, distill_weight=0.0),
+    | _model(alternate=False, distill_weight=0.0),
     "no distillation": _model(distill_weight=0.0),
     "not alternating": _model(alternate=False),
-    "subnet_cost 0.3": _model(subnet_cost=0.3),
-    "subnet_cost 0.3, no distillation": _model(subnet_cost=0.3, distill_weight=0.0),
-    "subnet_cost 0.5": _model(subnet_cost=0.5),
-    "subnet_cost 0.7": _model(subnet_cost=0.7),
-    "subnet_cost 1": _model(subnet_cost=1.0),
     "subnet_weight 1": _model(subnet_weight=1.0),
     "search_fraction 0.4": _encoder(**_LONG),
     "layer_drop_joint 0.3": _encoder(layer_drop_joint=0.3),

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.model import SUBNET_COST, SUBNET_WEIGHT
+from espnet_dynsize.model import SUBNET_WEIGHT
 from espnet_dynsize.selection.family import family_of_counts
 from espnet_dynsize.selection.iterative_zero_out import IterativeZeroOut
 from espnet_dynsize.selection.relaxed_top_k import (
@@ -83,8 +83,8 @@ class Ours(torch.nn.Module):
 
     Args:
         selection: As for `Theirs`.
-        default: Train as `model: dynsize` does by default: smaller sizes take turns, on
-            parts of the batch; else on whole batches in every step.
+        default: Train as `model: dynsize` does by default: smaller sizes take turns;
+            else all train in every step.
         **selector_conf: Options of the selector.
     """
 
@@ -116,7 +116,6 @@ class Ours(torch.nn.Module):
             cnn_module_kernel=KERNEL,
         )
         self.alternate = default
-        self.cost = SUBNET_COST if default else 1.0
         self.weight = SUBNET_WEIGHT * (2 if default else 1)
         self.head = torch.nn.Linear(DIM, LABELS)
         self.encoder.schedule.plan(10 * SEARCH)
@@ -126,24 +125,21 @@ class Ours(torch.nn.Module):
         schedule.update.fill_(update)
         schedule.begin_update(0)
         subnets, penalty = schedule.sandwich(alternate=self.alternate)
-        draws = schedule.draw_rows(subnets[1:], BATCH, self.cost)
-        chosen = [None, *(rows.to(data["x"].device) for rows in draws)]
-        outputs = self.encoder.encode_parts(data["x"], data["lengths"], subnets, chosen)
-        total = penalty
-        for own, (out, _) in zip(chosen, outputs):
-            weight = 1.0 if own is None else self.weight
-            total = total + weight * _loss(self.head, out, data, own)
-        return total
+        outputs = self.encoder.encode_subnets(data["x"], data["lengths"], subnets)
+        losses = [_loss(self.head, out, data) for out, _ in outputs]
+        return losses[0] + self.weight * sum(losses[1:]) + penalty
 
 
-def _loss(head, out, data, rows=None) -> torch.Tensor:
-    lengths, text, text_lengths = (
-        data[key] if rows is None else data[key][rows]
-        for key in ("lengths", "text", "text_lengths")
-    )
+def _loss(head, out, data) -> torch.Tensor:
     log_probs = head(out).log_softmax(-1).transpose(0, 1)
+    lengths = data["lengths"]
     loss = torch.nn.functional.ctc_loss(
-        log_probs, text, lengths, text_lengths, reduction="sum", zero_infinity=True
+        log_probs,
+        data["text"],
+        lengths,
+        data["text_lengths"],
+        reduction="sum",
+        zero_infinity=True,
     )
     return loss / lengths.sum()
 

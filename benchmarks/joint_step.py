@@ -22,7 +22,7 @@ import torch
 import yaml
 from an4_family import read_rows
 from an4_methods import CONF, INDIVIDUAL, KINDS, SUPERNETS, WIDE, config_file
-from torch.distributed._tools.mem_tracker import MemTracker
+from peak_memory import PeakMemory
 
 import espnet_dynsize
 from espnet_dynsize.task import DynSizeASRTask
@@ -42,8 +42,6 @@ VARIANTS = (
     "first",
     "no distillation",
     "not alternating",
-    "subnet_cost 0.3",
-    "subnet_cost 1",
     "norm_per_size",
     "one output layer",
     "published joint step",
@@ -130,17 +128,15 @@ def timed_step(model, optimizer, data, device: str) -> float:
     return time.perf_counter() - start
 
 
-def peak_bytes(model, optimizer, data, device: str) -> int:
+def peak_bytes(model, optimizer, data) -> int:
     """Highest of two steps; the first ones of the search are the largest."""
-    peak = 0
-    for _ in range(2):
-        tracker = MemTracker()
-        tracker.track_external(model, optimizer, *data.values())
-        with tracker:
+    step(model, optimizer, data)  # makes the optimiser's state
+    state = [x for own in optimizer.state.values() for x in own.values()]
+    living = [*model.parameters(), *model.buffers(), *state, *data.values()]
+    with PeakMemory(living) as memory:
+        for _ in range(2):
             step(model, optimizer, data)
-        snapshot = tracker.get_tracker_snapshot("peak")
-        peak = max(peak, *(own["Total"] for own in snapshot.values()))
-    return peak
+    return memory.peak
 
 
 def time_ratios(found: dict, optimizers: dict, data, repeats: int, device: str) -> dict:
@@ -199,9 +195,7 @@ def main() -> None:
     found = {name: model.to(args.device) for name, model in models().items()}
     optimizers = {n: torch.optim.Adam(m.parameters()) for n, m in found.items()}
     data = batch(args.device)
-    peaks = {
-        n: peak_bytes(m, optimizers[n], data, args.device) for n, m in found.items()
-    }
+    peaks = {n: peak_bytes(m, optimizers[n], data) for n, m in found.items()}
     ratios = time_ratios(found, optimizers, data, args.repeats, args.device)
     base_peak = next(iter(peaks.values()))
     rows = [

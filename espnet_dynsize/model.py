@@ -7,15 +7,14 @@ from espnet2.asr.espnet_model import ESPnetASRModel, autocast_type
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch.amp import autocast
 
-from espnet_dynsize.batch_part import take_batch, take_encoded
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.errors import ConfigError, check_all
 from espnet_dynsize.output import SizedLinear, make_decoder_sized
+from espnet_dynsize.release import release
 from espnet_dynsize.selection.schedule import SubnetSchedule
 from espnet_dynsize.subnet import PerSize, Subnet
 
 SUBNET_WEIGHT = 0.3
-SUBNET_COST = 0.6
 DISTILL_WEIGHT = 0.5
 PASSES = ("batched", "sequential")
 _REPORTED = (
@@ -40,12 +39,11 @@ class DynSizeASRModel(ESPnetASRModel):
         decoder_per_size: One attention decoder per size; else all sizes share one.
         subnet_weight: Weight of every sampled subnet's loss but the full one's, which
             has weight 1 (arXiv 2407.18930, section 3.3).
-        subnet_cost: What each sampled subnet's layers may cost in a step, relative to
-            the full network's; one that would cost more trains on a part of the batch.
         alternate: The two subnets besides the full one take turns, a step each with
             twice the weight; while searching, the gated one skips every second step.
-        joint_pass: `batched`: all sampled subnets encode in one pass and share what
-            they compute alike; `sequential`: one after another.
+        joint_pass: `batched`: in the joint phase, all sampled subnets encode in one
+            pass and share what they compute alike; `sequential`: one after another, as
+            always while searching, which takes more time and only one's memory.
         distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
             the full network's.
         **stock: Arguments of `ESPnetASRModel`.
@@ -60,7 +58,6 @@ class DynSizeASRModel(ESPnetASRModel):
         output_per_size: bool = True,
         decoder_per_size: bool = False,
         subnet_weight: float = SUBNET_WEIGHT,
-        subnet_cost: float = SUBNET_COST,
         alternate: bool = True,
         joint_pass: str = "batched",
         distill_weight: float | None = None,
@@ -77,7 +74,6 @@ class DynSizeASRModel(ESPnetASRModel):
         check_all(
             "model_conf",
             (subnet_weight > 0, "subnet_weight", subnet_weight, "above 0"),
-            (0 < subnet_cost <= 1, "subnet_cost", subnet_cost, "above 0, up to 1"),
             (distill_weight >= 0, "distill_weight", distill_weight, "at least 0"),
             (joint_pass in PASSES, "joint_pass", joint_pass, f"one of {PASSES}"),
         )
@@ -92,9 +88,8 @@ class DynSizeASRModel(ESPnetASRModel):
                 "transducer and ctc_weight below 1."
             )
         self.subnet_weight = subnet_weight * (2 if alternate else 1)
-        self.subnet_cost = subnet_cost
         self.alternate = alternate
-        # Intermediate outputs and a post-encoder take whole batches.
+        # Intermediate outputs and a post-encoder know one subnet at a time.
         plain = not self.encoder.interctc_layer_idx and self.postencoder is None
         self.batched = joint_pass == "batched" and plain
         self.distill_weight = distill_weight
@@ -166,9 +161,9 @@ class DynSizeASRModel(ESPnetASRModel):
         if self.schedule is None:
             return super().forward(**batch)
         features = self._input_features(speech, speech_lengths)
-        with self.encoder.shared_front_end():
+        with self.encoder.shared_front_end() as embedded:
             if self.training:
-                loss, stats = self._train_loss(features, batch)
+                loss, stats = self._train_loss(features, batch, embedded)
             else:
                 loss, stats = self._valid_loss(features, batch)
         return force_gatherable((loss, stats, len(text)), loss.device)
@@ -179,26 +174,24 @@ class DynSizeASRModel(ESPnetASRModel):
             return self._encoded
         return super().encode(speech, speech_lengths)
 
-    def _train_loss(self, features, batch):
+    def _train_loss(self, features, batch, embedded):
         subnets, penalty = self.schedule.sandwich(self.alternate)
-        text = batch["text"]
-        drawn = self.schedule.draw_rows(subnets[1:], len(text), self.subnet_cost)
-        rows = [None, *(own.to(text.device) for own in drawn)]  # None: all
         total, stats, teacher = penalty, {}, None
-        encodings = self._encodings(features, subnets, rows)
-        for subnet, own_rows, encoded in zip(subnets, rows, encodings):
-            own_batch = take_batch(batch, own_rows)
-            loss, own = self._subnet_loss(subnet, encoded, own_batch)
-            if own_rows is None:
-                total, teacher = total + loss, encoded
+        batched = self.batched and all(subnet.gates is None for subnet in subnets)
+        encodings = self._encodings(features, subnets, batched)
+        for subnet, encoded in zip(subnets, encodings):
+            loss, own = self._subnet_loss(subnet, encoded, batch)
+            if subnet is subnets[0]:
+                teacher = encoded
             else:
                 if self.distill_weight:
-                    distance = self._distance(
-                        subnet, encoded, subnets[0], take_encoded(teacher, own_rows)
-                    )
+                    distance = self._distance(subnet, encoded, subnets[0], teacher)
                     own["loss_distill"] = distance.detach()
                     loss = loss + self.distill_weight * distance
-                total = total + self.subnet_weight * loss
+                loss = self.subnet_weight * loss
+            if subnet is not subnets[-1] and not batched and not _scales_gradients():
+                loss = release(loss, self._inputs(features, embedded))
+            total = total + loss
             name = "gated" if subnet.gates is not None else subnet.size
             stats.update({f"{key}_{name}": value for key, value in own.items()})
             if subnet.gates is not None:
@@ -209,7 +202,7 @@ class DynSizeASRModel(ESPnetASRModel):
     def _valid_loss(self, features, batch):
         losses, stats, means = [], {}, {}
         for subnet in self.schedule.family():
-            (encoded,) = self._encodings(features, [subnet], [None])
+            (encoded,) = self._encodings(features, [subnet], batched=False)
             loss, own = self._subnet_loss(subnet, encoded, batch)
             losses.append(loss)
             for key, value in own.items():
@@ -220,15 +213,22 @@ class DynSizeASRModel(ESPnetASRModel):
         stats.update(loss=loss.detach(), phase=float(self.schedule.phase))
         return loss, stats
 
-    def _encodings(self, features, subnets, rows) -> Iterator[tuple]:
+    def _inputs(self, features, embedded) -> Iterator[torch.Tensor]:
+        """What gets gradients from a subnet: the front-end's outputs, parameters."""
+        yield from _tensors(embedded or features)
+        before = [self.frontend, self.normalize, self.preencoder, self.encoder.embed]
+        shared = {id(p) for m in before if m is not None for p in m.parameters()}
+        yield from (p for p in self.parameters() if id(p) not in shared)
+
+    def _encodings(self, features, subnets, batched) -> Iterator[tuple]:
         """Encoder outputs and lengths of every subnet."""
-        if self.batched:
-            yield from self.encoder.encode_parts(*features, subnets, rows)
+        if batched:
+            yield from self.encoder.encode_subnets(*features, subnets)
             return
-        for subnet, own in zip(subnets, rows):
+        for subnet in subnets:
             with self.encoder.activate(subnet):
                 encoded = self._encode_features(*features)
-            yield encoded if own is None else take_encoded(encoded, own)
+            yield encoded
 
     def _subnet_loss(self, subnet: Subnet, encoded, batch):
         # ESPnet changes the lengths in place.
@@ -275,3 +275,18 @@ class DynSizeASRModel(ESPnetASRModel):
             final, lengths = self.postencoder(out[0], lengths)
             return (final, out[1]), lengths
         return self.postencoder(out, lengths)
+
+
+def _tensors(found) -> Iterator[torch.Tensor]:
+    """All tensors in nested tuples and lists."""
+    if isinstance(found, torch.Tensor):
+        yield found
+    elif found is not None:
+        for part in found:
+            yield from _tensors(part)
+
+
+def _scales_gradients() -> bool:
+    """Whether gradients are too small for their type unless the trainer scales them."""
+    half = torch.get_autocast_dtype("cuda") is torch.float16
+    return half and torch.is_autocast_enabled("cuda")

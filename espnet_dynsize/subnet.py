@@ -42,17 +42,15 @@ class Subnet:
 
 
 class Part(NamedTuple):
-    """The sequences of a batch that one subnet computes.
+    """One of several subnets that compute in one pass.
 
     Args:
-        subnet: None: the full network.
-        rows: Positions [n] in the first part's batch; None: all of them.
-        fork: First unit from which on the sequences have a copy of their own; before
-            it, the first part computes the same.
+        subnet: The subnet.
+        fork: First unit from which on it has rows of its own; before it, the first
+            part computes the same.
     """
 
-    subnet: Subnet | None
-    rows: torch.Tensor | None = None
+    subnet: Subnet
     fork: int = 0
 
 

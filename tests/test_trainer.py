@@ -310,9 +310,7 @@ def test_two_ranks_equal_one_process(data, tmp_path):
     """Two gloo processes and one with the same global batches: 51 updates."""
     # Without dropout, as each process has its own random numbers. Adam would blow up
     # rounding where a gradient is zero (the keys' bias).
-    # Each rank draws parts of its own batches, so whole batches here.
     extra = ["--max_epoch=17", "--batch_size=4", "--optim=sgd"]
-    extra += ["--model_conf", "subnet_cost=1.0"]
     extra += ["--optim_conf", "momentum=0.9"]
     changes = dict(
         dropout_rate=0.0,

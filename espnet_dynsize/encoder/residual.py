@@ -157,25 +157,25 @@ class ResidualLayers:
 
     def _fork(self, unit: int, x: torch.Tensor, mask: torch.Tensor | None):
         """Give the subnets that part from the first one here rows of their own."""
-        new = [
-            p for p in self.switch.parts or [] if p.fork == unit and p.rows is not None
-        ]
+        others = (self.switch.parts or [])[1:]
+        new = sum(part.fork == unit for part in others)
         if not new:
             return x, mask
-        x = torch.cat([x, *(x[p.rows] for p in new)])
+        batch = len(x) // (1 + sum(part.fork < unit for part in others))
+        x = torch.cat([x, *[x[:batch]] * new])
         if mask is not None:
-            mask = torch.cat([mask, *(mask[p.rows] for p in new)])
+            mask = torch.cat([mask, *[mask[:batch]] * new])
         return x, mask
 
     def _members(self, unit: int, batch: int) -> list[tuple[Subnet | None, int]]:
         """(subnet, sequences) of everything in the batch at `unit`, in order."""
         if self.switch.parts is None:
             return [(self.switch.subnet, batch)]
-        others = [p for p in self.switch.parts if p.rows is not None and p.fork <= unit]
+        first, *others = self.switch.parts
+        others = [part for part in others if part.fork <= unit]
         others.sort(key=lambda part: part.fork)  # stable: the order of forking
-        first = batch - sum(len(p.rows) for p in others)
-        rest = [(p.subnet, len(p.rows)) for p in others]
-        return [(self.switch.parts[0].subnet, first), *rest]
+        present = [first, *others]
+        return [(part.subnet, batch // len(present)) for part in present]
 
     def _add(self, layer, x, pos_emb, mask) -> torch.Tensor:
         """Add the layer's output to the rows of all subnets that use it."""

@@ -197,12 +197,16 @@ class Supernet:
         return self.switch.activate(subnet)
 
     @contextmanager
-    def shared_front_end(self) -> Iterator[None]:
-        """Run `embed` (subsampling, positions) once for all calls inside."""
-        if self.embed is None:
-            yield
-            return
+    def shared_front_end(self) -> Iterator[list]:
+        """Run `embed` (subsampling, positions) once for all calls inside.
+
+        Yields:
+            A list that holds what `embed` has returned, after the first call.
+        """
         first: list = []
+        if self.embed is None:
+            yield first
+            return
         forward = self.embed.forward
 
         def once(*inputs):
@@ -212,16 +216,12 @@ class Supernet:
 
         self.embed.forward = once
         try:
-            yield
+            yield first
         finally:
             del self.embed.forward
 
-    def encode_parts(
-        self,
-        xs_pad: torch.Tensor,
-        ilens: torch.Tensor,
-        subnets: Sequence[Subnet],
-        rows: Sequence[torch.Tensor | None],
+    def encode_subnets(
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor, subnets: Sequence[Subnet]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Encode a batch with several subnets in one pass.
 
@@ -231,28 +231,20 @@ class Supernet:
         Args:
             xs_pad: [B, L, D].
             ilens: [B].
-            subnets: The first one encodes the whole batch.
-            rows: For each subnet the sequences [n] that it encodes; None for the first.
+            subnets: At least one.
 
         Returns:
-            For each subnet, outputs [n, T, D'] and lengths [n].
+            For each subnet, outputs [B, T, D'] and lengths [B].
         """
-        parts = [
-            Part(subnet, own, self._fork(subnets[0], subnet) if i else 0)
-            for i, (subnet, own) in enumerate(zip(subnets, rows))
-        ]
+        forks = [self._fork(subnets[0], subnet) for subnet in subnets[1:]]
+        parts = [Part(s, f) for s, f in zip(subnets, [0, *forks])]
         with self.switch.activate_parts(parts):
             out, lengths, _ = self(xs_pad, ilens)
-        forked = [p for p in parts[1:] if p.fork < self.num_units]
-        forked.sort(key=lambda part: part.fork)
-        sizes = [len(p.rows) for p in forked]
-        sizes.insert(0, out.size(0) - sum(sizes))
-        pieces = list(zip(out.split(sizes), lengths.split(sizes)))
-        own = dict(zip(map(id, forked), pieces[1:]))
-        first, first_lengths = pieces[0]
-        return [pieces[0]] + [
-            own.get(id(p)) or (first[p.rows], first_lengths[p.rows]) for p in parts[1:]
-        ]
+        pieces = list(zip(out.split(len(ilens)), lengths.split(len(ilens))))
+        forked = [i for i, fork in enumerate(forks, 1) if fork < self.num_units]
+        forked.sort(key=lambda i: parts[i].fork)  # stable, as the blocks do it
+        own = dict(zip(forked, pieces[1:]))
+        return [own.get(i, pieces[0]) for i in range(len(subnets))]
 
     def _fork(self, first: Subnet, other: Subnet) -> int:
         """First unit of the first layer in which the subnets differ."""

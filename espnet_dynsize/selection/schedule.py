@@ -5,15 +5,11 @@ from enum import IntEnum
 
 import torch
 
-from espnet_dynsize.batch_part import draw_parts
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection.selector import LayerSelector
 from espnet_dynsize.subnet import Subnet
 
 UNSET = math.nan
-# A layer behind a closed gate is computed without a backward pass, which takes about
-# twice as long as the forward pass.
-CLOSED_GATE_COST = 1 / 3
 
 
 class Phase(IntEnum):
@@ -179,30 +175,6 @@ class SubnetSchedule(torch.nn.Module):
             smaller = smaller[int(self._read("update")) % 2 :][:1]
         picks = [self._full(masks), *(self._subnet(i, masks) for i in smaller)]
         return picks, self.fixed_masks.new_zeros(())
-
-    def cost(self, subnet: Subnet) -> float:
-        """Cost of a training step of the subnet's layers, in parts of all layers' cost.
-
-        It is counted as the family counts: layers, parameters or FLOPs.
-        """
-        costs = self.selector.family.costs
-        other = 0.0 if subnet.gates is None else CLOSED_GATE_COST
-        spent = sum(c * (1.0 if k else other) for c, k in zip(costs, subnet.mask))
-        return spent / sum(costs)
-
-    def draw_rows(
-        self, subnets: list[Subnet], batch: int, cost: float
-    ) -> list[torch.Tensor]:
-        """Positions of the sequences on which each subnet trains in this update.
-
-        Args:
-            subnets: Those besides the full one.
-            batch: Sequences in the batch.
-            cost: What each subnet's layers may cost on their part of the batch, in
-                parts of all layers' cost on the whole.
-        """
-        shares = [min(cost / self.cost(subnet), 1.0) for subnet in subnets]
-        return draw_parts(batch, shares, self._draws())
 
     def _draws(self) -> torch.Generator:
         """Random numbers of this update: the same on every rank and when resumed."""

@@ -31,12 +31,11 @@ def mask(*kept: int) -> tuple[bool, ...]:
     return tuple(i in kept for i in range(8))
 
 
-def one_by_one(encoder, inputs, subnets, rows):
+def one_by_one(encoder, inputs, subnets):
     found = []
-    for subnet, own in zip(subnets, rows):
+    for subnet in subnets:
         with encoder.activate(subnet):
-            out, lengths, _ = encoder(*inputs)
-        found.append((out, lengths) if own is None else (out[own], lengths[own]))
+            found.append(encoder(*inputs)[:2])
     return found
 
 
@@ -48,16 +47,16 @@ def gradients(encoder, outputs):
     }
 
 
-def assert_same(encoder, subnets, rows):
+def assert_same(encoder, subnets):
     inputs = features()
-    expected = one_by_one(encoder, inputs, subnets, rows)
-    found = encoder.encode_parts(*inputs, subnets, rows)
+    expected = one_by_one(encoder, inputs, subnets)
+    found = encoder.encode_subnets(*inputs, subnets)
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected):
         torch.testing.assert_close(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
     wanted = gradients(encoder, expected)
-    given = gradients(encoder, encoder.encode_parts(*inputs, subnets, rows))
+    given = gradients(encoder, encoder.encode_subnets(*inputs, subnets))
     assert wanted.keys() == given.keys()
     for name in wanted:
         torch.testing.assert_close(given[name], wanted[name])
@@ -71,15 +70,11 @@ FAMILIES = {
     "the same twice": [EVERYTHING, EVERYTHING, mask(0)],
     "only the first": [EVERYTHING],
 }
-ROWS = {"all": [0, 1, 2, 3], "some": [1, 3], "one": [2]}
 
 
-@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("masks", FAMILIES.values(), ids=FAMILIES)
-def test_one_pass_equals_one_after_another(masks, rows):
-    subnets = [Subnet(sum(m), m) for m in masks]
-    own = [None] + [torch.tensor(rows)] * (len(masks) - 1)
-    assert_same(supernet(), subnets, own)
+def test_one_pass_equals_one_after_another(masks):
+    assert_same(supernet(), [Subnet(sum(m), m) for m in masks])
 
 
 OPTIONS = [
@@ -95,9 +90,7 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_one_pass_with_stock_options(options):
     masks = [EVERYTHING, mask(0, 1, 2), mask(0, 5)]
-    subnets = [Subnet(sum(m), m) for m in masks]
-    rows = [None, torch.tensor([0, 2]), torch.tensor([1, 2, 3])]
-    assert_same(supernet(**options), subnets, rows)
+    assert_same(supernet(**options), [Subnet(sum(m), m) for m in masks])
 
 
 @pytest.mark.parametrize("kept", [(0, 2, 6), (0, 1, 2, 3), (0, 1, 2, 5)], ids=str)
@@ -107,16 +100,13 @@ def test_batch_norm_sees_each_subnet_s_own_rows(kept):
         Subnet(3, mask(*kept)),
         Subnet(5, mask(0, 1, 2, 3, 6)),
     ]
-    rows = [None, torch.tensor([0, 2]), torch.tensor([0, 2])]
     encoder = supernet(conv_norm="batch_norm")
     before = {n: b.clone() for n, b in encoder.named_buffers()}
     inputs = features()
-    expected = one_by_one(
-        encoder, (inputs[0][[0, 2]], inputs[1][[0, 2]]), subnets[1:2], [None]
-    )
+    expected = one_by_one(encoder, inputs, subnets[1:2])
     after = {n: b.clone() for n, b in encoder.named_buffers() if ".by_size.3." in n}
     encoder.load_state_dict(before, strict=False)
-    found = encoder.encode_parts(*inputs, subnets, rows)
+    found = encoder.encode_subnets(*inputs, subnets)
     torch.testing.assert_close(found[1][0], expected[0][0])
     for name, value in after.items():
         torch.testing.assert_close(encoder.get_buffer(name), value)
@@ -128,10 +118,9 @@ def scores_gradient(encoder, kept_mask):
     hard = torch.tensor([1, 0, 1, 0, 1, 0, 0, 1]).double()
     gates = hard + scores - scores.detach()
     subnets = [Subnet(8, EVERYTHING), Subnet(4, kept_mask(hard), gates=gates)]
-    rows = [None, torch.tensor([1, 2])]
     encoder.zero_grad()
     torch.manual_seed(1)
-    out = encoder.encode_parts(*features(), subnets, rows)[1][0]
+    out = encoder.encode_subnets(*features(), subnets)[1][0]
     out.square().sum().backward()
     weights = {
         n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None
@@ -161,7 +150,7 @@ def test_closed_gates_have_no_backward_pass(monkeypatch):
     )
     gates = torch.zeros(8, requires_grad=True)
     subnets = [Subnet(8, EVERYTHING), Subnet(4, mask(), gates=gates)]
-    encoder.encode_parts(*features(), subnets, [None, torch.arange(2)])
+    encoder.encode_subnets(*features(), subnets)
     assert modes == [True, False]
 
 
@@ -173,7 +162,7 @@ def test_the_common_prefix_is_computed_once(monkeypatch):
         first, "forward", lambda x, f=first.forward: calls.append(len(x)) or f(x)
     )
     subnets = [Subnet(8, EVERYTHING), Subnet(4, mask(0, 1, 2, 3))]
-    encoder.encode_parts(*features(), subnets, [None, torch.arange(4)])
+    encoder.encode_subnets(*features(), subnets)
     assert calls == [4]
 
 

@@ -5,7 +5,6 @@ from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.selection import build_schedule as build_from_family
 from espnet_dynsize.selection.family import family_of_counts
 from espnet_dynsize.selection.schedule import Phase
-from espnet_dynsize.subnet import Subnet
 
 
 def build_schedule(selector, conf, num_layers, sizes, layer_drop_joint):
@@ -221,11 +220,3 @@ def test_fraction_of_a_run_of_unknown_length():
     planned = build_schedule("simple_top_k", {}, 8, [3, 8], 0.0)
     with pytest.raises(ConfigError, match="give search_updates"):
         planned.plan(None)
-
-
-def test_cost_of_a_step_counts_closed_gates_as_a_forward_pass():
-    planned = schedule()
-    kept = (True,) * 2 + (False,) * 6
-    assert planned.cost(Subnet(2, kept)) == 0.25
-    gated = Subnet(2, kept, gates=torch.zeros(8))
-    assert planned.cost(gated) == pytest.approx(0.25 + 0.75 / 3)
