@@ -84,7 +84,7 @@ class Ours(torch.nn.Module):
     Args:
         selection: As for `Theirs`.
         default: Train as `model: dynsize` does by default: smaller sizes take turns;
-            else all train in every step.
+            else all train in every step. Both encode in one pass, also in the search.
         **selector_conf: Options of the selector.
     """
 
