@@ -108,6 +108,17 @@ def test_alternating_doubles_the_penalty():
     assert [s.size for s in subnets] == [8] and penalty == 0
 
 
+def test_alternating_keeps_stochastic_depth_while_searching():
+    conf, family = {"search_updates": 6, "k_step": 5}, family_of_counts([3, 8], 8)
+    planned = build_from_family("simple_top_k", conf, family, layer_drop_search=0.25)
+    planned.plan(10)
+    for _ in range(2):
+        planned.begin_update(0)
+        full, *gated = planned.sandwich(alternate=True)[0]
+        assert sorted(full.drop) == [0.0] * 3 + [0.25] * 5
+    assert not gated
+
+
 def test_a_loaded_schedule_goes_on_like_the_old_one():
     whole = schedule()
     whole.plan(10)
