@@ -17,6 +17,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -83,8 +84,8 @@ class Ours(torch.nn.Module):
 
     Args:
         selection: As for `Theirs`.
-        default: Train as `model: dynsize` does by default: smaller sizes take turns;
-            else all train in every step. Both encode in one pass, also in the search.
+        default: Smaller sizes take turns, as in `model: dynsize` by default; else all
+            train in every step.
         **selector_conf: Options of the selector.
     """
 
@@ -125,9 +126,19 @@ class Ours(torch.nn.Module):
         schedule.update.fill_(update)
         schedule.begin_update(0)
         subnets, penalty = schedule.sandwich(alternate=self.alternate)
-        outputs = self.encoder.encode_subnets(data["x"], data["lengths"], subnets)
-        losses = [_loss(self.head, out, data) for out, _ in outputs]
+        losses = [_loss(self.head, out, data) for out in self._encode(subnets, data)]
         return losses[0] + self.weight * sum(losses[1:]) + penalty
+
+    def _encode(self, subnets, data: dict) -> Iterator[torch.Tensor]:
+        """One after another while searching, in one pass then, as `model: dynsize`."""
+        inputs = data["x"], data["lengths"]
+        if subnets[-1].gates is None:
+            for out, _ in self.encoder.encode_subnets(*inputs, subnets):
+                yield out
+            return
+        for subnet in subnets:
+            with self.encoder.activate(subnet):
+                yield self.encoder(*inputs)[0]
 
 
 def _loss(head, out, data) -> torch.Tensor:
