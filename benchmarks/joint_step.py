@@ -1,13 +1,15 @@
 """Time and peak memory of a supernet's training step, next to stock models.
 
     python benchmarks/joint_step.py [--repeats 15] [--threads 1] [--device cpu]
+    LD_PRELOAD=libtcmalloc_minimal.so.4 python benchmarks/joint_step.py --name tcmalloc
 
 All models take turns, a step each, on the same batch (8 utterances of about 3 s). A
 ratio is the median over turns of the time divided by the full stock model's in the same
 turn. Sizes and methods are those of an4_family.py, whose error rates stand beside them.
 The joint phase keeps the layers that a search has found; in the search, whose cost
 depends on k, it is the mean of ten k from the largest to the smallest. Peak memory
-counts parameters, gradients, optimiser state and activations.
+counts parameters, gradients, optimiser state and activations. `--name X` writes
+results/joint_step_X.md in place of results/joint_step.md.
 """
 
 import argparse
@@ -28,7 +30,6 @@ import espnet_dynsize
 from espnet_dynsize.task import DynSizeASRTask
 
 HERE = Path(__file__).resolve().parent
-RESULT = HERE / "results" / "joint_step"
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "<space>", "<sos/eos>"]
 SEARCH_UPDATES = 10
 # Best layers first, as a search on AN4 has ranked them
@@ -42,6 +43,7 @@ VARIANTS = (
     "first",
     "no distillation",
     "not alternating",
+    "layer_drop_joint 0.3",
     "norm_per_size",
     "one output layer",
     "published joint step",
@@ -49,7 +51,11 @@ VARIANTS = (
 )
 PHASES = ("search", "joint")
 # The other phase does not exist, or is that of simple_top_k.
-ONLY = {"first": "joint", "simple_top_k, soft gates": "search"}
+ONLY = {
+    "first": "joint",
+    "simple_top_k, soft gates": "search",
+    "layer_drop_joint 0.3": "joint",
+}
 
 
 def build(config_file: str, changes: dict | None = None):
@@ -189,6 +195,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--name", help="of the result, for other machines or settings")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     espnet_dynsize.register()
@@ -211,8 +218,9 @@ def main() -> None:
     if args.device == "cuda":
         machine = torch.cuda.get_device_name()
     result = dict(machine=machine, repeats=args.repeats, rows=rows)
-    RESULT.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    RESULT.with_suffix(".md").write_text(markdown(rows))
+    path = HERE / "results" / "_".join(filter(None, ["joint_step", args.name]))
+    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(rows))
     print(markdown(rows))
 
 

@@ -105,7 +105,7 @@ def main() -> None:
         arguments = command(data, killed, args.selector)
         kills = []
         for i in range(args.kills):
-            until = epoch_of(killed) + EPOCHS / (args.kills + 1)
+            until = (i + 1) * EPOCHS / (args.kills + 1)
             # An epoch takes a quarter of a second here; its files a few milliseconds.
             delay = dice.choice([0.0, dice.uniform(0, 0.02), dice.uniform(0, 0.4)])
             kills.append(
