@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import (
     build_model,
     find_checkpoint,
@@ -19,6 +20,7 @@ from espnet_dynsize.deploy.extract import subnet_states
 from espnet_dynsize.errors import ConfigError
 
 CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
+KEPT = ("keep_layers", "keep_components")
 
 
 def load(path, size: int | None = None, model_file: str = "", **options):
@@ -65,7 +67,7 @@ def open_model(
     try:
         files = _files(Path(path), model_file, Path(folder.name))
         config = _check(path, Path(files[CONFIG]), size, plugin_only)
-        if size is not None and config["encoder_conf"].get("keep_layers") is None:
+        if size is not None and _own_size(config, Path(files[CONFIG]).parent) is None:
             files |= _extracted(config, files, size, Path(folder.name))
         if config.get("decoder") is None:
             options = {"ctc_weight": 1.0, "beam_size": 1, **options}
@@ -116,14 +118,23 @@ def _check(path, config_file: Path, size: int | None, plugin_only: bool) -> dict
             f"path={path} holds encoder: {encoder}, not a model of this plugin; open "
             "it with ESPnet's Speech2Text."
         )
-    kept = config["encoder_conf"].get("keep_layers")
-    if size is not None and kept is not None and len(kept) != size:
-        raise ConfigError(
-            f"size={size} is not in {path}: it was extracted with {len(kept)} layers."
-        )
-    if size is not None and config["encoder_conf"].get("keep_components") is not None:
-        raise ConfigError(f"size={size}: {path} holds one size; leave size out.")
+    own = _own_size(config, config_file.parent)
+    if size is not None and own is not None and own != size:
+        raise ConfigError(f"size={size} is not in {path}, which holds size {own}.")
     return config
+
+
+def _own_size(config: dict, folder: Path) -> int | None:
+    """The size of an extracted model; None for a supernet.
+
+    Without the record of its origin, an extracted model is called by its units.
+    """
+    conf = config["encoder_conf"]
+    kept = [conf[k] for k in KEPT if conf.get(k) is not None]
+    if not kept:
+        return None
+    record = origin.read(folder)
+    return len(kept[0]) if record is None else record["size"]
 
 
 def _extracted(config: dict, files: dict, size: int, folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from experiment import MODEL, experiment, posteriors
 
 import espnet_dynsize
 from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.deploy.pack import pack as pack_size
 from espnet_dynsize.errors import ConfigError
 from espnet_dynsize.task import DynSizeASRTask
 
@@ -86,8 +87,26 @@ def test_a_size_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match=r"size=4 must be one of \[3, 5, 8\]"):
         espnet_dynsize.load(folder, size=4)
     small = extract(folder, MODEL, [3])[0].directory
-    with pytest.raises(ConfigError, match="was extracted with 3 layers"):
+    with pytest.raises(ConfigError, match="size=5 is not in .*, which holds size 3"):
         espnet_dynsize.load(small, size=5)
+
+
+@pytest.mark.parametrize("granularity", ["layer", "component"])
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_sizes_of_budgets_keep_their_names(tmp_path, monkeypatch, granularity, form):
+    monkeypatch.chdir(tmp_path)
+    conf = encoder_conf(budgets={"params": [0.6, 1]}, granularity=granularity)
+    folder, model = experiment(tmp_path / "asr", encoder_conf=conf | {"ffn_chunks": 2})
+    path = extract(folder, MODEL, [60])[0].directory
+    if form == "zip":
+        path = pack_size(path, MODEL)
+    audio = torch.randn(8000)
+    with model.encoder.activate(60):
+        expected = posteriors(model, audio)
+    loaded = espnet_dynsize.load(path, size=60).asr_model
+    torch.testing.assert_close(posteriors(loaded, audio), expected, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="size=100 is not in .*, which holds size 60"):
+        espnet_dynsize.load(path, size=100)
 
 
 def test_paths_that_hold_no_model(tmp_path):
