@@ -185,11 +185,14 @@ class SubnetSchedule(torch.nn.Module):
     def _search_subnets(self, alternate: bool) -> tuple[list[Subnet], torch.Tensor]:
         update = max(int(self._read("update")) - 1, 0)
         everything = (True,) * self.selector.num_units
+        alone = alternate and update % 2
+        if alone and self.layer_drop_search == 0.0:  # needs no gates
+            return [Subnet(self.sizes[-1], everything)], self.fixed_masks.new_zeros(())
         k, values, penalty, hard = self.selector.gates(
             update, self._search_length(), self._draws()
         )
         full = Subnet(self.sizes[-1], everything, drop=self._search_drop(k))
-        if alternate and update % 2:
+        if alone:
             return [full], self.fixed_masks.new_zeros(())
         kept = tuple((values > 0.5).tolist()) if hard else everything
         penalty = 2 * penalty if alternate else penalty
