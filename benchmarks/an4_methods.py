@@ -27,6 +27,9 @@ def _model(**conf) -> dict:
     return {"model_conf": conf}
 
 
+# So that the softmaxes, too, can become one-hot in a search of this length
+_FAST_SCORES = {"selector_conf": {"search_fraction": 0.4, "score_lr": 6.0}}
+
 # Method → what differs from its config (see CONFIGS)
 SELECTORS = {
     "simple_top_k": {},
@@ -39,7 +42,7 @@ SELECTORS = {
         selector="iterative_zero_out",
         selector_conf={"search_fraction": 0.4, "initial_score": 3.0, "score_lr": 6.0},
     ),
-    "ortho_softmax": _encoder(selector="ortho_softmax", **_LONG),
+    "ortho_softmax": _encoder(selector="ortho_softmax", **_FAST_SCORES),
     "uniform": _encoder(selector="uniform", selector_conf={}),
     "first": _encoder(selector="first", selector_conf={}),
     "random": _encoder(selector="random", selector_conf={}),
@@ -59,7 +62,7 @@ TRAINING = {
 }
 FAMILIES = {
     "ortho_softmax, components": _encoder(
-        selector="ortho_softmax", granularity="component", **_LONG
+        selector="ortho_softmax", granularity="component", **_FAST_SCORES
     ),
     "as many FLOPs": _encoder(budgets={"flops": FLOPS}),
     "as many layers": _encoder(budgets=None, sizes=WIDE),

@@ -67,7 +67,7 @@ def open_model(
     try:
         files = _files(Path(path), model_file, Path(folder.name))
         config = _check(path, Path(files[CONFIG]), size, plugin_only)
-        if size is not None and _own_size(config, Path(files[CONFIG]).parent) is None:
+        if size is not None and _kept(config) is None:
             files |= _extracted(config, files, size, Path(folder.name))
         if config.get("decoder") is None:
             options = {"ctc_weight": 1.0, "beam_size": 1, **options}
@@ -129,12 +129,17 @@ def _own_size(config: dict, folder: Path) -> int | None:
 
     Without the record of its origin, an extracted model is called by its units.
     """
-    conf = config["encoder_conf"]
-    kept = [conf[k] for k in KEPT if conf.get(k) is not None]
-    if not kept:
+    kept = _kept(config)
+    if kept is None:
         return None
     record = origin.read(folder)
-    return len(kept[0]) if record is None else record["size"]
+    return len(kept) if record is None else record["size"]
+
+
+def _kept(config: dict) -> list[int] | None:
+    """The units of an extracted model; None for a supernet."""
+    conf = config["encoder_conf"]
+    return next((conf[key] for key in KEPT if conf.get(key) is not None), None)
 
 
 def _extracted(config: dict, files: dict, size: int, folder: Path) -> dict[str, str]:
