@@ -10,6 +10,7 @@ import espnet_dynsize
 from espnet_dynsize.task import DynSizeASRTask
 
 MODEL = "valid.cer_ctc.ave.pth"
+AVERAGED = "valid.cer_ctc.ave_5best.pth"
 
 
 def experiment(folder, encoder_changes=None, **changes):
@@ -38,7 +39,8 @@ def experiment(folder, encoder_changes=None, **changes):
             parameter.add_(0.3 * torch.randn_like(parameter))
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    torch.save(model.state_dict(), folder / MODEL)
+    torch.save(model.state_dict(), folder / AVERAGED)
+    (folder / MODEL).symlink_to(AVERAGED)
     return folder, model.eval()
 
 

@@ -55,13 +55,15 @@ def find_checkpoint(folder: Path, model_file: str) -> str:
     """
     if model_file:
         return model_file
-    found = sorted(p.name for p in Path(folder).glob("*.ave*.pth"))
-    if len(found) != 1:
+    # ESPnet links the short name to the one with the number of checkpoints.
+    found = {p.resolve(): p.name for p in sorted(Path(folder).glob("*.ave*.pth"))[::-1]}
+    names = sorted(found.values())
+    if len(names) != 1:
         raise ConfigError(
-            f"{folder} must hold one *.ave*.pth, but there are {found}: name one with "
+            f"{folder} must hold one *.ave*.pth, but there are {names}: name one with "
             "model_file."
         )
-    return found[0]
+    return names[0]
 
 
 def family_sizes(config: dict) -> list[int]:
