@@ -56,6 +56,9 @@ TRAINING = {
     "subnet_weight 1": _model(subnet_weight=1.0),
     "search_fraction 0.4": _encoder(**_LONG),
     "layer_drop_joint 0.3": _encoder(layer_drop_joint=0.3),
+    "layer_drop_joint, layer_drop_search 0.3": _encoder(
+        layer_drop_joint=0.3, layer_drop_search=0.3
+    ),
     "layer_norm": _encoder(**_LAYER_NORM),
     "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),
