@@ -16,6 +16,7 @@ WIDE, NARROW = (4, 12, 24), (8, 16, 24)
 # Parts of the encoder's FLOPs that 1, 3 and 6 blocks have
 FLOPS = (0.3835, 0.6301, 1)
 _LONG = {"selector_conf": {"search_fraction": 0.4}}
+_MORE_DROP = {"layer_drop_joint": 0.3, "layer_drop_search": 0.3}
 _LAYER_NORM = {"conv_norm": "layer_norm"}
 
 
@@ -50,15 +51,15 @@ SELECTORS = {
 }
 TRAINING = {
     "published joint step": _encoder(**_LONG, **_LAYER_NORM)
-    | _model(alternate=False, distill_weight=0.0),
+    | _model(sandwich="whole", distill_weight=0.0),
     "no distillation": _model(distill_weight=0.0),
-    "not alternating": _model(alternate=False),
+    "not alternating": _model(sandwich="whole"),
+    "pairs": _model(sandwich="pairs"),
+    "pairs, layer_drop 0.3": _model(sandwich="pairs") | _encoder(**_MORE_DROP),
     "subnet_weight 1": _model(subnet_weight=1.0),
     "search_fraction 0.4": _encoder(**_LONG),
     "layer_drop_joint 0.3": _encoder(layer_drop_joint=0.3),
-    "layer_drop_joint, layer_drop_search 0.3": _encoder(
-        layer_drop_joint=0.3, layer_drop_search=0.3
-    ),
+    "layer_drop 0.3 in both phases": _encoder(**_MORE_DROP),
     "layer_norm": _encoder(**_LAYER_NORM),
     "norm_per_size": _encoder(norm_per_size=True),
     "one output layer": _model(output_per_size=False),

@@ -116,7 +116,7 @@ class Ours(torch.nn.Module):
             use_sdpa=True,
             cnn_module_kernel=KERNEL,
         )
-        self.alternate = default
+        self.sandwich = "alternate" if default else "whole"
         self.weight = SUBNET_WEIGHT * (2 if default else 1)
         self.head = torch.nn.Linear(DIM, LABELS)
         self.encoder.schedule.plan(10 * SEARCH)
@@ -125,7 +125,7 @@ class Ours(torch.nn.Module):
         schedule = self.encoder.schedule
         schedule.update.fill_(update)
         schedule.begin_update(0)
-        subnets, penalty = schedule.sandwich(alternate=self.alternate)
+        subnets, penalty = schedule.sandwich(self.sandwich)
         losses = [_loss(self.head, out, data) for out in self._encode(subnets, data)]
         return losses[0] + self.weight * sum(losses[1:]) + penalty
 

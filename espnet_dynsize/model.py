@@ -11,7 +11,7 @@ from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.errors import ConfigError, check_all
 from espnet_dynsize.output import SizedLinear, make_decoder_sized
 from espnet_dynsize.release import release
-from espnet_dynsize.selection.schedule import SubnetSchedule
+from espnet_dynsize.selection.schedule import SANDWICHES, SubnetSchedule
 from espnet_dynsize.subnet import PerSize, Subnet
 
 SUBNET_WEIGHT = 0.3
@@ -37,15 +37,18 @@ class DynSizeASRModel(ESPnetASRModel):
     Args:
         output_per_size: One CTC output layer per size; else all sizes share one.
         decoder_per_size: One attention decoder per size; else all sizes share one.
-        subnet_weight: Weight of every sampled subnet's loss but the full one's, which
-            has weight 1 (arXiv 2407.18930, section 3.3).
-        alternate: The two subnets besides the full one take turns, a step each with
-            twice the weight; while searching, the gated one skips every second step.
+        subnet_weight: Weight of every sampled subnet's loss but the largest one's,
+            which has weight 1 (arXiv 2407.18930, section 3.3).
+        sandwich: `whole`: the full subnet, the smallest and one between train in every
+            step (same section). `alternate`: the full one and, in turn, one of the
+            others, with twice the weight. `pairs`: two of the three in turn, the
+            smaller with twice the weight; with two sizes, `alternate`. While
+            searching, the gated one trains in every step, every second, every third.
         joint_pass: `batched`: in the joint phase, all sampled subnets encode in one
             pass and share what they compute alike; `sequential`: one after another, as
             always while searching, which takes more time and only one's memory.
         distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
-            the full network's.
+            the largest one's.
         **stock: Arguments of `ESPnetASRModel`.
 
     Raises:
@@ -58,7 +61,7 @@ class DynSizeASRModel(ESPnetASRModel):
         output_per_size: bool = True,
         decoder_per_size: bool = False,
         subnet_weight: float = SUBNET_WEIGHT,
-        alternate: bool = True,
+        sandwich: str = "alternate",
         joint_pass: str = "batched",
         distill_weight: float | None = None,
         **stock,
@@ -75,6 +78,7 @@ class DynSizeASRModel(ESPnetASRModel):
             "model_conf",
             (subnet_weight > 0, "subnet_weight", subnet_weight, "above 0"),
             (distill_weight >= 0, "distill_weight", distill_weight, "at least 0"),
+            (sandwich in SANDWICHES, "sandwich", sandwich, f"one of {SANDWICHES}"),
             (joint_pass in PASSES, "joint_pass", joint_pass, f"one of {PASSES}"),
         )
         if distill_weight and self.ctc is None:
@@ -87,8 +91,8 @@ class DynSizeASRModel(ESPnetASRModel):
                 "decoder_per_size=True needs an attention decoder: decoder other than "
                 "transducer and ctc_weight below 1."
             )
-        self.subnet_weight = subnet_weight * (2 if alternate else 1)
-        self.alternate = alternate
+        self.subnet_weight = subnet_weight * (1 if sandwich == "whole" else 2)
+        self.sandwich = sandwich
         # Intermediate outputs and a post-encoder know one subnet at a time.
         plain = not self.encoder.interctc_layer_idx and self.postencoder is None
         self.batched = joint_pass == "batched" and plain
@@ -175,7 +179,7 @@ class DynSizeASRModel(ESPnetASRModel):
         return super().encode(speech, speech_lengths)
 
     def _train_loss(self, features, batch, embedded):
-        subnets, penalty = self.schedule.sandwich(self.alternate)
+        subnets, penalty = self.schedule.sandwich(self.sandwich)
         total, stats, teacher = penalty, {}, None
         batched = self.batched and all(subnet.gates is None for subnet in subnets)
         encodings = self._encodings(features, subnets, batched)

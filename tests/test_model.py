@@ -88,7 +88,7 @@ def test_gradients_that_are_computed_early_are_the_same(phase, monkeypatch):
 
 
 def test_alternate_trains_the_smaller_sizes_in_turn_with_twice_the_weight():
-    model = joint_model({"alternate": True}).train()
+    model = joint_model({"sandwich": "alternate"}).train()
     drawn = []
     for _ in range(4):
         model.begin_update(0)
@@ -100,6 +100,22 @@ def test_alternate_trains_the_smaller_sizes_in_turn_with_twice_the_weight():
     assert drawn in ([3, 5, 3, 5], [5, 3, 5, 3])
 
 
+def test_pairs_leave_each_size_out_in_turn():
+    model = joint_model({"sandwich": "pairs"}).train()
+    data, trained = batch(), []
+    for _ in range(3):
+        model.begin_update(0)
+        loss, stats, _ = model(**data)
+        larger, smaller = (s for s in (8, 5, 3) if f"loss_{s}" in stats)
+        trained.append((larger, smaller))
+        expected = stats[f"loss_{larger}"] + 0.6 * stats[f"loss_{smaller}"]
+        torch.testing.assert_close(loss, expected)
+        for size in (larger, smaller):
+            own = stock_loss(model, model.schedule.subnet(size), data)
+            torch.testing.assert_close(stats[f"loss_{size}"].squeeze(), own.detach())
+    assert sorted(trained) == [(5, 3), (8, 3), (8, 5)]
+
+
 @pytest.mark.parametrize("ctc_weight, distill_weight", [(1.0, 0.5), (0.0, 0.0)])
 def test_default_joint_step(ctc_weight, distill_weight):
     config = model_config()
@@ -108,16 +124,17 @@ def test_default_joint_step(ctc_weight, distill_weight):
         config["decoder"] = "transformer"
         config["decoder_conf"] = {"linear_units": 8, "attention_heads": 2}
     model = build(config)
-    assert (model.alternate, model.distill_weight) == (True, distill_weight)
+    assert (model.sandwich, model.distill_weight) == ("alternate", distill_weight)
 
 
-def test_alternate_search_gates_every_second_step():
-    model = search_model(alternate=True)
+@pytest.mark.parametrize("sandwich, every", [("alternate", 2), ("pairs", 3)])
+def test_search_gates_every_second_or_third_step(sandwich, every):
+    model = search_model(sandwich=sandwich)
     gated = []
-    for _ in range(4):
+    for _ in range(6):
         gated.append("loss_gated" in model(**batch())[1])
         model.begin_update(0)
-    assert gated == [True, False, True, False]
+    assert gated == [step % every == 0 for step in range(6)]
 
 
 def test_distillation_adds_the_divergence_from_the_full_network():
@@ -174,6 +191,7 @@ def test_smaller_sizes_start_from_the_gated_output_layer():
     "conf, message",
     [
         ({"subnet_weight": -1}, "subnet_weight=-1 must be above 0"),
+        ({"sandwich": "half"}, "sandwich=half must be one of"),
         ({"distill_weight": -0.1}, "distill_weight=-0.1 must be at least 0"),
         ({"joint_pass": "parallel"}, "joint_pass=parallel must be one of"),
     ],

@@ -10,6 +10,8 @@ from espnet_dynsize.selection.selector import LayerSelector
 from espnet_dynsize.subnet import Subnet
 
 UNSET = math.nan
+# What trains in an update; while searching, the gated one in every 1st, 2nd, 3rd update.
+SANDWICHES = ("whole", "alternate", "pairs")
 
 
 class Phase(IntEnum):
@@ -154,26 +156,31 @@ class SubnetSchedule(torch.nn.Module):
         masks = self.masks()
         return [self._subnet(i, masks) for i in range(len(self.sizes))]
 
-    def sandwich(self, alternate: bool = False) -> tuple[list[Subnet], torch.Tensor]:
-        """Subnets to train in this update, full one first, and the loss's penalty.
+    def sandwich(self, rule: str = "whole") -> tuple[list[Subnet], torch.Tensor]:
+        """Subnets to train in this update, largest first, and the loss's penalty.
 
-        Search: full and gated. Joint: full, smallest and one size drawn between them.
+        Search: full and gated. Joint: full, one size drawn between, and smallest.
 
         Args:
-            alternate: Only one subnet besides the full one: while searching, the gated
-                one in every second update; then the smallest in one update and the
-                size between in the next. The penalty counts double in turn.
+            rule: `whole`: all of them (arXiv 2407.18930). `alternate`: the gated one
+                only in every second update, with twice the penalty; in the joint phase,
+                the smallest and the one between take turns. `pairs`: the gated one only
+                in every third update, with three times the penalty; in the joint phase,
+                all but one, each in turn left out.
         """
         if self.phase is Phase.SEARCH:
-            return self._search_subnets(alternate)
+            return self._search_subnets(SANDWICHES.index(rule) + 1)
         masks = self.masks()
-        last = len(self.sizes) - 1
-        smaller = [0] if last > 0 else []
+        picks, last = [self._full(masks)], len(self.sizes) - 1
         if last > 1:
-            smaller.append(self._draw(1, last))
-        if alternate:
-            smaller = smaller[int(self._read("update")) % 2 :][:1]
-        picks = [self._full(masks), *(self._subnet(i, masks) for i in smaller)]
+            picks.append(self._subnet(self._draw(1, last), masks))
+        if last > 0:
+            picks.append(self._subnet(0, masks))
+        turn = int(self._read("update"))
+        if rule == "pairs" and len(picks) == 3:
+            del picks[turn % 3]
+        elif rule != "whole":
+            picks = [picks[0], *picks[1:][turn % 2 :][:1]]
         return picks, self.fixed_masks.new_zeros(())
 
     def _draws(self) -> torch.Generator:
@@ -182,10 +189,10 @@ class SubnetSchedule(torch.nn.Module):
         generator.manual_seed(1_000_003 * self._seed + int(self._read("update")))
         return generator
 
-    def _search_subnets(self, alternate: bool) -> tuple[list[Subnet], torch.Tensor]:
+    def _search_subnets(self, every: int) -> tuple[list[Subnet], torch.Tensor]:
         update = max(int(self._read("update")) - 1, 0)
         everything = (True,) * self.selector.num_units
-        alone = alternate and update % 2
+        alone = update % every > 0
         if alone and self.layer_drop_search == 0.0:  # needs no gates
             return [Subnet(self.sizes[-1], everything)], self.fixed_masks.new_zeros(())
         k, values, penalty, hard = self.selector.gates(
@@ -195,8 +202,7 @@ class SubnetSchedule(torch.nn.Module):
         if alone:
             return [full], self.fixed_masks.new_zeros(())
         kept = tuple((values > 0.5).tolist()) if hard else everything
-        penalty = 2 * penalty if alternate else penalty
-        return [full, Subnet(k, kept, gates=values)], penalty
+        return [full, Subnet(k, kept, gates=values)], every * penalty
 
     def _search_drop(self, k: int) -> tuple[float, ...] | None:
         if self.layer_drop_search == 0.0:

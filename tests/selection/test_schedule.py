@@ -33,7 +33,7 @@ def test_phases_and_k():
     assert planned.phase is Phase.SEARCH
     # L = 8, smallest 3: five parts in four updates, so k = 7, 6, 5, 4.
     assert drawn == [[8, 7], [8, 6], [8, 5], [8, 4]]
-    assert advance(planned, 2) == [[8, 3, 5], [8, 3, 5]]
+    assert advance(planned, 2) == [[8, 5, 3], [8, 5, 3]]
     assert planned.phase is Phase.JOINT
 
 
@@ -50,7 +50,7 @@ def test_stochastic_depth_only_outside_the_smallest_subnet():
     planned = schedule(search_updates=0)
     planned.plan(10)
     planned.begin_update(0)
-    (full, smallest, middle), _ = planned.sandwich()
+    (full, middle, smallest), _ = planned.sandwich()
     assert [p == 0.25 for p in full.drop] == [not kept for kept in smallest.mask]
     assert smallest.drop is None and middle.drop is None
 
@@ -74,7 +74,7 @@ def test_middle_size_is_drawn_by_seed_and_update():
             "simple_top_k", {"search_updates": 0}, 8, [2, 3, 4, 5, 8], 0.0
         )
         planned.plan(100)
-        return [sizes[2] for sizes in advance(planned, 40, seed)]
+        return [sizes[1] for sizes in advance(planned, 40, seed)]
 
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
@@ -82,29 +82,37 @@ def test_middle_size_is_drawn_by_seed_and_update():
 
 
 @pytest.mark.parametrize(
-    "sizes, expected", [([3, 8], [[8], [8, 3]]), ([3, 5, 8], [[8, 5], [8, 3]])]
+    "sizes, rule, expected",
+    [
+        ([8], "pairs", [[8]]),
+        ([3, 8], "alternate", [[8], [8, 3]]),
+        ([3, 8], "pairs", [[8], [8, 3]]),
+        ([3, 5, 8], "alternate", [[8, 3], [8, 5]]),
+        ([3, 5, 8], "pairs", [[8, 3], [8, 5], [5, 3]]),
+    ],
 )
-def test_alternating_takes_half_of_the_sandwich(sizes, expected):
+def test_alternating_takes_a_part_of_the_sandwich(sizes, rule, expected):
     conf = {"search_updates": 0}
     planned = build_schedule("simple_top_k", conf, 8, sizes, layer_drop_joint=0.0)
     planned.plan(10)
     drawn = []
-    for _ in range(4):
+    for _ in range(6):
         planned.begin_update(0)
-        subnets, _ = planned.sandwich(alternate=True)
+        subnets, _ = planned.sandwich(rule)
         drawn.append([s.size for s in subnets])
-    assert drawn == 2 * expected
+    assert drawn == 6 // len(expected) * expected
 
 
-def test_alternating_doubles_the_penalty():
+def test_a_penalty_in_turn_counts_as_often_as_in_every_update():
     conf = {"search_updates": 4, "sparsity_weight": 1.0, "iterations": 2}
     planned = build_schedule("iterative_zero_out", conf, 8, [3, 8], 0.0)
     planned.plan(10)
     planned.begin_update(0)
     assert planned.sandwich()[1] > 0
-    assert planned.sandwich(alternate=True)[1] == 2 * planned.sandwich()[1]
+    for times, rule in ((2, "alternate"), (3, "pairs")):
+        assert planned.sandwich(rule)[1] == times * planned.sandwich()[1]
     planned.begin_update(0)
-    subnets, penalty = planned.sandwich(alternate=True)
+    subnets, penalty = planned.sandwich("alternate")
     assert [s.size for s in subnets] == [8] and penalty == 0
 
 
@@ -114,7 +122,7 @@ def test_alternating_keeps_stochastic_depth_while_searching():
     planned.plan(10)
     for _ in range(2):
         planned.begin_update(0)
-        full, *gated = planned.sandwich(alternate=True)[0]
+        full, *gated = planned.sandwich("alternate")[0]
         assert sorted(full.drop) == [0.0] * 3 + [0.25] * 5
     assert not gated
 
