@@ -10,7 +10,7 @@ from espnet_dynsize.selection.selector import LayerSelector
 from espnet_dynsize.subnet import Subnet
 
 UNSET = math.nan
-# What trains in an update; while searching, the gated one in every 1st, 2nd, 3rd update.
+# What trains in an update; while searching, the gated one in every 1st, 2nd, 3rd one.
 SANDWICHES = ("whole", "alternate", "pairs")
 
 
