@@ -84,12 +84,11 @@ class Ours(torch.nn.Module):
 
     Args:
         selection: As for `Theirs`.
-        default: Smaller sizes take turns, as in `model: dynsize` by default; else all
-            train in every step.
+        sandwich: What trains in a step, as for `DynSizeASRModel`.
         **selector_conf: Options of the selector.
     """
 
-    def __init__(self, selection: str, default: bool = False, **selector_conf):
+    def __init__(self, selection: str, sandwich: str = "whole", **selector_conf):
         super().__init__()
         conf = dict(search_updates=SEARCH, **selector_conf)
         if selection == "simple_top_k":
@@ -116,8 +115,8 @@ class Ours(torch.nn.Module):
             use_sdpa=True,
             cnn_module_kernel=KERNEL,
         )
-        self.sandwich = "alternate" if default else "whole"
-        self.weight = SUBNET_WEIGHT * (2 if default else 1)
+        self.sandwich = sandwich
+        self.weight = SUBNET_WEIGHT * (1 if sandwich == "whole" else 2)
         self.head = torch.nn.Linear(DIM, LABELS)
         self.encoder.schedule.plan(10 * SEARCH)
 
@@ -290,14 +289,15 @@ def time_steps(selection: str, repeats: int, device: str) -> list[dict]:
     if selection == "simple_top_k":
         models["ours, hard gates"] = models["ours"]
         models["ours"] = Ours(selection, straight_through=False)
-    models["ours, default step"] = Ours(selection, default=True)
+    models["ours, default step"] = Ours(selection, sandwich="alternate")
+    models["ours, pairs"] = Ours(selection, sandwich="pairs")
     models = {name: model.to(device).train() for name, model in models.items()}
     optimizers = {n: torch.optim.Adam(m.parameters()) for n, m in models.items()}
     data, rows = batch(device), []
-    # Neighbours in pairs: the default's gated subnet skips every second update.
+    # Six neighbours: sizes take turns of two or three updates.
     for phase, updates in (
-        ("search", [u + turn for u in range(1, SEARCH, 40) for turn in (0, 1)]),
-        ("joint", range(SEARCH + 1, SEARCH + 9)),
+        ("search", [u + turn for u in range(1, SEARCH, 40) for turn in range(6)]),
+        ("joint", range(SEARCH + 1, SEARCH + 13)),
     ):
         times: dict[str, list[float]] = {name: [] for name in models}
         for turn in range(repeats + 1):
