@@ -306,12 +306,13 @@ def test_stock_models_train_as_ever(data, tmp_path):
     assert (exp / "valid.loss.ave.pth").exists()
 
 
-def test_two_ranks_equal_one_process(data, tmp_path):
+@pytest.mark.parametrize("sandwich", ["alternate", "pairs"])
+def test_two_ranks_equal_one_process(data, tmp_path, sandwich):
     """Two gloo processes and one with the same global batches: 51 updates."""
     # Without dropout, as each process has its own random numbers. Adam would blow up
     # rounding where a gradient is zero (the keys' bias).
     extra = ["--max_epoch=17", "--batch_size=4", "--optim=sgd"]
-    extra += ["--optim_conf", "momentum=0.9"]
+    extra += ["--optim_conf", "momentum=0.9", "--model_conf", f"sandwich={sandwich}"]
     changes = dict(
         dropout_rate=0.0,
         positional_dropout_rate=0.0,
