@@ -55,6 +55,8 @@ TRAINING = {
     "no distillation": _model(distill_weight=0.0),
     "not alternating": _model(sandwich="whole"),
     "pairs": _model(sandwich="pairs"),
+    "pairs, layer_drop_joint 0.3": _model(sandwich="pairs")
+    | _encoder(layer_drop_joint=0.3),
     "pairs, layer_drop 0.3": _model(sandwich="pairs") | _encoder(**_MORE_DROP),
     "subnet_weight 1": _model(subnet_weight=1.0),
     "search_fraction 0.4": _encoder(**_LONG),
