@@ -78,7 +78,12 @@ class DynSizeASRModel(ESPnetASRModel):
             "model_conf",
             (subnet_weight > 0, "subnet_weight", subnet_weight, "above 0"),
             (distill_weight >= 0, "distill_weight", distill_weight, "at least 0"),
-            (sandwich in SANDWICHES, "sandwich", sandwich, f"one of {SANDWICHES}"),
+            (
+                sandwich in SANDWICHES,
+                "sandwich",
+                sandwich,
+                f"one of {tuple(SANDWICHES)}",
+            ),
             (joint_pass in PASSES, "joint_pass", joint_pass, f"one of {PASSES}"),
         )
         if distill_weight and self.ctc is None:

@@ -10,8 +10,8 @@ from espnet_dynsize.selection.selector import LayerSelector
 from espnet_dynsize.subnet import Subnet
 
 UNSET = math.nan
-# What trains in an update; while searching, the gated one in every 1st, 2nd, 3rd one.
-SANDWICHES = ("whole", "alternate", "pairs")
+# What trains in an update → while searching, the gated subnet does in every n-th
+SANDWICHES = {"whole": 1, "alternate": 2, "pairs": 3}
 
 
 class Phase(IntEnum):
@@ -169,18 +169,19 @@ class SubnetSchedule(torch.nn.Module):
                 all but one, each in turn left out.
         """
         if self.phase is Phase.SEARCH:
-            return self._search_subnets(SANDWICHES.index(rule) + 1)
+            return self._search_subnets(SANDWICHES[rule])
         masks = self.masks()
         picks, last = [self._full(masks)], len(self.sizes) - 1
         if last > 1:
             picks.append(self._subnet(self._draw(1, last), masks))
         if last > 0:
             picks.append(self._subnet(0, masks))
-        turn = int(self._read("update"))
-        if rule == "pairs" and len(picks) == 3:
-            del picks[turn % 3]
-        elif rule != "whole":
-            picks = [picks[0], *picks[1:][turn % 2 :][:1]]
+        if rule != "whole":
+            turn = int(self._read("update"))
+            all_in_turn = rule == "pairs" and len(picks) == 3
+            left_out = turn % 3 if all_in_turn else 2 - turn % 2
+            # A slice, as a smaller family has nobody there in every second update.
+            del picks[left_out : left_out + 1]
         return picks, self.fixed_masks.new_zeros(())
 
     def _draws(self) -> torch.Generator:
