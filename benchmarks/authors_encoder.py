@@ -23,14 +23,14 @@ from pathlib import Path
 import torch
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.model import SUBNET_WEIGHT
-from espnet_dynsize.selection.family import family_of_counts
-from espnet_dynsize.selection.iterative_zero_out import IterativeZeroOut
-from espnet_dynsize.selection.relaxed_top_k import (
+from espnet_dynsize.train.model import SUBNET_WEIGHT
+from espnet_dynsize.core.family import family_of_counts
+from espnet_dynsize.control.selectors.iterative_zero_out import IterativeZeroOut
+from espnet_dynsize.control.selectors.relaxed_top_k import (
     relaxed_top_k,
     straight_through_top_k,
 )
-from espnet_dynsize.selection.simple_top_k import annealed_k
+from espnet_dynsize.control.selectors.simple_top_k import annealed_k
 
 RESULT = Path(__file__).resolve().parent / "results" / "authors_encoder"
 DIM, HEADS, KERNEL, BLOCKS = 144, 4, 31, 12
@@ -118,7 +118,7 @@ class Ours(torch.nn.Module):
         self.sandwich = sandwich
         self.weight = SUBNET_WEIGHT * (1 if sandwich == "whole" else 2)
         self.head = torch.nn.Linear(DIM, LABELS)
-        self.encoder.schedule.plan(10 * SEARCH)
+        self.schedule.selection.plan(10 * SEARCH)
 
     def forward(self, update: int, data: dict) -> torch.Tensor:
         schedule = self.encoder.schedule

@@ -10,7 +10,7 @@ results/front_ends.md.
 from pathlib import Path
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.encoder.cost import FRAMES, unit_flops
+from espnet_dynsize.encoder.costs import FRAMES, unit_flops
 
 RESULT = Path(__file__).resolve().parent / "results" / "front_ends.md"
 FEATURES = 80

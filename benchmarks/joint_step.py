@@ -27,7 +27,7 @@ from an4_methods import CONF, INDIVIDUAL, KINDS, SUPERNETS, WIDE, config_file
 from peak_memory import PeakMemory
 
 import espnet_dynsize
-from espnet_dynsize.task import DynSizeASRTask
+from espnet_dynsize.train.task import DynSizeASRTask
 
 HERE = Path(__file__).resolve().parent
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "<space>", "<sos/eos>"]
@@ -77,14 +77,14 @@ def supernet(variant: str, phase: str):
         passes = {"joint_pass": "sequential"}
         changes["model_conf"] = {**changes.get("model_conf", {}), **passes}
     model = build(config_file(method).name, changes)
-    for scores in model.schedule.selector.parameters():
+    for scores in model.schedule.selection.selector.parameters():
         scores.data.fill_(0.0)
         for place, layer in enumerate(RANKING):
             scores.data[layer] = 1.0 - 0.01 * place
     if phase == "joint":
-        model.schedule.fixed_masks.copy_(model.schedule.selector.masks())
+        model.schedule.selection.fixed_masks.copy_(model.schedule.selection.selector.masks())
     else:
-        model.schedule.search_updates.fill_(SEARCH_UPDATES)
+        model.schedule.selection.search_updates.fill_(SEARCH_UPDATES)
     return model
 
 

@@ -1,6 +1,6 @@
 """One training run, many encoder sizes: an ESPnet plugin."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def register() -> None:
@@ -8,16 +8,16 @@ def register() -> None:
 
     Call it before `espnet2.bin.*` modules are imported; `espnet-dynsize run` does.
     """
-    from espnet_dynsize.task import register as register_task
+    from espnet_dynsize.train.task import register as register_task
 
     register_task()
 
 
-def load(path, size: int | None = None, model_file: str = "", **options):
+def load(path, size=None, model_file: str = "", **options):
     """Open a trained model, from a folder or a zip, at one size.
 
-    See `espnet_dynsize.api.load`.
+    See `espnet_dynsize.deploy.open.load`.
     """
-    from espnet_dynsize import api
+    from espnet_dynsize.deploy.open import load as load_model
 
-    return api.load(path, size, model_file, **options)
+    return load_model(path, size, model_file, **options)

@@ -9,10 +9,11 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import espnet_dynsize  # noqa: E402
-from espnet_dynsize.task import DynSizeASRTask  # noqa: E402
+from espnet_dynsize.core.keys import FAMILY_KEYS  # noqa: E402
+from espnet_dynsize.train.task import ENCODERS, DynSizeASRTask  # noqa: E402
 
 # The joint step as published: what the other ways are compared with
-PUBLISHED_STEP = dict(sandwich="whole", distill_weight=0.0)
+PUBLISHED_STEP = dict(sandwich="whole", subnet_weight=0.3, distill_weight=0.0)
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<sos/eos>"]
 
 
@@ -37,10 +38,21 @@ def encoder_conf(**changes) -> dict:
     return {**conf, **changes}
 
 
-def model_config(model_conf=None, **encoder_changes) -> dict:
-    """A config as in `config.yaml`, for features of dimension 5."""
+def split(changes: dict) -> tuple[dict, dict]:
+    """Options of the encoder, and of the family."""
+    family = {k: v for k, v in changes.items() if k in FAMILY_KEYS}
+    return {k: v for k, v in changes.items() if k not in FAMILY_KEYS}, family
+
+
+def model_config(model_conf=None, **changes) -> dict:
+    """A config as in `config.yaml`, for features of dimension 5.
+
+    Args:
+        model_conf: Options of the model.
+        **changes: Options of the encoder or of the family.
+    """
     # What a sequence becomes must not depend on the others in its batch.
-    changes = {"sizes": [3, 5, 8], "conv_norm": "layer_norm", **encoder_changes}
+    encoder, family = split({"sizes": [3, 5, 8], "conv_norm": "layer_norm", **changes})
     return dict(
         token_list=TOKENS,
         input_size=5,
@@ -49,14 +61,14 @@ def model_config(model_conf=None, **encoder_changes) -> dict:
         normalize=None,
         preencoder=None,
         encoder="dynsize_conformer",
-        encoder_conf=encoder_conf(**changes),
+        encoder_conf=encoder_conf(**encoder),
         postencoder=None,
         decoder=None,
         decoder_conf={},
         ctc_conf={},
         joint_net_conf=None,
         model="dynsize",
-        model_conf={"ctc_weight": 1.0, **PUBLISHED_STEP, **(model_conf or {})},
+        model_conf={"ctc_weight": 1.0, **PUBLISHED_STEP, **family, **(model_conf or {})},
         init=None,
     )
 
@@ -64,8 +76,7 @@ def model_config(model_conf=None, **encoder_changes) -> dict:
 def stock_config() -> dict:
     """The same without the family: ESPnet's own Conformer."""
     config = model_config()
-    for key in ("sizes", "conv_norm"):
-        del config["encoder_conf"][key]
+    del config["encoder_conf"]["conv_norm"]
     return config | dict(
         encoder="conformer", model="espnet", model_conf={"ctc_weight": 1.0}
     )
@@ -87,7 +98,13 @@ def batch(size: int = 3, frames: int = 20) -> dict:
 
 def fix_masks(schedule) -> None:
     """Put a schedule into the joint phase with random scores."""
-    for scores in schedule.selector.parameters():
+    selection = schedule.selection
+    for scores in selection.selector.parameters():
         torch.nn.init.normal_(scores)
-    schedule.plan(None if schedule._requested_updates is not None else 10)
-    schedule.fixed_masks.copy_(schedule.selector.masks())
+    selection.plan(None if selection.search.search_updates is not None else 10)
+    selection.fixed_masks.copy_(selection.selector.masks())
+
+
+def dynsize_encoder(input_size: int = 20, name: str = "conformer", **conf):
+    """An encoder without a model around it."""
+    return ENCODERS[f"dynsize_{name}"](input_size, **conf)

@@ -4,17 +4,24 @@ import argparse
 
 import torch
 import yaml
-from conftest import TOKENS, encoder_conf, fix_masks
+from conftest import TOKENS, encoder_conf, fix_masks, split
 
 import espnet_dynsize
-from espnet_dynsize.task import DynSizeASRTask
+from espnet_dynsize.train.task import DynSizeASRTask
 
 MODEL = "valid.cer_ctc.ave.pth"
 AVERAGED = "valid.cer_ctc.ave_5best.pth"
 
 
-def experiment(folder, encoder_changes=None, **changes):
-    """A random supernet in a folder as ESPnet leaves it."""
+def experiment(folder, conf=None, **changes):
+    """A random supernet in a folder as ESPnet leaves it.
+
+    Args:
+        folder: Is made.
+        conf: Options of the encoder or of the family.
+        **changes: Other keys of the config.
+    """
+    encoder, family = split({"sizes": [3, 5, 8], **(conf or {})})
     espnet_dynsize.register()
     config = DynSizeASRTask.get_default_config()
     config |= dict(
@@ -25,10 +32,10 @@ def experiment(folder, encoder_changes=None, **changes):
         specaug=None,
         normalize="utterance_mvn",
         encoder="dynsize_conformer",
-        encoder_conf=encoder_conf(sizes=[3, 5, 8], **(encoder_changes or {})),
+        encoder_conf=encoder_conf(**encoder),
         decoder=None,
         model="dynsize",
-        model_conf={"ctc_weight": 1.0},
+        model_conf={"ctc_weight": 1.0, **family},
     )
     config |= changes
     model = DynSizeASRTask.build_model(argparse.Namespace(**config))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from conftest import TOKENS, encoder_conf
+from conftest import TOKENS, encoder_conf, split
 
 UTTERANCES = 12
 
@@ -28,19 +28,20 @@ def write_data(folder: Path) -> Path:
 
 
 def train_arguments(
-    data: Path, exp: Path, extra: Sequence[str] = (), **encoder_changes
+    data: Path, exp: Path, extra: Sequence[str] = (), **changes
 ) -> list[str]:
     """Arguments of `asr_train`: 4 batches of 3 utterances an epoch."""
-    conf = dict(
+    defaults = dict(
         sizes=[3, 5, 8],
         selector_conf={"search_updates": 6},
         conv_norm="layer_norm",  # batch statistics are each rank's own
     )
+    encoder, family = split({**defaults, **changes})
     config = dict(
         encoder="dynsize_conformer",
-        encoder_conf=encoder_conf(**{**conf, **encoder_changes}),
+        encoder_conf=encoder_conf(**encoder),
         model="dynsize",
-        model_conf={"ctc_weight": 1.0},
+        model_conf={"ctc_weight": 1.0, **family},
     )
     exp.parent.mkdir(parents=True, exist_ok=True)
     path = exp.parent / f"{exp.name}.yaml"

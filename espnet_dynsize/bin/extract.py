@@ -3,8 +3,9 @@
 import argparse
 import logging
 import os
+from pathlib import Path
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 
 def add_parser(verbs) -> None:
@@ -17,13 +18,25 @@ def add_parser(verbs) -> None:
     parser.add_argument("--asr_exp", required=True, help="folder of the supernet")
     parser.add_argument(
         "--model_file",
-        default="valid.loss.ave.pth",
-        help="checkpoint in asr_exp, from the joint phase (default: %(default)s)",
+        default="",
+        help="checkpoint in asr_exp, from the joint phase (default: the only "
+        "*.ave.pth)",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--size", help="one of the family's sizes, or 'all'")
+    what.add_argument(
+        "--subnet",
+        type=Path,
+        help="yaml file of any subnet, {num_units: N, kept: [positions], head: full}; "
+        "writes <asr_exp>_<name of the file>/",
     )
     parser.add_argument(
-        "--size",
-        required=True,
-        help="number of layers to keep, or 'all' for every size",
+        "--calibrate",
+        nargs="+",
+        type=Path,
+        metavar="AUDIO",
+        help="with --subnet: audio files on which batch-norm statistics are measured; "
+        "needed with conv_norm: batch_norm (32 utterances are enough)",
     )
     parser.add_argument(
         "--format",
@@ -36,18 +49,41 @@ def add_parser(verbs) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from espnet_dynsize.deploy.experiment import find_checkpoint
     from espnet_dynsize.deploy.extract import extract
 
     logging.disable(logging.WARNING)
-    sizes = [] if args.size == "all" else [_number(args.size)]
     # No trailing slash: the new folders stand beside asr_exp.
-    asr_exp = os.path.normpath(args.asr_exp)
-    for model in extract(asr_exp, args.model_file, sizes, args.format):
-        print(f"{model.directory}: size {model.size}, {model.note}")
+    asr_exp = Path(os.path.normpath(args.asr_exp))
+    checkpoint = find_checkpoint(asr_exp, args.model_file)
+    if args.subnet is not None:
+        model = _extract_subnet(asr_exp, checkpoint, args)
+        print(f"{model.directory}: subnet {model.name}, {model.note}")
+        return 0
+    if args.calibrate:
+        raise ConfigError("--calibrate goes with --subnet; sizes have statistics.")
+    sizes = [] if args.size == "all" else [_number(args.size)]
+    for model in extract(asr_exp, checkpoint, sizes, args.format):
+        print(f"{model.directory}: size {model.name}, {model.note}")
     return 0
+
+
+def _extract_subnet(asr_exp: Path, checkpoint: str, args: argparse.Namespace):
+    from espnet_dynsize.core.subnet import Subnet
+    from espnet_dynsize.deploy.audio import read_audio, resampled
+    from espnet_dynsize.deploy.experiment import read_config, read_yaml, sampling_rate
+    from espnet_dynsize.deploy.extract import extract_subnet
+
+    subnet = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
+    audio = None
+    if args.calibrate:
+        rate = sampling_rate(read_config(asr_exp))
+        audio = [resampled(*read_audio(path), rate) for path in args.calibrate]
+    name = args.subnet.stem
+    return extract_subnet(asr_exp, checkpoint, subnet, name, args.format, audio)
 
 
 def _number(size: str) -> int:
     if not size.isdecimal():
-        raise ConfigError(f"size={size} must be a number of layers or 'all'.")
+        raise ConfigError(f"size={size} must be a number or 'all'.")
     return int(size)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 
 def main(argv=None) -> int:

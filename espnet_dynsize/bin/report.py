@@ -24,30 +24,20 @@ def add_parser(verbs) -> None:
         type=Path,
         help="where to write (default: report/ beside the first folder)",
     )
+    parser.add_argument(
+        "--audio",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="files on which the recognisers are timed (default: only the encoders "
+        "are, on noise)",
+    )
     parser.set_defaults(function=main)
 
 
 def main(args: argparse.Namespace) -> int:
+    from espnet_dynsize.report.write import write_report
+
     logging.disable(logging.WARNING)
-    write_report(args.folders, args.model_file, args.output_dir)
+    write_report(args.folders, args.model_file, args.output_dir, args.audio)
     return 0
-
-
-def write_report(folders, model_file="", output_dir=None) -> Path:
-    """Print the table and write it, with its pictures, to `output_dir`."""
-    from espnet_dynsize.report.plots import plot_layers, plot_wer
-    from espnet_dynsize.report.table import collect, markdown, write_csv
-
-    rows = collect([Path(folder) for folder in folders], model_file)
-    output_dir = Path(output_dir or Path(folders[0]).resolve().parent / "report")
-    output_dir.mkdir(parents=True, exist_ok=True)
-    text = markdown(rows)
-    (output_dir / "report.md").write_text(text, encoding="utf-8")
-    write_csv(rows, output_dir / "report.csv")
-    plot_layers(rows, output_dir / "layers.png")
-    pictures = [output_dir / "layers.png"]
-    if plot_wer(rows, output_dir / "wer.png"):
-        pictures.insert(0, output_dir / "wer.png")
-    print(text)
-    print("written:", *[output_dir / "report.md", output_dir / "report.csv", *pictures])
-    return output_dir

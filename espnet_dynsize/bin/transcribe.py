@@ -5,8 +5,6 @@ import logging
 import time
 from pathlib import Path
 
-from espnet_dynsize.errors import ConfigError
-
 
 def add_parser(verbs) -> None:
     parser = verbs.add_parser(
@@ -29,8 +27,9 @@ def add_parser(verbs) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from espnet_dynsize.api import open_model
+    from espnet_dynsize.deploy.audio import read_audio, transcribe
     from espnet_dynsize.deploy.experiment import sampling_rate
+    from espnet_dynsize.deploy.open import open_model
 
     logging.disable(logging.WARNING)
     waveforms = [read_audio(path) for path in args.audio]
@@ -46,32 +45,3 @@ def main(args: argparse.Namespace) -> int:
         rtf = seconds * own_rate / len(samples)
         print(f"{path}\t{text}\t{seconds:.2f} s\tRTF {rtf:.3f}", flush=True)
     return 0
-
-
-def read_audio(path: Path):
-    """Samples [N], channels averaged, and the sampling rate.
-
-    Raises:
-        ConfigError: the file cannot be read or is empty.
-    """
-    import soundfile
-
-    try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        why = error.error_string
-        raise ConfigError(f"audio {path} cannot be read: {why}") from error
-    if len(samples) == 0:
-        raise ConfigError(f"audio {path} has no samples.")
-    return samples.mean(axis=1), rate
-
-
-def transcribe(recogniser, samples, own_rate: int, rate: int) -> str:
-    """Text of samples [N] at `own_rate`, resampled to `rate`."""
-    import torch
-    import torchaudio
-
-    speech = torch.from_numpy(samples)
-    if own_rate != rate:
-        speech = torchaudio.functional.resample(speech, own_rate, rate)
-    return (recogniser(speech.numpy())[0][0] or "").strip()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import soundfile
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 
 class Utterance(NamedTuple):

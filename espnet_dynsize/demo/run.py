@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_dynsize.bin.report import write_report
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo import digits
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.deploy.extract import extract_changed
-from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.report.scores import read_trn
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.report.scores import read_text, read_trn
+from espnet_dynsize.report.write import write_report
 
 HERE = Path(__file__).parent
 TOKEN_TYPES = {"digits": "word", "an4": "char"}
+TIMED = 8  # utterances
 SYNTHETIC = (
     "The speech of this corpus is synthetic (eSpeak NG). For real speech, use AN4:\n"
     "  espnet-dynsize demo --corpus an4 --corpus_dir DIR"
@@ -68,7 +69,8 @@ def run_demo(
     print("5/5 decoding and scoring", flush=True)
     for folder in folders:
         experiment.decode(folder, checkpoint)
-    write_report(folders, checkpoint, exp / "report")
+    audio = list(read_text(experiment.data["test"] / "wav.scp").values())
+    write_report(folders, checkpoint, exp / "report", [Path(p) for p in audio[:TIMED]])
     _print_examples(folders)
     if corpus == "digits":
         print(SYNTHETIC)

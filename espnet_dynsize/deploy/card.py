@@ -6,13 +6,15 @@ import espnet2
 import yaml
 
 import espnet_dynsize
+from espnet_dynsize.core.keys import is_plugin
+from espnet_dynsize.core.source import SOURCE
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import sampling_rate
 
 # In the supernet's folder: the report that compares its sizes
 FAMILY_REPORT = Path("family") / "report.md"
 _USE = """\
-    pip install espnet-dynsize
+This model needs ESPnet and its plugin `espnet_dynsize`{source}.
 
 ```python
 import espnet_dynsize, soundfile
@@ -35,21 +37,20 @@ def packed_name(asr_exp: Path, model_file: str) -> str:
 def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
     """README.md of the zip: front matter, origin, family, use, scores and config."""
     record = origin.read(asr_exp) or {}
+    # No licence: which one fits is for whoever owns the corpus and the model to say.
     front = dict(
-        tags=["espnet", "audio", "automatic-speech-recognition", "espnet_dynsize"],
-        license="cc-by-4.0",
+        tags=["espnet", "audio", "automatic-speech-recognition", "espnet_dynsize"]
     )
-    encoder = str(config.get("encoder"))
     rate = sampling_rate(config)
-    plugin = encoder.startswith("dynsize_")
-    use = _USE.format(name=packed_name(asr_exp, model_file), rate=rate)
+    source = f" ({SOURCE})" if SOURCE else ""
+    use = _USE.format(name=packed_name(asr_exp, model_file), rate=rate, source=source)
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {asr_exp.name}\n",
         _origin(record),
         *_family(asr_exp, record),
         f"ESPnet {espnet2.__version__}, espnet_dynsize {espnet_dynsize.__version__}.\n",
-        f"## Use\n\n{use if plugin else _USE_STOCK}",
+        f"## Use\n\n{use if is_plugin(config) else _USE_STOCK}",
     ]
     scores = asr_exp / "RESULTS.md"
     if scores.exists():
@@ -62,10 +63,14 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
 def _origin(record: dict) -> str:
     if not record:
         return "An ESPnet ASR model.\n"
+    cut_from = f"cut out of `{record['supernet']}/{record['model_file']}`.\n"
+    if "size" not in record:
+        kept, number = record["subnet"]["kept"], record["subnet"]["num_units"]
+        return f"A subnet that keeps {len(kept)} of {number} units, {cut_from}"
     family = ", ".join(map(str, record["family"]))
     return (
         f"Size {record['size']} of a family of sizes ({family}) that were trained in "
-        f"one run, cut out of `{record['supernet']}/{record['model_file']}`.\n"
+        f"one run, {cut_from}"
     )
 
 

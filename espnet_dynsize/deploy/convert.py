@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 NORM = ".conv_module.norm."
 

@@ -1,5 +1,6 @@
 """Reading a trained ESPnet experiment folder."""
 
+import argparse
 from pathlib import Path
 
 import humanfriendly
@@ -9,23 +10,41 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
-from espnet_dynsize.checkpoint import misfit, model_states
-from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.selection.family import budget_sizes
+from espnet_dynsize.control.selectors import opening
+from espnet_dynsize.core.checkpoint import misfit, model_states
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.train.task import DynSizeASRTask
+
+
+def read_yaml(path: Path):
+    """What a yaml file holds.
+
+    Raises:
+        ConfigError: there is no such file, or it is not yaml.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist.")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a yaml file: {error}.") from error
 
 
 def read_config(asr_exp: Path) -> dict:
     """Read `asr_exp/config.yaml`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is not a training config.
     """
     path = Path(asr_exp) / "config.yaml"
     if not path.is_file():
         raise ConfigError(
             f"asr_exp={asr_exp} has no config.yaml: give the folder of a trained model."
         )
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is not a training config: it must have keys.")
+    return config
 
 
 def write_config(path: Path, config: dict) -> None:
@@ -66,15 +85,6 @@ def find_checkpoint(folder: Path, model_file: str) -> str:
     return names[0]
 
 
-def family_sizes(config: dict) -> list[int]:
-    """The sizes that a supernet's config names."""
-    conf = config["encoder_conf"]
-    if conf.get("sizes") is not None:
-        return list(conf["sizes"])
-    ((_, fractions),) = conf["budgets"].items()
-    return budget_sizes(fractions)
-
-
 def sampling_rate(config: dict) -> int:
     """Samples a second of the audio that a model was trained with."""
     rate = (config.get("frontend_conf") or {}).get("fs", 16000)
@@ -82,15 +92,12 @@ def sampling_rate(config: dict) -> int:
 
 
 def build_model(config: dict) -> ESPnetASRModel:
-    """Build the (untrained) model that a config describes, in evaluation mode."""
-    import argparse
+    """Build the (untrained) model that a config describes, in evaluation mode.
 
-    import espnet_dynsize
-
-    espnet_dynsize.register()
-    from espnet_dynsize.task import DynSizeASRTask
-
-    return DynSizeASRTask.build_model(argparse.Namespace(**config)).eval()
+    No code that the config names is imported.
+    """
+    with opening():
+        return DynSizeASRTask.build_model(argparse.Namespace(**config)).eval()
 
 
 def load_states(model: torch.nn.Module, states: dict, source: str) -> None:

@@ -1,45 +1,36 @@
-"""Cut one size out of a trained supernet."""
+"""Folders of one subnet each, cut out of a trained supernet."""
 
-import copy
-import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.keys import family_sizes, with_size
+from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import (
     build_model,
-    family_sizes,
     load_model,
     load_states,
     read_config,
     write_config,
 )
-from espnet_dynsize.deploy.stock import to_stock
-from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.model import DynSizeASRModel
+from espnet_dynsize.deploy.formats.plugin import to_plugin
+from espnet_dynsize.deploy.formats.stock import to_stock
+from espnet_dynsize.train.model import JointLoss
 
-_FAMILY_KEYS = (
-    "sizes",
-    "budgets",
-    "selector",
-    "selector_conf",
-    "layer_drop_joint",
-    "layer_drop_search",
-    "norm_per_size",
-    "subnet",
-)
+FORMATS = {"plugin": to_plugin, "stock": to_stock}
 
 
 class Extracted(NamedTuple):
-    """A model of one size on disk."""
+    """A cut model on disk."""
 
     directory: Path
-    size: int
+    name: str  # the size, or the name of the subnet
     note: str  # what became of the dropped layers
 
 
@@ -63,26 +54,53 @@ def extract(
             family, or an output folder exists.
     """
     asr_exp = Path(asr_exp)
-    model, config = load_model(asr_exp, model_file)
-    schedule = getattr(model, "schedule", None)
-    if schedule is None:
-        raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
-    sizes = list(sizes) or list(schedule.sizes)
-    suffix = "_stock" if format == "stock" else ""
-    targets = [
-        asr_exp.with_name(f"{asr_exp.name}_size{size}{suffix}") for size in sizes
-    ]
-    for target in targets:
-        if target.exists():
-            raise ConfigError(f"output folder {target} exists; remove or rename it.")
-    for size in sizes:
-        schedule.subnet(size)  # raises before anything is written
-    made, digest = [], origin.digest(asr_exp, model_file)
-    for size, target in zip(sizes, targets):
-        _write_swap(asr_exp, config, size)
-        record = origin.describe(asr_exp, model_file, digest, size, schedule.sizes)
-        made.append(_write(model, config, size, target, model_file, format, record))
-    return made
+    model, config = _supernet(asr_exp, model_file)
+    sizes = list(sizes) or list(model.schedule.selection.sizes)
+    subnets = [model.subnet(size) for size in sizes]  # raises before anything is written
+    targets = [_target(asr_exp, f"size{size}", format) for size in sizes]
+    digest = origin.digest(asr_exp, model_file)
+    extracted = []
+    for size, subnet, target in zip(sizes, subnets, targets):
+        write_config(asr_exp / f"config_size{size}.yaml", with_size(config, size))
+        record = origin.describe(asr_exp, model_file, digest, subnet)
+        record |= dict(size=size, family=list(model.schedule.selection.sizes))
+        states = cut(model, config, subnet)
+        note = _write(target, model_file, *states, format, record)
+        extracted.append(Extracted(target, str(size), note))
+    return extracted
+
+
+def extract_subnet(
+    asr_exp: Path,
+    model_file: str,
+    subnet: Subnet,
+    name: str,
+    format: str = "plugin",
+    audio: Iterable[torch.Tensor] | None = None,
+) -> Extracted:
+    """Write `<asr_exp>_<name>/` with a model that holds only what `subnet` uses.
+
+    Args:
+        asr_exp: Folder of a trained supernet.
+        model_file: Checkpoint in it, from the joint phase.
+        subnet: Any subnet of the encoder.
+        name: What the folder's name ends in.
+        format: See `extract`.
+        audio: Inputs on which batch-norm statistics are measured anew, see `cut`.
+
+    Raises:
+        ConfigError: see `cut`, or the output folder exists.
+    """
+    asr_exp = Path(asr_exp)
+    good = name.replace("_", "").replace("-", "").isalnum()
+    check(good, "subnet", name, "a file whose name is of letters, digits, _ and -")
+    target = _target(asr_exp, name, format)
+    model, config = _supernet(asr_exp, model_file)
+    digest = origin.digest(asr_exp, model_file)
+    record = origin.describe(asr_exp, model_file, digest, subnet)
+    states = cut(model, config, subnet, audio)
+    note = _write(target, model_file, *states, format, record)
+    return Extracted(target, name, note)
 
 
 def extract_changed(
@@ -108,64 +126,36 @@ def extract_changed(
     return folders
 
 
+def _supernet(asr_exp: Path, model_file: str) -> tuple[JointLoss, dict]:
+    model, config = load_model(asr_exp, model_file)
+    if not isinstance(model, JointLoss):
+        raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
+    return model, config
+
+
+def _target(asr_exp: Path, name: str, format: str) -> Path:
+    suffix = "_stock" if format == "stock" else ""
+    target = asr_exp.with_name(f"{asr_exp.name}_{name}{suffix}")
+    if target.exists():
+        raise ConfigError(f"output folder {target} exists; remove or rename it.")
+    return target
+
+
 def _free_name(folder: Path) -> Path:
     names = (folder.with_name(f"old{n}_{folder.name}") for n in itertools.count(1))
     return next(name for name in names if not name.exists())
 
 
-def _write_swap(asr_exp: Path, config: dict, size: int) -> None:
-    swapped = {**config, "encoder_conf": {**config["encoder_conf"], "subnet": size}}
-    write_config(asr_exp / f"config_size{size}.yaml", swapped)
-
-
-def _write(model, config, size, target, model_file, format, record) -> Extracted:
-    small_config, states = subnet_states(model, config, size)
-    units = small_config["encoder_conf"].get("granularity", "layer") + "s"
-    kept = sum(model.schedule.subnet(size).mask)
-    note = f"{kept} {units} kept, the others deleted"
-    if format == "stock":
-        small_config, states, note = to_stock(small_config, states)
-    load_states(build_model(small_config), states, f"size {size}")
+def _write(
+    target: Path, model_file: str, config: dict, states: dict, format: str, record: dict
+) -> str:
+    """Write the folder, whole or not at all; returns a note on what was done."""
+    config, states, note = FORMATS[format](config, states)
+    load_states(build_model(config), states, target.name)
     unfinished = target.with_name(f"{target.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
-    write_config(unfinished / "config.yaml", small_config)
+    write_config(unfinished / "config.yaml", config)
     torch.save(states, unfinished / model_file)
     origin.write(unfinished, record)
     unfinished.rename(target)
-    return Extracted(target, size, note)
-
-
-def subnet_states(model: ESPnetASRModel, config: dict, size: int):
-    """Config and state dict of the model that holds only `size`'s layers.
-
-    Raises:
-        ConfigError: the size has no fixed mask.
-    """
-    mask = model.schedule.subnet(size).mask
-    kept = [i for i, keep in enumerate(mask) if keep]
-    small_config = copy.deepcopy(config)
-    encoder_conf = small_config["encoder_conf"]
-    for key in _FAMILY_KEYS:
-        encoder_conf.pop(key, None)
-    key = f"keep_{encoder_conf.get('granularity', 'layer')}s"
-    encoder_conf[key] = kept
-    small_config["model"] = "espnet"
-    for option in inspect.signature(DynSizeASRModel).parameters:
-        small_config["model_conf"].pop(option, None)
-    small_config["init"] = None
-    small = build_model(config)  # modules that have been trained cannot be copied
-    load_states(small, model.state_dict(), "the supernet")
-    small.encoder.keep_units(kept, key)
-    states = _rename_sized(small, size)
-    wanted = build_model(small_config).state_dict()
-    return small_config, {name: states[name] for name in wanted}
-
-
-def _rename_sized(model: ESPnetASRModel, size: int) -> dict:
-    """The state dict with this size's output layer and statistics under stock names."""
-    states = dict(model.state_dict())
-    for name in list(states):
-        prefix, _, tail = name.partition(f".by_size.{size}.")
-        if tail:
-            states[f"{prefix}.{tail}"] = states[name]
-    return states
+    return note

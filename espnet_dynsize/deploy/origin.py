@@ -1,27 +1,27 @@
 """What an extracted model was made of: `origin.yaml` in its folder."""
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
 import espnet_dynsize
+from espnet_dynsize.core.subnet import Subnet
 
 NAME = "origin.yaml"
 
 
-def describe(
-    asr_exp: Path, model_file: str, sha256: str, size: int, sizes: Iterable[int]
-) -> dict:
-    """The record of a model of `size` that is cut out of `asr_exp/model_file`.
+def describe(asr_exp: Path, model_file: str, sha256: str, subnet: Subnet) -> dict:
+    """The record of a model that holds `subnet` of `asr_exp/model_file`.
 
     Args:
+        asr_exp: Folder of the supernet.
+        model_file: Its checkpoint.
         sha256: The `digest` of that supernet.
+        subnet: What was cut out.
     """
     return dict(
-        size=size,
-        family=list(sizes),
+        subnet=subnet.to_yaml(),
         supernet=asr_exp.name,
         model_file=model_file,
         sha256=sha256,
@@ -31,10 +31,10 @@ def describe(
 
 def digest(asr_exp: Path, model_file: str) -> str:
     """SHA-256 of a supernet's config and checkpoint, one after the other."""
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     for path in (asr_exp / "config.yaml", asr_exp / model_file):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        content.update(path.read_bytes())
+    return content.hexdigest()
 
 
 def write(folder: Path, record: dict) -> None:

@@ -4,7 +4,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 
 def upload(packed: Path, hf_repo: str) -> None:

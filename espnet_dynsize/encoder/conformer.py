@@ -4,13 +4,15 @@ import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 
-from espnet_dynsize.encoder.norm import ChannelLayerNorm, SizedBatchNorm1d
-from espnet_dynsize.encoder.residual import ResidualLayers
+from espnet_dynsize.core.errors import check
+from espnet_dynsize.encoder.layers import Block
+from espnet_dynsize.encoder.norm import ChannelLayerNorm
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.errors import check
+
+CONV_NORMS = ("batch_norm", "layer_norm")
 
 
-class ConformerBlock(ResidualLayers, EncoderLayer):
+class ConformerBlock(Block, EncoderLayer):
     """ESPnet's Conformer block, layer by layer."""
 
     norms = {
@@ -75,16 +77,10 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
     ):
         if convolution_first:
             self.block_class = ConvolutionFirstBlock
+        allowed = f"one of {list(CONV_NORMS)}"
+        check(conv_norm in CONV_NORMS, "conv_norm", conv_norm, allowed)
         super().__init__(input_size, **options)
-        smaller = self.schedule.sizes[:-1] if self.schedule is not None else ()
-        make = {
-            "layer_norm": lambda channels: ChannelLayerNorm(channels),
-            "batch_norm": lambda channels: SizedBatchNorm1d(
-                channels, smaller, self.switch
-            ),
-        }
-        check(conv_norm in make, "conv_norm", conv_norm, f"one of {sorted(make)}")
-        for block in self.blocks:
+        for block in self.blocks if conv_norm == "layer_norm" else []:
             if block.conv_module is not None:
                 channels = block.conv_module.norm.num_features
-                block.conv_module.norm = make[conv_norm](channels)
+                block.conv_module.norm = ChannelLayerNorm(channels)

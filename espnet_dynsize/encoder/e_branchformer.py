@@ -10,11 +10,11 @@ from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
     mask_padded_frames,
 )
 
-from espnet_dynsize.encoder.residual import ResidualLayers
+from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.supernet import Supernet
 
 
-class EBranchformerBlock(ResidualLayers, EBranchformerEncoderLayer):
+class EBranchformerBlock(Block, EBranchformerEncoderLayer):
     """ESPnet's E-Branchformer block, layer by layer."""
 
     norms = {

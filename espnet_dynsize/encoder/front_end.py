@@ -1,10 +1,12 @@
-"""Subsampling that ESPnet does not have: options of `input_layer`."""
+"""Front-ends (`input_layer`): two that ESPnet does not have, and one run for all subnets."""
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     _subsample_mask,
 )
+
+from espnet_dynsize.encoder.switch import Switch
 
 
 class VGGSubsampling(Conv2dSubsampling):
@@ -77,3 +79,27 @@ class SeparableConv2dSubsampling(Conv2dSubsampling):
 
 
 FRONT_ENDS = {"vgg": VGGSubsampling, "separable_conv2d": SeparableConv2dSubsampling}
+
+
+class SharedFrontEnd:
+    """Mixin for an encoder's `embed`: one run serves all subnets of a step.
+
+    Attributes:
+        switch: Says whether, and what, is remembered.
+    """
+
+    def forward(self, *inputs):
+        """As the stock module, or what it has returned before for this batch."""
+        memo = self.switch.memo
+        if memo is None:
+            return super().forward(*inputs)
+        if not memo:
+            memo.append(super().forward(*inputs))
+        return memo[0]
+
+
+def share_front_end(embed: torch.nn.Module, switch: Switch) -> None:
+    """Turn `embed` into a front-end whose output the switch can remember."""
+    stock = type(embed)
+    embed.__class__ = type(f"Shared{stock.__name__}", (SharedFrontEnd, stock), {})
+    embed.switch = switch

@@ -5,37 +5,40 @@ from typing import NamedTuple
 import torch
 
 
-class Share(NamedTuple):
+class Rows(NamedTuple):
     """The sequences of a batch that go through a layer (arXiv 1603.09382).
 
     Args:
-        rows: Their positions [n]; None: all.
+        index: Their positions [n]; None: all.
         scale: What their output is multiplied with, 1 / (1 - p).
     """
 
-    rows: torch.Tensor | None = None
+    index: torch.Tensor | None = None
     scale: float = 1.0
 
     @classmethod
-    def draw(cls, x: torch.Tensor, p: float) -> "Share":
+    def draw(cls, x: torch.Tensor, p: float) -> "Rows":
         """Drop each sequence of [B, T, D] with probability p."""
         if p == 0.0:
             return cls()
         # Drawn on the CPU, so that no device has to be waited for.
-        rows = (torch.rand(x.size(0)) >= p).nonzero().flatten()
-        return cls(rows.to(x.device), 1.0 / (1.0 - p))
+        index = (torch.rand(x.size(0)) >= p).nonzero().flatten()
+        return cls(index.to(x.device), 1.0 / (1.0 - p))
 
     @property
     def any(self) -> bool:
         """Whether a sequence goes through at all."""
-        return self.rows is None or len(self.rows) > 0
+        return self.index is None or len(self.index) > 0
 
-    def take(self, x: torch.Tensor) -> torch.Tensor:
-        """The sequences of [B, …] that go through."""
-        return x if self.rows is None else x[self.rows]
+    def take(self, x: torch.Tensor | None) -> torch.Tensor | None:
+        """The sequences of [B, …] that go through; None stays None."""
+        return x if self.index is None or x is None else x[self.index]
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Add the layer's output [n, T, D] to its sequences of [B, T, D]."""
-        if self.rows is None:
+        if self.index is None:
             return x + y
-        return x.index_add(0, self.rows, self.scale * y)
+        # Autocast leaves norms in float32 and matrix products in half precision, and
+        # unlike a sum, `index_add` takes one type only.
+        dtype = torch.promote_types(x.dtype, y.dtype)
+        return x.to(dtype).index_add(0, self.index, (self.scale * y).to(dtype))

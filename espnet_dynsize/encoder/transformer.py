@@ -4,11 +4,11 @@ import torch
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.legacy.nets.pytorch_backend.transformer.encoder_layer import EncoderLayer
 
-from espnet_dynsize.encoder.residual import ResidualLayers
+from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.supernet import Supernet
 
 
-class TransformerBlock(ResidualLayers, EncoderLayer):
+class TransformerBlock(Block, EncoderLayer):
     """ESPnet's Transformer block, layer by layer."""
 
     norms = {"self_attn": "norm1", "feed_forward": "norm2"}

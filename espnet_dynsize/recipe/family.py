@@ -8,9 +8,13 @@ from pathlib import Path
 import yaml
 
 from espnet_dynsize.deploy import origin
-from espnet_dynsize.deploy.card import FAMILY_REPORT
-from espnet_dynsize.deploy.experiment import family_sizes, read_config
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.deploy.card import FAMILY_REPORT, packed_name
+from espnet_dynsize.deploy.experiment import read_config
+from espnet_dynsize.deploy.extract import extract_changed
+from espnet_dynsize.deploy.pack import pack
+from espnet_dynsize.deploy.upload import upload
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import family_sizes, is_family
 from espnet_dynsize.recipe.options import (
     Options,
     experiment_folder,
@@ -19,6 +23,8 @@ from espnet_dynsize.recipe.options import (
     training_config,
 )
 from espnet_dynsize.recipe.tree import link_tree
+from espnet_dynsize.report.results import results
+from espnet_dynsize.report.write import write_report
 
 TRAIN, DECODE, SCORE, PACK, UPLOAD = 11, 12, 13, 14, 15
 DECODED = "decoded.yaml"
@@ -54,7 +60,7 @@ def run_recipe(argv: Sequence[str]) -> None:
     config = training_config(options)
     link_tree(Path())
     options.setdefault("python", "espnet-dynsize run")
-    if not _is_family(config):
+    if not is_family(config):
         _asr_sh(options)
         return
     _check(options, wanted, config)
@@ -92,11 +98,6 @@ def choose_sizes(wanted: str, family: Sequence[int]) -> list[int]:
     return [int(size) for size in chosen]
 
 
-def _is_family(config: dict) -> bool:
-    conf = config.get("encoder_conf") or {}
-    return bool(conf.get("sizes") or conf.get("budgets"))
-
-
 def _asr_sh(options: Options, **changes: object) -> None:
     done = subprocess.run(["./asr.sh", *options.arguments(**changes)])
     if done.returncode != 0:
@@ -110,8 +111,6 @@ def _run_sizes(options, asr_exp: Path, wanted: str, first: int, last: int) -> No
             f"{asr_exp} has no {checkpoint}: train first (stages 1 to {TRAIN}), or "
             "name another checkpoint with --inference_asr_model."
         )
-    from espnet_dynsize.deploy.extract import extract_changed
-
     sizes = choose_sizes(wanted, family_sizes(read_config(asr_exp)))
     folders = extract_changed(asr_exp, checkpoint, sizes)
     if first <= SCORE and _wants(options, "eval"):
@@ -181,9 +180,6 @@ def _fingerprint(options: Options, folder: Path) -> str:
 
 
 def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
-    from espnet_dynsize.bin.report import write_report
-    from espnet_dynsize.report.results import results
-
     text = results(str(asr_exp), folders, _test_sets(options), data_folder(options))
     pictures = write_report(
         list(folders.values()),
@@ -197,8 +193,6 @@ def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
 
 
 def _pack(options: Options, folders: dict[int, Path]) -> None:
-    from espnet_dynsize.deploy.pack import pack
-
     checkpoint = options.get("inference_asr_model")
     lm_exp = _lm_exp(options)
     lm_file = options.get("inference_lm", "valid.loss.ave.pth")
@@ -217,9 +211,6 @@ def _lm_exp(options: Options) -> Path | None:
 
 
 def _upload(options: Options, folders: dict[int, Path]) -> None:
-    from espnet_dynsize.deploy.card import packed_name
-    from espnet_dynsize.deploy.upload import upload
-
     checkpoint = options.get("inference_asr_model")
     for size, folder in folders.items():
         packed = folder / packed_name(folder, checkpoint)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 # What asr.sh takes where an option is not given
 DEFAULTS = {

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 NAMES = ("asr.sh", "scripts", "pyscripts", "utils", "steps")
 # How cluster jobs are started; a recipe may have its own

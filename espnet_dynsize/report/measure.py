@@ -4,12 +4,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from torch.utils.flop_counter import FlopCounterMode
 
+from espnet_dynsize.deploy.audio import read_audio, transcribe
 from espnet_dynsize.deploy.experiment import sampling_rate
+from espnet_dynsize.deploy.open import open_model
+from espnet_dynsize.encoder.costs import count_flops
 
 SECONDS = 10.0
 FEATURES_PER_SECOND = 100
@@ -20,8 +24,15 @@ def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def recogniser(model: ESPnetASRModel, config: dict) -> Callable[[], torch.Tensor]:
-    """A function that encodes `SECONDS` of noise, up to the CTC output."""
+class Run(NamedTuple):
+    """Something to be timed."""
+
+    call: Callable[[], object]
+    seconds: float  # of audio that it works on
+
+
+def encoder_run(model: ESPnetASRModel, config: dict) -> Run:
+    """Encodes `SECONDS` of noise, up to the CTC output."""
     speech = _noise(model, config)
     lengths = torch.tensor([speech.size(1)])
 
@@ -31,7 +42,19 @@ def recogniser(model: ESPnetASRModel, config: dict) -> Callable[[], torch.Tensor
         encoded = encoded[0] if isinstance(encoded, tuple) else encoded
         return encoded if model.ctc is None else model.ctc.argmax(encoded)
 
-    return run
+    return Run(run, SECONDS)
+
+
+def recogniser_run(folder: Path, model_file: str, audio: Sequence[Path]) -> Run:
+    """Recognises audio files as `transcribe` does: search and all."""
+    recogniser = open_model(folder, None, model_file)
+    rate = sampling_rate(vars(recogniser.asr_train_args))
+    waveforms = [read_audio(path) for path in audio]
+
+    def run() -> list[str]:
+        return [transcribe(recogniser, *waveform, rate) for waveform in waveforms]
+
+    return Run(run, sum(len(samples) / own for samples, own in waveforms))
 
 
 def _noise(model: ESPnetASRModel, config: dict) -> torch.Tensor:
@@ -44,25 +67,25 @@ def _noise(model: ESPnetASRModel, config: dict) -> torch.Tensor:
     return torch.randn(1, samples, generator=generator)
 
 
-def flops_per_second(run: Callable[[], torch.Tensor]) -> float:
+def flops_per_second(run: Run) -> float:
     """FLOPs (2 per multiply-add; matrix products and convolutions) per audio second."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / SECONDS
+    with count_flops() as counter:
+        run.call()
+    return counter.get_total_flops() / run.seconds
 
 
-def real_time_factors(runs: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
+def real_time_factors(runs: Sequence[Run]) -> list[float]:
     """Time / audio time on one thread: median of `REPEATS`, models taking turns."""
     times: list[list[float]] = [[] for _ in runs]
     with _one_thread():
         for run in runs:
-            run()
+            run.call()
         for _ in range(REPEATS):
-            for run, own in zip(runs, times):
+            for run, measured in zip(runs, times):
                 start = time.perf_counter()
-                run()
-                own.append(time.perf_counter() - start)
-    return [statistics.median(own) / SECONDS for own in times]
+                run.call()
+                measured.append(time.perf_counter() - start)
+    return [statistics.median(t) / run.seconds for run, t in zip(runs, times)]
 
 
 @contextmanager

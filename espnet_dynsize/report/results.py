@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import espnet_dynsize
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.report.scores import read_text, read_trn
 
 KINDS = ("wer", "cer", "ter")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jiwer
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 _TRN = re.compile(r"^(.*?)\s*\((\S+)\)$")
 

@@ -25,8 +25,18 @@ class Row:
     kept: list[list[str]] = field(default_factory=list)  # kinds kept in each block
 
 
-def collect(folders: Sequence[Path], model_file: str) -> list[Row]:
+def collect(
+    folders: Sequence[Path], model_file: str, audio: Sequence[Path] = ()
+) -> tuple[list[Row], str]:
     """Measure and score the models in `folders`, smallest first.
+
+    Args:
+        folders: Folders of models.
+        model_file: Checkpoint in each; empty for the only `*.ave.pth`.
+        audio: Files on which the recognisers are timed; without any, the encoders are.
+
+    Returns:
+        The rows, and a sentence that says what was timed.
 
     Raises:
         ConfigError: a folder holds no model that can be loaded.
@@ -35,15 +45,25 @@ def collect(folders: Sequence[Path], model_file: str) -> list[Row]:
     for folder in folders:
         checkpoint = find_checkpoint(folder, model_file)
         model, config = load_model(folder, checkpoint)
-        run = measure.recogniser(model, config)
+        run = measure.encoder_run(model, config)
         rows.append(_row(folder, checkpoint, model, run))
+        if audio:
+            run = measure.recogniser_run(folder, checkpoint, audio)
         runs.append(run)
     for row, rtf in zip(rows, measure.real_time_factors(runs)):
         row.rtf = rtf
-    return sorted(rows, key=lambda row: (row.layers, row.parameters, row.name))
+    rows.sort(key=lambda row: (row.layers, row.parameters, row.name))
+    return rows, _timing(audio, runs[0].seconds)
 
 
-def _row(folder, checkpoint, model, run) -> Row:
+def _timing(audio: Sequence[Path], seconds: float) -> str:
+    what = f"the encoder and a CTC output alone, on {seconds:.0f} s of noise"
+    if audio:
+        what = f"the whole recogniser, on {seconds:.1f} s of audio ({len(audio)} files)"
+    return f"RTF: {what}; one CPU thread, median of {measure.REPEATS}."
+
+
+def _row(folder: Path, checkpoint: str, model, run: measure.Run) -> Row:
     kept = [layer_kinds(block) for block in model.encoder.encoders]
     return Row(
         name=folder.name,

@@ -59,7 +59,7 @@ def test_a_supernet_starts_from_a_stock_checkpoint(tmp_path, changes):
     stock = stock_checkpoint(tmp_path / "stock.pth")
     model = build(model_config(conv_norm="batch_norm", **changes))
     load_pretrained_model(str(tmp_path / "stock.pth"), model, False)
-    model.schedule.plan(10)
+    model.schedule.selection.plan(10)
     model.begin_update(0)
     data = batch()
     assert torch.equal(log_probs(model.eval(), data), log_probs(stock, data))

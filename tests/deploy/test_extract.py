@@ -11,7 +11,7 @@ from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract, extract_changed
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 MODEL = "valid.loss.ave.pth"
 COMPONENTS = {"granularity": "component", "selector": "ortho_softmax"}
@@ -74,7 +74,7 @@ def test_extracted_equals_masked_supernet(tmp_path, changes, seed):
     exp = write_experiment(tmp_path / "asr", model, config)
     for extracted in extract(exp, MODEL, []):
         small, _ = load_model(extracted.directory, MODEL)
-        with model.encoder.activate(model.schedule.subnet(extracted.size)):
+        with model.activate(model.subnet(extracted.size)):
             expected = log_probs(model, data)
         torch.testing.assert_close(log_probs(small, data), expected, atol=1e-6, rtol=0)
 
@@ -141,7 +141,7 @@ def test_only_the_kept_layers_exist(tmp_path):
         tuple(n.split(".")[2:4]) for n in states if n.startswith("encoder.encoders.")
     }
     kept = {(b, kind) for b, kind in kept if not kind.startswith("norm")}
-    mask = model.schedule.subnet(3).mask
+    mask = model.subnet(3).mask
     assert kept == {
         (str(number), layer.kind)
         for number, block in enumerate(model.encoder.blocks)
@@ -178,7 +178,7 @@ def test_stock_format_opens_without_the_plugin(tmp_path, changes, sizes):
         )
         stock, _ = load_model(extracted.directory, MODEL)
         assert type(stock.encoder) is encoder_choices.get_class("conformer")
-        with model.encoder.activate(model.schedule.subnet(extracted.size)):
+        with model.activate(model.subnet(extracted.size)):
             expected = log_probs(model, data)
         torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
 
@@ -192,7 +192,7 @@ def assert_stock_blocks(folder, model, config, size, left_out, zeroed=0, blocks=
     stock, stock_config = load_model(extracted.directory, MODEL)
     assert stock_config["encoder_conf"]["num_blocks"] == blocks
     data = batch()
-    with model.encoder.activate(model.schedule.subnet(size)):
+    with model.activate(model.subnet(size)):
         expected = log_probs(model, data)
     torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
 
@@ -201,7 +201,7 @@ def test_stock_format_leaves_whole_blocks_out(tmp_path):
     config = model_config(use_cnn_module=False, num_blocks=3)
     config["encoder_conf"]["sizes"] = [3, 9]
     model = build(config).eval()
-    model.schedule.fixed_masks.copy_(
+    model.schedule.selection.fixed_masks.copy_(
         torch.tensor([[0, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 9])
     )
     assert_stock_blocks(tmp_path, model, config, 3, left_out=2)
@@ -241,7 +241,7 @@ def test_stock_format_refuses_what_espnet_lacks(tmp_path, change):
 
 def test_stock_format_needs_batch_norm(tmp_path):
     model, config = random_supernet()
-    model.schedule.fixed_masks[0] = torch.tensor([0, 0, 1, 0, 0, 0, 1, 1])
+    model.schedule.selection.fixed_masks[0] = torch.tensor([0, 0, 1, 0, 0, 0, 1, 1])
     exp = write_experiment(tmp_path / "asr", model, config)
     with pytest.raises(ConfigError, match="needs conv_norm: batch_norm"):
         extract(exp, MODEL, [3], format="stock")
@@ -304,7 +304,7 @@ def test_a_stock_model_is_not_a_supernet(tmp_path):
 
 
 def test_inference_task_loads_an_extracted_model(tmp_path):
-    from espnet_dynsize.task import DynSizeASRTask
+    from espnet_dynsize.train.task import DynSizeASRTask
 
     model, config = random_supernet()
     exp = write_experiment(tmp_path / "asr", model, config)
@@ -314,7 +314,7 @@ def test_inference_task_loads_an_extracted_model(tmp_path):
     )
     assert isinstance(args, argparse.Namespace)
     data = batch()
-    with model.encoder.activate(model.schedule.subnet(5)):
+    with model.activate(model.subnet(5)):
         expected = log_probs(model, data)
     torch.testing.assert_close(
         log_probs(loaded.eval(), data), expected, atol=1e-6, rtol=0

@@ -13,7 +13,7 @@ import espnet_dynsize
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.deploy.pack import pack
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_every_size_opens_through_the_model_zoo(
     (folder.parent / "feats_stats.npz").unlink()
     for size in (3, 5, 8):
         moved = tmp_path / "elsewhere" / f"{size}.zip"
-        with model.encoder.activate(model.schedule.subnet(size)):
+        with model.activate(model.subnet(size)):
             expected = posteriors(model, audio)
         for opened in (
             zoo_model(moved, tmp_path, monkeypatch),

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from conftest import encoder_conf, fix_masks
+from conftest import batch, build, encoder_conf, fix_masks, model_config
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.subnet import Subnet
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.subnet import Sampled, Subnet
 
 STOCK_OPTIONS = [
     {},
@@ -43,9 +43,7 @@ def test_full_size_equals_stock_bit_for_bit(options):
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
-    missing = supernet.load_state_dict(stock.state_dict(), strict=False)
-    assert not missing.unexpected_keys
-    assert all(name.startswith("schedule.") for name in missing.missing_keys)
+    supernet.load_state_dict(stock.state_dict())
     inputs = features()
     for ours, theirs in zip(outputs(supernet, *inputs), outputs(stock, *inputs)):
         assert torch.equal(ours, theirs)
@@ -53,43 +51,40 @@ def test_full_size_equals_stock_bit_for_bit(options):
 
 def test_parameter_names_are_the_stock_ones():
     stock = ConformerEncoder(20, **encoder_conf())
-    supernet = DynSizeConformerEncoder(20, sizes=[3, 8], **encoder_conf())
-    ours = {n for n, _ in supernet.named_parameters()}
-    assert ours - {"schedule.selector.scores"} == {
-        n for n, _ in stock.named_parameters()
-    }
+    supernet = DynSizeConformerEncoder(20, **encoder_conf())
+    assert list(supernet.state_dict()) == list(stock.state_dict())
 
 
 def test_gates_of_one_equal_no_gates():
-    supernet = DynSizeConformerEncoder(20, sizes=[3, 8], **encoder_conf()).eval()
+    supernet = DynSizeConformerEncoder(20, **encoder_conf()).eval()
     inputs = features()
     everything = (True,) * 8
     plain = outputs(supernet, *inputs)[0]
-    with supernet.activate(Subnet(8, everything, gates=torch.ones(8))):
+    with supernet.activate(Sampled(Subnet(everything), gates=torch.ones(8))):
         assert torch.equal(outputs(supernet, *inputs)[0], plain)
 
 
 @pytest.mark.parametrize("normalize_before", [True, False])
 def test_a_gate_of_zero_equals_a_dropped_layer(normalize_before):
     conf = encoder_conf(normalize_before=normalize_before)
-    supernet = DynSizeConformerEncoder(20, sizes=[3, 8], **conf).eval()
+    supernet = DynSizeConformerEncoder(20, **conf).eval()
     inputs = features()
     mask = (True, False, True, False, False, True, True, False)
-    with supernet.activate(Subnet(4, mask)):
+    with supernet.activate(Subnet(mask)):
         dropped = outputs(supernet, *inputs)[0]
     gates = torch.tensor(mask, dtype=torch.float)
-    with supernet.activate(Subnet(4, (True,) * 8, gates=gates)):
+    with supernet.activate(Sampled(Subnet((True,) * 8), gates=gates)):
         gated = outputs(supernet, *inputs)[0]
     torch.testing.assert_close(gated, dropped, atol=1e-6, rtol=0)
 
 
 def test_dropping_everything_leaves_the_norms():
-    supernet = DynSizeConformerEncoder(20, sizes=[3, 8], **encoder_conf()).eval()
+    supernet = DynSizeConformerEncoder(20, **encoder_conf()).eval()
     inputs = features()
     x = supernet.embed(inputs[0])[0]
     for block in supernet.blocks:
         x = block.norm_final(x)
-    with supernet.activate(Subnet(0, (False,) * 8)):
+    with supernet.activate(Subnet((False,) * 8)):
         assert torch.equal(outputs(supernet, *inputs)[0], supernet.after_norm(x))
 
 
@@ -102,12 +97,11 @@ def test_layers_are_counted_in_the_order_in_which_they_compute():
 
 
 def test_stochastic_depth_of_one_layer_in_training_only():
-    supernet = DynSizeConformerEncoder(
-        20, sizes=[3, 8], **encoder_conf(dropout_rate=0.0, positional_dropout_rate=0.0)
-    )
+    still = encoder_conf(dropout_rate=0.0, positional_dropout_rate=0.0)
+    supernet = DynSizeConformerEncoder(20, **still)
     inputs = features()
-    whole, without = (Subnet(8, (first,) + (True,) * 7) for first in (True, False))
-    always = Subnet(8, (True,) * 8, drop=(1.0 - 1e-9,) + (0.0,) * 7)
+    whole, without = (Subnet((first,) + (True,) * 7) for first in (True, False))
+    always = Sampled(whole, drop=(1.0 - 1e-9,) + (0.0,) * 7)
     with supernet.train().activate(always):
         dropped = supernet(*inputs)[0]
     with supernet.activate(without):
@@ -119,50 +113,50 @@ def test_stochastic_depth_of_one_layer_in_training_only():
 
 
 def test_batch_norm_statistics_are_kept_per_size():
-    conf = encoder_conf()
-    supernet = DynSizeConformerEncoder(
-        20, sizes=[3, 5, 8], conv_norm="batch_norm", **conf
-    )
-    fix_masks(supernet.schedule)
-    inputs = features()
-    small = supernet.schedule.subnet(3)
+    model = build(model_config(conv_norm="batch_norm"))
+    keeps_convolution = [0, 0, 1, 0, 0, 1, 0, 1]
+    masks = model.schedule.selection.fixed_masks
+    masks.copy_(torch.tensor([keeps_convolution, [0, 1] + [1] * 6, [1] * 8]))
+    data = batch()
+    inputs = data["speech"], data["speech_lengths"]
 
     def evaluate():
-        supernet.eval()
-        with supernet.activate(small):
-            return outputs(supernet, *inputs)[0]
+        model.eval()
+        with model.activate(3):
+            return outputs(model.encoder, *inputs)[0]
 
     before = evaluate()
-    supernet.train()
-    with supernet.activate(supernet.schedule.subnet(5)):
-        supernet(*features())
-    with supernet.activate(supernet.schedule.subnet(8)):
-        supernet(*features())
+    for size in (5, 8):
+        model.train()
+        with model.activate(size):
+            model.encoder(*inputs)
     assert torch.equal(evaluate(), before)
-    supernet.train()
-    with supernet.activate(small):
-        supernet(*features())
-    if any("conv" in la.kind and small.mask[la.units.start] for la in supernet.layers):
-        assert not torch.equal(evaluate(), before)
+    model.train()
+    with model.activate(3):
+        model.encoder(*inputs)
+    assert not torch.equal(evaluate(), before)
 
 
 def test_fixed_subnet_computes_by_default():
-    supernet = DynSizeConformerEncoder(20, sizes=[3, 8], subnet=3, **encoder_conf())
-    fix_masks(supernet.eval().schedule)
-    inputs = features()
-    with supernet.activate(supernet.schedule.subnet(3)):
+    model = build(model_config())
+    fix_masks(model.schedule)
+    fixed = build(model_config(subnet=3))
+    fixed.load_state_dict(model.state_dict())
+    supernet, data = fixed.eval().encoder, batch()
+    inputs = data["speech"], data["speech_lengths"]
+    with fixed.activate(3):
         expected = outputs(supernet, *inputs)[0]
     assert torch.equal(outputs(supernet, *inputs)[0], expected)
-    with supernet.activate(supernet.schedule.subnet(8)):
+    with fixed.activate(8):
         assert not torch.equal(outputs(supernet, *inputs)[0], expected)
 
 
 def test_front_end_is_run_once():
-    supernet = DynSizeConformerEncoder(20, sizes=[3, 8], **encoder_conf()).eval()
+    supernet = DynSizeConformerEncoder(20, **encoder_conf()).eval()
     calls = []
     supernet.embed[0].register_forward_hook(lambda *_: calls.append(1))
     inputs = features()
-    with supernet.shared_front_end():
+    with supernet.switch.remember():
         first = outputs(supernet, *inputs)[0]
         assert torch.equal(outputs(supernet, *inputs)[0], first)
     assert len(calls) == 1
@@ -173,10 +167,11 @@ def test_front_end_is_run_once():
 @pytest.mark.parametrize(
     "conf, message",
     [
-        ({"subnet": 4, "sizes": [3, 8]}, "subnet=4 is not in sizes"),
+        ({"sizes": [3, 8], "subnet": 3}, "encoder_conf: sizes, subnet must be under"),
+        ({"selector_conf": {}}, "encoder_conf: selector_conf must be under model_conf"),
         ({"conv_norm": "group_norm"}, "conv_norm=group_norm must be one of"),
         ({"keep_layers": [0, 8]}, "must be indices from 0 to 7"),
-        ({"keep_layers": [0], "sizes": [3, 8]}, "exclude each other"),
+        ({"keep_components": [0]}, "left out with granularity=layer"),
         ({"stochastic_depth_rate": 0.1}, "use layer_drop_joint"),
     ],
 )
@@ -205,8 +200,8 @@ def test_convolution_first_changes_the_order():
         (only_one, other_one, True),
         (other_one, only_one, True),
     ):
-        with swapped.activate(Subnet(sum(mine), mine)):
+        with swapped.activate(Subnet(mine)):
             ours = outputs(swapped, *inputs)[0]
-        with plain.activate(Subnet(sum(theirs), theirs)):
+        with plain.activate(Subnet(theirs)):
             stock = outputs(plain, *inputs)[0]
         assert torch.allclose(ours, stock) == same

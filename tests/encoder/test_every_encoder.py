@@ -12,9 +12,9 @@ from espnet2.utils.get_default_kwargs import get_default_kwargs
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.errors import ConfigError
-from espnet_dynsize.subnet import Subnet
-from espnet_dynsize.task import ENCODERS
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.subnet import Subnet
+from espnet_dynsize.train.task import ENCODERS
 
 MODEL = "valid.loss.ave.pth"
 SHAPE = dict(
@@ -139,7 +139,7 @@ def test_extracted_equals_masked(tmp_path, name, options, layers, form):
         small, small_config = load_model(extracted.directory, MODEL)
         if form == "stock":
             assert small_config["encoder"] == name
-        with model.encoder.activate(model.schedule.subnet(extracted.size)):
+        with model.activate(model.subnet(extracted.size)):
             expected = log_probs(model, data)
         torch.testing.assert_close(log_probs(small, data), expected, atol=1e-6, rtol=0)
         assert len(small.state_dict()) < len(model.state_dict())
@@ -172,8 +172,8 @@ def test_trains_in_both_phases(name, options, layers, options_too):
     conf = {**options, **options_too}
     model, _ = random_model(name, conf, layers, conv_norm="layer_norm")
     model.train().schedule.fixed_masks.fill_(float("nan"))
-    model.schedule.plan(4)
-    model.schedule.search_updates.fill_(2)
+    model.schedule.selection.plan(4)
+    model.schedule.selection.search_updates.fill_(2)
     data = batch()
     data["speech"], data["speech_lengths"] = features()
     phases = []
@@ -185,7 +185,7 @@ def test_trains_in_both_phases(name, options, layers, options_too):
         assert torch.isfinite(loss).all()
         phases.append(float(stats["phase"]))
         if phases[-1] == 0:
-            assert (model.schedule.selector.scores.grad != 0).any()
+            assert (model.schedule.selection.selector.scores.grad != 0).any()
     assert phases == [0, 0, 1, 1]
 
 
@@ -197,7 +197,7 @@ def test_half_precision_trains_like_single(name, options, layers, phase):
         pytest.skip("ESPnet's fast_selfattn has no bfloat16")
     model, _ = random_model(name, options, layers, conv_norm="layer_norm")
     if phase == "search":
-        model.schedule.fixed_masks.fill_(float("nan"))
+        model.schedule.selection.fixed_masks.fill_(float("nan"))
     model.train().begin_update(0)
     data = batch()
     data["speech"], data["speech_lengths"] = features()
@@ -209,7 +209,7 @@ def test_half_precision_trains_like_single(name, options, layers, phase):
             losses.append(model(**data)[0].squeeze().float())
         losses[-1].backward()
         found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        assert ("encoder.schedule.selector.scores" in found) == (phase == "search")
+        assert ("schedule.selection.selector.scores" in found) == (phase == "search")
         gradients.append(torch.cat([g.flatten() for g in found.values()]))
     torch.testing.assert_close(losses[1], losses[0], rtol=0.03, atol=0.0)
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.97

@@ -5,7 +5,7 @@ import torch
 from conftest import encoder_conf, fix_masks
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.subnet import Subnet
+from espnet_dynsize.core.subnet import Subnet
 
 EVERYTHING = (True,) * 8
 

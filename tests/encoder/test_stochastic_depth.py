@@ -3,7 +3,7 @@ from conftest import encoder_conf
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.stochastic_depth import Share
-from espnet_dynsize.subnet import Subnet
+from espnet_dynsize.core.subnet import Subnet
 
 
 def test_survivors_are_rescaled_and_the_others_left_alone():

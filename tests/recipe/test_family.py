@@ -10,7 +10,7 @@ import yaml
 from conftest import build, fix_masks, model_config
 
 from espnet_dynsize.bin.main import main
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.recipe.family import choose_sizes
 
 MODEL = "valid.loss.ave.pth"

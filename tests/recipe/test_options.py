@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.recipe.options import experiment_folder, lm_tag, parse
 
 

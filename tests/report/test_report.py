@@ -7,7 +7,7 @@ from conftest import build, fix_masks, model_config
 
 from espnet_dynsize.bin.report import write_report
 from espnet_dynsize.deploy.extract import extract
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.report.scores import write_score
 
 MODEL = "valid.loss.ave.pth"
@@ -38,7 +38,7 @@ def test_report_of_a_family(family, capsys):
     assert [row["WER test %"] for row in rows] == ["75.0", "50.0", "0.0"]
     assert [row["model"] for row in rows] == [f.name for f in folders]
     full = {n: p for n, p in model.named_parameters() if "by_size" not in n}
-    full.pop("encoder.schedule.selector.scores")
+    full.pop("schedule.selection.selector.scores")
     parameters = sum(p.numel() for p in full.values())
     assert rows[-1]["parameters"] == f"{parameters:,}"
     assert float(rows[0]["MFLOPs / s audio"]) <= float(rows[-1]["MFLOPs / s audio"])

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.report.results import check_decoded, results
 
 RESULT = """

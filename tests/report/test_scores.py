@@ -1,6 +1,6 @@
 import pytest
 
-from espnet_dynsize.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.report.scores import (
     error_rate,
     find_scores,

@@ -1,0 +1,1 @@
+"""What changes with the update: selection of layers, samplers, ramps."""

@@ -1,0 +1,53 @@
+"""What changes with the update, and how its state survives averaging and casts."""
+
+import torch
+
+
+class Counters(torch.nn.Module):
+    """Mixin for modules whose buffers are state of the schedule.
+
+    ESPnet's averaging sums integers and averages floats; so this state is in floats,
+    which are equal in all epochs that are averaged, and NaN while not final.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on_host: dict[str, tuple] = {}
+
+    def _apply(self, fn, recurse=True):
+        """Follow the model to its device, but count in float32 at any precision."""
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = buffer.float()
+        return self
+
+    def read(self, name: str):
+        """A buffer as numbers; the device is waited for only after a change."""
+        buffer = getattr(self, name)
+        # Tensors made under inference_mode have no version, and never change.
+        version = None if buffer.is_inference() else (id(buffer), buffer._version)
+        if version is None or self._on_host.get(name, (None,))[0] != version:
+            self._on_host[name] = (version, buffer.tolist())
+        return self._on_host[name][1]
+
+
+class Controller(Counters):
+    """Something that acts on the model as updates go by.
+
+    ESPnet2's trainer and the Lightning callback call the same three methods, through
+    `Schedule`. All state is in buffers of the checkpoint; random draws come from the
+    generator, which is the same on every rank and in a resumed run.
+    """
+
+    def begin_update(self, update: int) -> None:
+        """Called once before the first batch of an update, counted from 1."""
+
+    def after_step(self, update: int) -> None:
+        """Called after the optimizer's step of an update."""
+
+    def penalty(self, update: int, generator: torch.Generator) -> torch.Tensor | float:
+        """What is added to the loss of every batch of the update."""
+        return 0.0
+
+    def reset(self) -> None:
+        """Forget everything, as before the first update."""

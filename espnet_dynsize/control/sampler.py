@@ -1,0 +1,102 @@
+"""Samplers: which subnets train in an update, and with which weight."""
+
+import dataclasses
+from collections.abc import Collection
+
+import torch
+
+from espnet_dynsize.control.selection import Phase, Selection
+from espnet_dynsize.core.subnet import Sampled, Subnet
+
+# What trains in an update → while searching, the gated subnet does in every n-th
+SANDWICHES = {"whole": 1, "alternate": 2, "pairs": 3}
+
+
+class Sandwich:
+    """The full network and smaller subnets (arXiv 2407.18930, section 3.3).
+
+    Args:
+        selection: Knows the sizes' subnets and the gates.
+        rule: Joint phase: `whole`: the full network, one size drawn between, and the
+            smallest, in every update. `alternate`: the full one and, in turn, one of the
+            others. `pairs`: two of the three, each in turn left out; with two sizes, as
+            `alternate`. While searching, the full network trains in every update, the
+            gated subnet in every one, every second, every third.
+        subnet_weight: Loss weight of all but the first of them, whose weight is 1.
+        layer_drop_joint: Stochastic depth of the full network's units that the smallest
+            size lacks, in the joint phase.
+        layer_drop_search: The same while searching, for the units that the gated subnet
+            lacks.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        rule: str = "alternate",
+        subnet_weight: float = 0.6,
+        layer_drop_joint: float = 0.0,
+        layer_drop_search: float = 0.0,
+    ):
+        self.selection = selection
+        self.rule = rule
+        self.subnet_weight = subnet_weight
+        self.layer_drop_joint = layer_drop_joint
+        self.layer_drop_search = layer_drop_search
+
+    def draw(self, update: int, generator: torch.Generator) -> list[Sampled]:
+        """What trains in `update`, largest first.
+
+        Args:
+            update: Counted from 1.
+            generator: The same on every rank and in a resumed run.
+        """
+        if self.selection.phase is Phase.SEARCH:
+            return self._search(update, generator)
+        return self._joint(update, generator)
+
+    def _search(self, update: int, generator: torch.Generator) -> list[Sampled]:
+        family = self.selection.family
+        gated_trains = self.selection.gates_train(update)
+        if not gated_trains and self.layer_drop_search == 0.0:
+            return [self._full()]  # needs no gates
+        gates = self.selection.gates(update, generator)
+        lacking = self.selection.selector.ranking()[gates.k :]
+        full = self._full(lacking, self.layer_drop_search)
+        if not gated_trains:
+            return [full]
+        # With soft gates, every unit takes part.
+        units = (gates.values > 0.5).tolist() if gates.hard else family.full.units
+        subnet = Subnet(tuple(units), family.head(0))
+        return [full, Sampled(subnet, self.subnet_weight, "gated", gates.values)]
+
+    def _joint(self, update: int, generator: torch.Generator) -> list[Sampled]:
+        sizes, subnets = self.selection.sizes, self.selection.subnets()
+        last = len(sizes) - 1
+        lacking = [i for i, kept in enumerate(subnets[0].units) if not kept]
+        samples = [self._full(lacking, self.layer_drop_joint)]
+        if last > 1:
+            between = int(torch.randint(1, last, (1,), generator=generator))
+            samples.append(self._smaller(sizes[between], subnets[between]))
+        if last > 0:
+            samples.append(self._smaller(sizes[0], subnets[0]))
+        if self.rule == "pairs" and len(samples) == 3:
+            del samples[update % 3]
+        elif self.rule != "whole":
+            # A slice, as a smaller family has nobody there in every second update.
+            left_out = 2 - update % 2
+            del samples[left_out : left_out + 1]
+        samples[0] = dataclasses.replace(samples[0], weight=1.0)
+        return samples
+
+    def _smaller(self, size: int, subnet: Subnet) -> Sampled:
+        return Sampled(subnet, self.subnet_weight, str(size))
+
+    def _full(self, lacking: Collection[int] = (), drop: float = 0.0) -> Sampled:
+        """The full network; `drop` is the stochastic depth of the units `lacking`."""
+        family = self.selection.family
+        rates = None
+        if drop:
+            rates = tuple(
+                drop if i in lacking else 0.0 for i in range(family.num_units)
+            )
+        return Sampled(family.full, 1.0, str(family.sizes[-1]), drop=rates)

@@ -1,0 +1,80 @@
+"""The schedule: which update it is, and the controllers that act on it."""
+
+import torch
+
+from espnet_dynsize.control.controller import Controller, Counters
+from espnet_dynsize.control.selection import Phase, Selection
+
+
+class Schedule(Counters):
+    """Counts updates and tells the controllers.
+
+    Args:
+        **controllers: The controllers by name, `selection` among them, in the order in
+            which they are told.
+    """
+
+    selection: Selection
+
+    def __init__(self, **controllers: Controller):
+        super().__init__()
+        self.register_buffer("update", torch.zeros(()))  # exact up to 2**24
+        self.register_buffer("joint_epochs", torch.zeros(()))
+        self._names = tuple(controllers)
+        for name, controller in controllers.items():
+            self.add_module(name, controller)
+        self._seed = 0
+
+    @property
+    def controllers(self) -> list[Controller]:
+        return [getattr(self, name) for name in self._names]
+
+    @property
+    def started(self) -> bool:
+        """Whether there has been an update."""
+        return self.now > 0
+
+    @property
+    def now(self) -> int:
+        """The number of the update, counted from 1; 0 before training."""
+        return int(self.read("update"))
+
+    @property
+    def phase(self) -> Phase:
+        return self.selection.phase
+
+    def reset(self) -> None:
+        """Forget everything: a training begins, whatever weights it starts from."""
+        self.update.zero_()
+        self.joint_epochs.zero_()
+        for controller in self.controllers:
+            controller.reset()
+
+    def begin_update(self, seed: int) -> None:
+        """Advance by one update; call it before the update's first batch.
+
+        Args:
+            seed: The run's seed.
+        """
+        self._seed = seed
+        self.update += 1
+        for controller in self.controllers:
+            controller.begin_update(self.now)
+
+    def after_step(self) -> None:
+        """Call it after the optimizer's step."""
+        for controller in self.controllers:
+            controller.after_step(self.now)
+
+    def penalty(self) -> torch.Tensor:
+        """What the controllers add to the loss."""
+        total = self.update.new_zeros(())
+        for controller in self.controllers:
+            total = total + controller.penalty(self.now, self.draws())
+        return total
+
+    def draws(self) -> torch.Generator:
+        """Random numbers of this update: the same on every rank and when resumed."""
+        generator = torch.Generator()
+        generator.manual_seed(1_000_003 * self._seed + self.now)
+        return generator

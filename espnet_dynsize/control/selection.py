@@ -1,0 +1,190 @@
+"""Selection: the controller that searches for layers and then fixes every size's."""
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+
+from espnet_dynsize.control.controller import Controller
+from espnet_dynsize.control.selectors.selector import Gates, LayerSelector
+from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.subnet import Subnet
+
+UNSET = math.nan
+
+
+class Phase(IntEnum):
+    """`SEARCH`: scores are learned. `JOINT`: masks are fixed, all sizes train."""
+
+    SEARCH = 0
+    JOINT = 1
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long the search is, and how fast scores learn in it.
+
+    Args:
+        search_fraction: Part of the run that is search.
+        search_updates: Length of the search in updates, instead of the fraction.
+        score_lr: Learning rate of the scores, relative to that of the weights.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    search_fraction: float = 0.6
+    search_updates: int | None = None
+    score_lr: float = 1.0
+
+    def __post_init__(self):
+        if not 0.0 <= self.search_fraction < 1.0:
+            raise ConfigError(
+                f"selector_conf: search_fraction={self.search_fraction} must be at "
+                "least 0 and below 1; a search as long as the run leaves no joint "
+                "phase."
+            )
+        updates = self.search_updates
+        good = updates is None or (type(updates) is int and updates >= 0)
+        check(good, "selector_conf: search_updates", updates, "at least 0")
+        good = 0.0 < self.score_lr < math.inf
+        check(good, "selector_conf: score_lr", self.score_lr, "above 0")
+
+    def length(self, total_updates: int | None) -> int:
+        """Updates of search in a run of `total_updates` (None: unknown).
+
+        Raises:
+            ConfigError: the search does not fit into the run.
+        """
+        updates = self.search_updates
+        if updates is None:
+            if total_updates is None:
+                raise ConfigError(
+                    f"selector_conf: search_fraction={self.search_fraction} needs a "
+                    "run of known length; give search_updates with this iterator."
+                )
+            updates = round(self.search_fraction * total_updates)
+        if total_updates is not None and updates >= total_updates:
+            raise ConfigError(
+                f"selector_conf: search_updates={updates} must be less than the run's "
+                f"{total_updates} updates."
+            )
+        return updates
+
+
+class Selection(Controller):
+    """Phase, gates and masks, all functions of tensors in the checkpoint.
+
+    The masks are unset (NaN) while searching; so an average that has seen a checkpoint
+    of the search is recognised as unusable.
+
+    Args:
+        selector: Chooses the layers.
+        search: Length of the search.
+        gate_every: While searching, the gated subnet trains in every n-th update; the
+            selector's penalty counts n-fold there.
+    """
+
+    def __init__(
+        self, selector: LayerSelector, search: Search | None = None, gate_every: int = 1
+    ):
+        super().__init__()
+        self.selector = selector
+        self.family = selector.family
+        self.search = search or Search()
+        self.gate_every = gate_every
+        shape = (len(self.family.sizes), selector.num_units)
+        self.register_buffer("fixed_masks", torch.full(shape, UNSET))
+        self.register_buffer("search_updates", torch.full((), UNSET))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.family.sizes
+
+    @property
+    def phase(self) -> Phase:
+        masks = self.read("fixed_masks")
+        unset = any(math.isnan(kept) for row in masks for kept in row)
+        return Phase.SEARCH if unset else Phase.JOINT
+
+    @property
+    def planned(self) -> bool:
+        """Whether the length of the search is fixed."""
+        return not math.isnan(self.read("search_updates"))
+
+    def plan(self, total_updates: int | None) -> None:
+        """Fix the length of the search for a run of `total_updates` (None: unknown).
+
+        Raises:
+            ConfigError: the search does not fit into the run.
+        """
+        self.search_updates.fill_(self.search.length(total_updates))
+
+    def reset(self) -> None:
+        self.fixed_masks.fill_(UNSET)
+        self.search_updates.fill_(UNSET)
+        self.selector.reset_parameters()
+
+    def begin_update(self, update: int) -> None:
+        """The first update after the search fixes the masks."""
+        if self.phase is Phase.JOINT:
+            return
+        if not self.planned:
+            raise RuntimeError("Selection.plan() comes before training.")
+        if update > self.read("search_updates"):
+            self.fixed_masks.copy_(self.selector.masks())
+        else:
+            self.selector.begin_update(update - 1, self._length())
+
+    def gates_train(self, update: int) -> bool:
+        """Whether the gated subnet trains in this update of the search."""
+        return (update - 1) % self.gate_every == 0
+
+    def gates(self, update: int, generator: torch.Generator) -> Gates:
+        """Gates of this update of the search."""
+        return self.selector.gates(update - 1, self._length(), generator)
+
+    def penalty(self, update: int, generator: torch.Generator) -> torch.Tensor | float:
+        if self.phase is Phase.JOINT or not self.gates_train(update):
+            return 0.0
+        penalty = self.selector.penalty(update - 1, self._length(), generator)
+        return self.gate_every * penalty
+
+    def masks(self) -> torch.Tensor:
+        """Bool [len(sizes), N]: the fixed masks, or what the scores say so far."""
+        if self.phase is Phase.SEARCH:
+            return self.selector.masks()
+        return torch.tensor(self.read("fixed_masks")) > 0.5
+
+    def subnet(self, size: int) -> Subnet:
+        """The subnet of a size.
+
+        Raises:
+            ConfigError: `size` is not in the family, or has no fixed mask yet.
+        """
+        if type(size) is bool or size not in self.sizes:
+            raise ConfigError(f"size={size} must be one of {list(self.sizes)}.")
+        index = self.sizes.index(size)
+        if self.phase is Phase.SEARCH and size != self.sizes[-1]:
+            raise ConfigError(
+                f"size={size} has no layers yet: the checkpoint is from the search "
+                "phase, or an average with one; use a joint-phase checkpoint."
+            )
+        return Subnet(tuple(self.masks()[index].tolist()), self.family.head(index))
+
+    def subnets(self) -> list[Subnet]:
+        """Every size's, smallest first; they may still change while searching.
+
+        While searching, smaller sizes use the heads that the gated subnet trains.
+        """
+        search, last = self.phase is Phase.SEARCH, len(self.sizes) - 1
+        return [
+            Subnet(
+                tuple(mask), self.family.head(0 if search and i < last else i)
+            )
+            for i, mask in enumerate(self.masks().tolist())
+        ]
+
+    def _length(self) -> int:
+        return max(int(self.read("search_updates")), 1)

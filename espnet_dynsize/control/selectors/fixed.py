@@ -1,0 +1,52 @@
+"""Baselines that choose layers without learning which."""
+
+import torch
+
+from espnet_dynsize.core.family import Family
+from espnet_dynsize.control.selectors.selector import Gates, LayerSelector, best_first
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+class FixedSelector(LayerSelector):
+    """A ranking that is known from the start: there is no search phase."""
+
+    searches = False
+
+    def gates(self, update, search_updates, generator) -> Gates:
+        raise RuntimeError(f"{type(self).__name__} has no search phase.")
+
+
+class First(FixedSelector):
+    """The lowest layers; with `output_per_size` this is the aux-loss baseline."""
+
+    def ranking(self) -> list[int]:
+        return list(range(self.num_units))
+
+
+class Uniform(FixedSelector):
+    """Layers spread evenly over depth, nested.
+
+    Multiples of the golden ratio modulo 1 are spread evenly, however many are taken. A
+    constant stride would not do: with four layers a block, every second layer is either
+    all attention and feed-forward, or all of the others.
+    """
+
+    def ranking(self) -> list[int]:
+        places = [(GOLDEN_RATIO * i) % 1.0 for i in range(self.num_units)]
+        return sorted(range(self.num_units), key=places.__getitem__)
+
+
+class Random(FixedSelector):
+    """A random nested choice, drawn from the run's seed."""
+
+    def __init__(self, family: Family):
+        super().__init__(family)
+        self.register_buffer("scores", torch.empty(self.num_units))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.scores.uniform_()
+
+    def ranking(self) -> list[int]:
+        return best_first(self.scores)

@@ -1,0 +1,78 @@
+"""Simple-Top-k (arXiv 2407.18930, section 3.2)."""
+
+import math
+
+import torch
+
+from espnet_dynsize.control.ramp import Ramp
+from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.family import Family
+from espnet_dynsize.control.selectors.relaxed_top_k import (
+    relaxed_top_k,
+    straight_through_top_k,
+)
+from espnet_dynsize.control.selectors.selector import Gates, LayerSelector, best_first
+
+INITIAL_SCORE = 0.5
+# Far below one optimiser step: it only decides between scores that are still equal.
+TIE_BREAK = 1e-5
+
+
+def annealed_k(
+    update: int, search_updates: int, num_units: int, smallest: int, step: int
+) -> int:
+    """Units of the gated subnet at `update`: L - r, L - 2r, …, smallest.
+
+    The search is cut into ceil((L - smallest) / r) equal parts; k falls by r from one
+    to the next.
+
+    Args:
+        update: Counted from 0.
+        search_updates: Length of the search in updates.
+        num_units: L.
+        smallest: Units of the smallest size.
+        step: r.
+    """
+    parts = max(math.ceil((num_units - smallest) / step), 1)
+    part = min(Ramp([(0, 0), (search_updates, parts)]).step(update), parts - 1)
+    return max(num_units - step * (part + 1), smallest)
+
+
+class SimpleTopK(LayerSelector):
+    """One score a unit; the gated subnet is the relaxed top-k, k annealed.
+
+    Args:
+        family: The sizes and the units' costs.
+        k_step: By how much k falls at a time (r in the paper).
+        straight_through: Gates are a hard k-hot with the soft one's gradient (the
+            paper's figure 1); else the soft k-hot itself.
+
+    Raises:
+        ConfigError: `k_step` is not between 1 and the number of units.
+    """
+
+    def __init__(self, family: Family, k_step: int = 1, straight_through: bool = True):
+        super().__init__(family)
+        allowed = f"between 1 and {self.num_units}, the number of layers"
+        check(1 <= k_step <= self.num_units, "selector_conf: k_step", k_step, allowed)
+        self.k_step = k_step
+        self.straight_through = straight_through
+        self.scores = torch.nn.Parameter(torch.empty(self.num_units))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        # Drawn from the run's seed: ties must not be broken by position.
+        self.scores.uniform_(INITIAL_SCORE, INITIAL_SCORE + TIE_BREAK)
+
+    def gates(self, update, search_updates, generator) -> Gates:
+        smallest = self.family.costs.count(self.ranking(), self.family.budgets[0])
+        k = annealed_k(update, search_updates, self.num_units, smallest, self.k_step)
+        values = relaxed_top_k(self.scores, k)
+        if self.straight_through:
+            values = straight_through_top_k(values, k)
+        return Gates(k, values, hard=self.straight_through)
+
+    def ranking(self) -> list[int]:
+        """Units by score; the sizes are nested."""
+        return best_first(self.scores)

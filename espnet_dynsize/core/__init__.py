@@ -1,0 +1,1 @@
+"""What everything else is made of: subnets, families, costs, config keys, errors."""

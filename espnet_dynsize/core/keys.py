@@ -1,0 +1,105 @@
+"""The plugin's keys in a training config, and what they say: the one place for both."""
+
+from collections.abc import Mapping
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.family import budget_sizes
+
+ENCODER_PREFIX = "dynsize_"
+MODEL = "dynsize"
+# Keys of `model_conf` that describe the family and how it trains. A cut model has none.
+FAMILY_KEYS = (
+    "sizes",
+    "budgets",
+    "selector",
+    "selector_conf",
+    "layer_drop_joint",
+    "layer_drop_search",
+    "norm_per_size",
+    "output_per_size",
+    "decoder_per_size",
+    "subnet_weight",
+    "sandwich",
+    "distill_weight",
+    "subnet",
+)
+# Those of them that stood in `encoder_conf` in version 0.1
+MOVED_KEYS = FAMILY_KEYS[:7] + ("subnet",)
+# Keys of `encoder_conf` that say which units a cut model has
+KEPT_KEYS = ("keep_layers", "keep_components")
+# Keys of `encoder_conf` that stock encoders do not have
+ENCODER_KEYS = (
+    *KEPT_KEYS,
+    "granularity",
+    "ffn_chunks",
+    "conv_norm",
+    "convolution_first",
+    "skip_empty_blocks",
+)
+
+
+def is_plugin(config: Mapping) -> bool:
+    """Whether the config's encoder is one of this plugin's."""
+    return str(config.get("encoder")).startswith(ENCODER_PREFIX)
+
+
+def is_family(config: Mapping) -> bool:
+    """Whether the config describes a supernet with sizes."""
+    conf = config.get("model_conf") or {}
+    return bool(conf.get("sizes") or conf.get("budgets"))
+
+
+def family_sizes(config: Mapping) -> list[int]:
+    """The sizes that a supernet's config names."""
+    conf = config["model_conf"]
+    if conf.get("sizes") is not None:
+        return list(conf["sizes"])
+    ((_, fractions),) = conf["budgets"].items()
+    return budget_sizes(fractions)
+
+
+def kept_units(config: Mapping) -> list[int] | None:
+    """The units of a cut model; None for a supernet."""
+    conf = config.get("encoder_conf") or {}
+    return next((conf[key] for key in KEPT_KEYS if conf.get(key) is not None), None)
+
+
+def with_size(config: dict, size: int) -> dict:
+    """The config with which a supernet's checkpoint computes as `size`."""
+    return {**config, "model_conf": {**config["model_conf"], "subnet": size}}
+
+
+def granularity(config: Mapping) -> str:
+    """What a unit is: `layer` or `component`."""
+    return (config.get("encoder_conf") or {}).get("granularity", "layer")
+
+
+def refuse_moved(encoder_conf: Mapping) -> None:
+    """Refuse keys that have moved from `encoder_conf` to `model_conf`.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    moved = [key for key in MOVED_KEYS if encoder_conf.get(key) is not None]
+    if moved:
+        lines = ", ".join(f"{key}: {encoder_conf[key]}" for key in moved)
+        raise ConfigError(
+            f"encoder_conf: {', '.join(moved)} must be under model_conf since version "
+            f"0.2; write there {{{lines}}} (subnet_weight, if set, doubled where "
+            "sandwich is not whole); checkpoints stay valid."
+        )
+
+
+def check_model_keys(config: Mapping) -> None:
+    """Refuse family keys that ESPnet's own model would not understand.
+
+    Raises:
+        ConfigError: there are, without `model: dynsize`.
+    """
+    conf = config.get("model_conf") or {}
+    given = [key for key in FAMILY_KEYS if key in conf]
+    if given and config.get("model") != MODEL:
+        raise ConfigError(
+            f"model_conf: {given[0]}={conf[given[0]]} needs model: {MODEL}, not "
+            f"{config.get('model')}."
+        )

@@ -1,0 +1,92 @@
+"""A subnet, and how it trains in one step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from espnet_dynsize.core.errors import ConfigError
+
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """A choice of units, without tensors: hashable, yaml in, yaml out.
+
+    Args:
+        units: One bool per unit of the encoder, True = kept.
+        head: Whose output layer, decoder and norm statistics it uses, where these
+            exist per size: `full`, or the number of a smaller size.
+    """
+
+    units: tuple[bool, ...]
+    head: str = FULL
+
+    @classmethod
+    def of(cls, kept: Sequence[int], num_units: int, head: str = FULL) -> "Subnet":
+        """The subnet of the units at positions `kept`, of `num_units` in all."""
+        chosen = set(kept)
+        return cls(tuple(unit in chosen for unit in range(num_units)), head)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Positions of the kept units."""
+        return tuple(i for i, keep in enumerate(self.units) if keep)
+
+    def within(self, units: range) -> tuple[int, ...]:
+        """Which of `units` are kept, counted from the first of them."""
+        return tuple(i for i, unit in enumerate(units) if self.units[unit])
+
+    def to_yaml(self) -> dict:
+        """The subnet as what `from_yaml` reads."""
+        return dict(num_units=len(self.units), kept=list(self.kept), head=self.head)
+
+    @classmethod
+    def from_yaml(cls, content: object, source: str = "subnet") -> "Subnet":
+        """Read `{num_units: N, kept: [positions], head: full}`; all keys are needed.
+
+        Args:
+            content: What the yaml file holds.
+            source: Its name, for messages.
+
+        Raises:
+            ConfigError: it is not of that form.
+        """
+        keys = {"num_units", "kept", "head"}
+        if not isinstance(content, dict) or set(content) != keys:
+            raise ConfigError(f"{source} must have the keys {sorted(keys)}.")
+        number, kept = content["num_units"], content["kept"]
+        if type(number) is not int or number < 1:
+            raise ConfigError(f"{source}: num_units={number} must be a whole number.")
+        if not isinstance(kept, list) or any(
+            type(unit) is not int or not 0 <= unit < number for unit in kept
+        ):
+            raise ConfigError(
+                f"{source}: kept={kept} must be a list of positions from 0 to "
+                f"{number - 1}."
+            )
+        if len(set(kept)) != len(kept):
+            raise ConfigError(f"{source}: kept={kept} names a position twice.")
+        return cls.of(kept, number, str(content["head"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """One subnet as it trains in one step.
+
+    Args:
+        subnet: The subnet.
+        weight: Weight of its loss.
+        name: What its statistics are called after.
+        gates: Shape [N]; multiplies the units' outputs while searching. A unit that is
+            not kept but has a gate (of exactly 0) is computed all the same, without
+            gradients of its own, so that its score gets one.
+        drop: One stochastic-depth probability per unit (training only).
+    """
+
+    subnet: Subnet
+    weight: float = 1.0
+    name: str = ""
+    gates: torch.Tensor | None = None
+    drop: tuple[float, ...] | None = None

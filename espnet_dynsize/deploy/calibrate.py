@@ -1,0 +1,35 @@
+"""Measure the statistics of batch norms anew."""
+
+from collections.abc import Iterable
+
+import torch
+
+
+@torch.no_grad()
+def calibrate(model: torch.nn.Module, audio: Iterable[torch.Tensor]) -> int:
+    """Replace the running statistics by averages over `audio`.
+
+    A subnet that never trained has other activations than those whose statistics are
+    stored (AlphaNet's practice: re-calibrate every subnet before it is evaluated).
+
+    Args:
+        model: A cut model; dropout and augmentation stay off.
+        audio: Inputs [samples] or [L, D], a batch each; 32 to 64 are enough.
+
+    Returns:
+        How many inputs there were.
+    """
+    model.eval()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the average of all batches
+        norm.train()
+    number = 0
+    for number, speech in enumerate(audio, 1):
+        model.encode(speech[None], torch.tensor([len(speech)]))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        norm.eval()
+    return number

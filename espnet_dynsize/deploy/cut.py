@@ -1,0 +1,68 @@
+"""Cut one subnet out of a trained supernet."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import FAMILY_KEYS, granularity
+from espnet_dynsize.core.subnet import FULL, Subnet
+from espnet_dynsize.deploy.calibrate import calibrate
+from espnet_dynsize.deploy.experiment import build_model, load_states
+from espnet_dynsize.train.model import JointLoss
+
+
+def cut(
+    model: JointLoss,
+    config: dict,
+    subnet: Subnet,
+    audio: Iterable[torch.Tensor] | None = None,
+) -> tuple[dict, dict]:
+    """Config and state dict of the model that holds only what `subnet` uses.
+
+    Args:
+        model: A supernet's model.
+        config: Its config.
+        subnet: Any subnet of it, of the family or not.
+        audio: Inputs [samples] or [L, D] on which the norm statistics are measured
+            anew; needed for a subnet with batch norm that is not of the family.
+
+    Raises:
+        ConfigError: the model is no supernet, or the subnet cannot be cut.
+    """
+    if not isinstance(model, JointLoss):
+        raise ConfigError("only a supernet (model: dynsize) can be cut.")
+    model.check_subnet(subnet, calibrated=audio is not None)
+    # Trained modules cannot be copied: build the supernet again, then delete units.
+    whole = build_model(config)
+    load_states(whole, model.state_dict(), "the supernet")
+    whole.encoder.keep_units(list(subnet.kept))
+    states = states_of_head(whole.state_dict(), subnet.head)
+    small_config = cut_config(config, subnet)
+    small = build_model(small_config)
+    states = {name: states[name] for name in small.state_dict()}
+    if audio is not None:
+        load_states(small, states, "the cut model")
+        calibrate(small, audio)
+        states = small.state_dict()
+    return small_config, states
+
+
+def cut_config(config: dict, subnet: Subnet) -> dict:
+    """The config of the cut model: ESPnet's own model around the kept units."""
+    small = copy.deepcopy(config)
+    for key in FAMILY_KEYS:
+        small["model_conf"].pop(key, None)
+    small["encoder_conf"][f"keep_{granularity(config)}s"] = list(subnet.kept)
+    return small | {"model": "espnet", "init": None}
+
+
+def states_of_head(states: dict, head: str) -> dict:
+    """The state dict with a head's output layer and statistics under stock names."""
+    renamed = dict(states)
+    for name in list(renamed) if head != FULL else []:
+        prefix, _, tail = name.partition(f".by_size.{head}.")
+        if tail:
+            renamed[f"{prefix}.{tail}"] = renamed[name]
+    return renamed

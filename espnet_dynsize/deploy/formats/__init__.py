@@ -1,0 +1,1 @@
+"""How a cut model is written."""

@@ -1,0 +1,151 @@
+"""One call from a trained model to a recogniser of one size."""
+
+import tempfile
+import weakref
+import zipfile
+from pathlib import Path
+
+import torch
+import yaml
+from espnet2.bin import asr_inference
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs.pack_funcs import unpack
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import is_plugin, kept_units
+from espnet_dynsize.core.subnet import Subnet
+from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.cut import cut
+from espnet_dynsize.deploy.experiment import (
+    build_model,
+    find_checkpoint,
+    load_states,
+    read_config,
+    read_states,
+)
+from espnet_dynsize.train.task import DynSizeASRTask
+
+CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
+
+
+def load(
+    path: str | Path,
+    size: int | Subnet | None = None,
+    model_file: str = "",
+    **options,
+) -> Speech2Text:
+    """Open a trained model at one size.
+
+    Args:
+        path: Folder of a trained supernet or of an extracted size, or a zip that
+            `espnet2.bin.pack` has made of one. Relative paths in a folder's
+            config.yaml (token lists, statistics) are looked up from where you are, as
+            ESPnet does.
+        size: One of the family, or any `Subnet` of a supernet; None: the full
+            network, or the one that a cut model has.
+        model_file: Checkpoint in the folder; empty for the only `*.ave.pth`.
+        **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
+            A model that has only CTC is decoded greedily where nothing else is given.
+
+    Returns:
+        ESPnet's `Speech2Text`: call it with audio (float array [samples], at the
+        sampling rate of training) and get `[(text, tokens, ids, hypothesis), …]`.
+
+    Raises:
+        ConfigError: the path holds no model of this plugin, or not this size.
+    """
+    return open_model(path, size, model_file, plugin_only=True, **options)
+
+
+def open_model(
+    path: str | Path,
+    size: int | Subnet | None = None,
+    model_file: str = "",
+    plugin_only: bool = False,
+    **options,
+) -> Speech2Text:
+    """`load` that also opens models without this plugin, unless `plugin_only`."""
+    asr_inference.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
+    folder = tempfile.TemporaryDirectory(prefix="espnet_dynsize_")
+    try:
+        files = _files(Path(path), model_file, Path(folder.name))
+        config = _check(path, Path(files[CONFIG]), size, plugin_only)
+        if size is not None and kept_units(config) is None:
+            files |= _extracted(config, files, size, Path(folder.name))
+        if config.get("decoder") is None:
+            options = {"ctc_weight": 1.0, "beam_size": 1, **options}
+        recogniser = asr_inference.Speech2Text(**{**files, **options})
+    except BaseException:
+        folder.cleanup()
+        raise
+    # A tokenizer may read its file from the zip at first use.
+    weakref.finalize(recogniser, folder.cleanup)
+    return recogniser
+
+
+def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
+    """Arguments of `Speech2Text` that name the model's files."""
+    if path.is_dir():
+        read_config(path)
+        checkpoint = path / find_checkpoint(path, model_file)
+        return {CONFIG: str(path / "config.yaml"), CHECKPOINT: str(checkpoint)}
+    if not path.is_file():
+        raise ConfigError(f"path={path} does not exist: give a folder or a zip.")
+    try:
+        files = unpack(path, folder)
+    except (ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"path={path} is not a packed ESPnet model: {error}."
+        ) from error
+    missing = {CONFIG, CHECKPOINT} - set(files)
+    if missing:
+        raise ConfigError(f"path={path} is not a packed ASR model: no {min(missing)}.")
+    lost = [name for name in files.values() if not Path(name).is_file()]
+    if lost:
+        raise ConfigError(
+            f"path={path} lacks {Path(lost[0]).relative_to(folder)}, which its "
+            "meta.yaml names."
+        )
+    return files
+
+
+def _check(path, config_file: Path, size, plugin_only: bool) -> dict:
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    if not is_plugin(config):
+        if size is None and not plugin_only:
+            return config
+        raise ConfigError(
+            f"path={path} holds encoder: {config.get('encoder')}, not a model of this "
+            "plugin; open it with ESPnet's Speech2Text."
+        )
+    cut_size = _cut_size(config, config_file.parent)
+    if size is not None and cut_size is not None and cut_size != size:
+        raise ConfigError(f"size={size} is not in {path}, which holds size {cut_size}.")
+    return config
+
+
+def _cut_size(config: dict, folder: Path) -> int | None:
+    """The size of a cut model; None for a supernet.
+
+    Without the record of its origin, a cut model is called by its units.
+    """
+    kept = kept_units(config)
+    if kept is None:
+        return None
+    return (origin.read(folder) or {}).get("size", len(kept))
+
+
+def _extracted(
+    config: dict, files: dict, size: int | Subnet, folder: Path
+) -> dict[str, str]:
+    """Files of the cut model, in place of the supernet's."""
+    model = build_model(config)
+    checkpoint = Path(files[CHECKPOINT])
+    states = read_states(checkpoint.parent, checkpoint.name)
+    load_states(model, states, f"{CHECKPOINT}={checkpoint}")
+    subnet = size if isinstance(size, Subnet) else model.subnet(size)
+    small_config, states = cut(model, config, subnet)
+    paths = {CONFIG: str(folder / "cut.yaml"), CHECKPOINT: str(folder / "cut.pth")}
+    Path(paths[CONFIG]).write_text(yaml.safe_dump(small_config), encoding="utf-8")
+    torch.save(states, paths[CHECKPOINT])
+    return paths

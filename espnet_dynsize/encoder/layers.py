@@ -1,0 +1,155 @@
+"""A block of residual layers that computes the layers of one subnet."""
+
+import torch
+
+from espnet_dynsize.core.subnet import Sampled, Subnet
+from espnet_dynsize.encoder import weights
+from espnet_dynsize.encoder.kinds import Layer, has_layer
+from espnet_dynsize.encoder.stochastic_depth import Rows
+from espnet_dynsize.encoder.switch import Switch
+
+
+class Block:
+    """Mixin for ESPnet's block: runs the layers of the subnet that the switch names.
+
+    A subclass has, for each kind of layer, a method `_<kind>(call, x, pos_emb, mask)`
+    that returns what is added to x. It calls `call` in place of the module of that
+    name.
+
+    Attributes:
+        norms: Kind of layer → name of its norm, in the order in which a block computes
+            them; None where the layer's method norms.
+        layers: The block's layers in the order in which they compute.
+        switch: Names the subnet that computes.
+        skip_empty: A block without any kept layer is skipped, final norm included.
+    """
+
+    norms: dict[str, str | None]
+    normalize_before = True
+    layers: list[Layer]
+    switch: Switch
+    skip_empty: bool
+
+    @classmethod
+    def take_over(
+        cls,
+        block: torch.nn.Module,
+        first: int,
+        switch: Switch,
+        ffn_chunks: int | None = None,
+        skip_empty: bool = False,
+    ) -> "Block":
+        """Turn ESPnet's `block` into one of this class, with the same parameters.
+
+        Args:
+            block: A stock block of the class that this one extends.
+            first: Index of the block's first unit among the encoder's units.
+            switch: Names the active subnet.
+            ffn_chunks: Units are attention heads, this many chunks of a feed-forward
+                layer's hidden channels, and other modules; None: units are layers.
+            skip_empty: A block without any kept layer is skipped, final norm included.
+
+        Raises:
+            ConfigError: the hidden channels cannot be cut into `ffn_chunks`.
+        """
+        block.__class__ = cls
+        block.switch = switch
+        block.skip_empty = skip_empty
+        block.layers = []
+        for kind in [k for k in cls.norms if has_layer(block, k)]:
+            number = 1
+            if ffn_chunks is not None:
+                module = getattr(block, kind, None)
+                number = weights.count_units(kind, module, ffn_chunks)
+            units = range(first, first + number)
+            block.layers.append(Layer(kind, cls.norms[kind], units))
+            first = units.stop
+        return block
+
+    @property
+    def units(self) -> range:
+        """All units of the block."""
+        return range(self.layers[0].units.start, self.layers[-1].units.stop)
+
+    def keep(self, subnet: Subnet) -> None:
+        """Delete the parameters of all other units; they can never compute again."""
+        for layer in self.layers:
+            kept = subnet.within(layer.units)
+            if not kept:
+                for name in layer.modules(self):
+                    setattr(self, name, None)
+            elif len(kept) < len(layer.units):
+                weights.delete_units(getattr(self, layer.kind), layer, Sampled(subnet))
+        if self.skip_empty and not subnet.within(self.units):
+            self.norm_final = None
+
+    def forward(
+        self,
+        x_input: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: torch.Tensor | None = None,
+    ):
+        """Encode like the stock block.
+
+        Args:
+            x_input: [B, T, D], or a tuple of it and the positions [1, T', D].
+            mask: [B, 1, T], True = valid frame.
+            cache: Only None: encoders never use it.
+
+        Raises:
+            NotImplementedError: `cache` is given.
+        """
+        if cache is not None:
+            raise NotImplementedError("A supernet block has no incremental cache.")
+        x, pos_emb = x_input if isinstance(x_input, tuple) else (x_input, None)
+        now = self.switch.now
+        for layer in self.layers:
+            if has_layer(self, layer.kind):
+                x = self._add(layer, now, x, pos_emb, mask)
+            if not self.normalize_before:
+                # Norms after the layer belong to the block: they always compute.
+                x = getattr(self, layer.norm)(x)
+        if self._has_final_norm(now):
+            x = self.norm_final(x)
+        return (x if pos_emb is None else (x, pos_emb)), mask
+
+    def _add(
+        self,
+        layer: Layer,
+        now: Sampled | None,
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """x [B, T, D] plus the layer's output, or x where the subnet lacks the layer."""
+        gates, kept = None if now is None else now.gates, layer.kept(now)
+        if gates is None and not kept:
+            return x
+        rows = self._rows(layer, now, x)
+        if not rows.any:
+            return x
+        y = rows.take(x)  # [n, T, D]
+        call = weights.call(getattr(self, layer.kind, None), layer, now, self.switch)
+        # A closed gate passes no gradient into its layer, but its score needs y. (Under
+        # autocast the weights' casts are cached with their graph all the same, as the
+        # full network has come first.)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(kept)):
+            if self.normalize_before and layer.norm is not None:
+                y = getattr(self, layer.norm)(y)
+            y = getattr(self, f"_{layer.kind}")(call, y, pos_emb, rows.take(mask))
+        if gates is not None and len(layer.units) == 1:
+            y = y * gates[layer.units.start]
+        return rows.add(x, y)
+
+    def _rows(self, layer: Layer, now: Sampled | None, x: torch.Tensor) -> Rows:
+        """The sequences that stochastic depth lets through the layer."""
+        if now is None or now.drop is None or not self.training:
+            return Rows()
+        return Rows.draw(x, min(now.drop[unit] for unit in layer.units))
+
+    def _has_final_norm(self, now: Sampled | None) -> bool:
+        if getattr(self, "norm_final", None) is None:
+            return False
+        # While searching, gates are not yet decisions: no block counts as empty.
+        decided = self.skip_empty and now is not None and now.gates is None
+        return not decided or bool(now.subnet.within(self.units))

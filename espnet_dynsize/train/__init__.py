@@ -1,0 +1,1 @@
+"""ESPnet's task, model and trainer for supernets."""

@@ -1,0 +1,126 @@
+"""Training supernets with ESPnet3 (Lightning)."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from hydra.utils import get_class
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+
+from espnet_dynsize.control.schedule import Schedule
+from espnet_dynsize.control.selection import Phase
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.train.model import JointLoss
+
+
+class SubnetScheduleCallback(Callback):
+    """Advances the subnet schedule by one with every optimiser step.
+
+    In an ESPnet3 `training.yaml`:
+
+        task: espnet_dynsize.train.task.DynSizeASRTask
+        trainer:
+          callbacks:
+            - _target_: espnet_dynsize.train.lightning.SubnetScheduleCallback
+              seed: 0
+
+    While searching, no checkpoint counts as one of the best, so averages are over the
+    joint phase only. The schedule is in the model's state: `fit: {ckpt_path: last}`
+    goes on where the run stopped.
+
+    Args:
+        seed: From it and the update's number follows which subnets are drawn.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        self._kept: dict[ModelCheckpoint, int] = {}
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        """Check the model, and keep the scores out of weight decay.
+
+        Raises:
+            ConfigError: it is not a supernet, or DDP does not look for unused
+                parameters.
+        """
+        if not isinstance(pl_module.model, JointLoss):
+            raise ConfigError(
+                "SubnetScheduleCallback needs model: dynsize with a supernet encoder."
+            )
+        strategy = trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get(
+            "find_unused_parameters", False
+        ):
+            raise ConfigError(
+                "trainer: strategy must be ddp_find_unused_parameters_true: which "
+                "output layers get a gradient changes from step to step."
+            )
+        schedule = pl_module.model.schedule
+        for score in schedule.selection.selector.parameters():
+            score.score_lr = schedule.selection.search.score_lr
+        optimizer = dict(pl_module.config.optimizer)
+        if optimizer["_target_"] != _APART:
+            optimizer["optimizer"] = optimizer["_target_"]
+            pl_module.config.optimizer = {**optimizer, "_target_": _APART}
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Fix the length of the search; a resumed run keeps its own.
+
+        Raises:
+            ConfigError: the search does not fit into the run.
+        """
+        updates = trainer.estimated_stepping_batches
+        total = int(updates) if updates < math.inf else None
+        schedule: Schedule = pl_module.model.schedule
+        if not schedule.selection.planned:
+            schedule.selection.plan(total)
+        search = int(schedule.selection.search_updates)
+        if total is not None and search >= total:
+            raise ConfigError(
+                f"trainer: max_epochs gives {total} updates, but the search of the "
+                f"resumed run is {search} long; give more epochs."
+            )
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(lambda *_: schedule.after_step())
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        """Advance before an update's first batch."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            pl_module.model.begin_update(self.seed)
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        """Let checkpoints be ranked in the joint phase only."""
+        joint = pl_module.model.schedule.phase is Phase.JOINT
+        for checkpoint in trainer.checkpoint_callbacks:
+            if getattr(checkpoint, "monitor", None) is None:
+                continue
+            kept = self._kept.setdefault(checkpoint, checkpoint.save_top_k)
+            checkpoint.save_top_k = kept if joint else 0
+
+
+def optimizer_with_scores_apart(
+    params: Iterable[torch.nn.Parameter], optimizer: str, **options
+) -> torch.optim.Optimizer:
+    """An optimizer in which scores have no weight decay and their own learning rate.
+
+    ESPnet3 builds optimizer and scheduler in one go from the config; the groups must be
+    there before the scheduler is.
+
+    Args:
+        params: All parameters; scores have the attribute `score_lr`.
+        optimizer: Dotted path of the class.
+        **options: Its options.
+    """
+    params = list(params)
+    weights = [p for p in params if not hasattr(p, "score_lr")]
+    groups = [{"params": weights}]
+    for score in (p for p in params if hasattr(p, "score_lr")):
+        group = {"params": [score], "weight_decay": 0.0}
+        if "lr" in options:
+            group["lr"] = score.score_lr * options["lr"]
+        groups.append(group)
+    return get_class(optimizer)(groups, **options)
+
+
+_APART = f"{__name__}.{optimizer_with_scores_apart.__name__}"

@@ -1,0 +1,356 @@
+"""`dynsize`: the joint loss over the subnets sampled in a step."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+
+from espnet_dynsize.control.sampler import Sandwich
+from espnet_dynsize.control.selection import Phase
+from espnet_dynsize.core.checkpoint import rename_moved
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.signature import merged_signature
+from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
+from espnet_dynsize.encoder.heads import PerSize, SizedLinear, make_decoder_sized
+from espnet_dynsize.encoder.supernet import Supernet
+from espnet_dynsize.train.build import build_family, build_schedule, check_numbers
+from espnet_dynsize.train.objectives import (
+    Distillation,
+    Encoded,
+    Objective,
+    Stats,
+    Teacher,
+    stock_loss,
+)
+from espnet_dynsize.train.release import release
+from espnet_dynsize.train.view import View
+
+SUBNET_WEIGHT = 0.6
+DISTILL_WEIGHT = 0.5
+# ESPnet's parts that run once per batch: what they put out serves every subnet
+_BEFORE_ENCODER = ("frontend", "specaug", "normalize", "preencoder")
+
+
+class JointLoss:
+    """Mixin for an ESPnet model: trains its encoder at several sizes at once.
+
+    Method: *Dynamic Encoder Size* (arXiv 2407.18930). A training step reads: features
+    once; then, one after another and largest first, every subnet that the sampler has
+    drawn encodes and gets its loss; the weighted sum is the step's loss.
+
+    Args:
+        sizes: Layers kept by each subnet, increasing, ending with all layers.
+        budgets: Instead of `sizes`, parts of the encoder's cost that each subnet may
+            have, as `{flops: [0.4, 1]}` or `{params: [0.4, 1]}`, ending with 1. The
+            sizes are then named by their per cent.
+        selector: How layers are chosen: see `espnet_dynsize.control.selectors`, or the
+            dotted path of your own `LayerSelector`.
+        selector_conf: The selector's options, and those of the search.
+        layer_drop_joint: Stochastic depth in the joint phase, for the layers of the
+            full network that the smallest subnet lacks.
+        layer_drop_search: The same while searching, for the layers that the gated
+            subnet lacks.
+        norm_per_size: The layers' norms have weights of their own for every size.
+        output_per_size: One CTC output layer per size; else all sizes share one.
+        decoder_per_size: One attention decoder per size; else all sizes share one.
+        subnet_weight: Loss weight of every sampled subnet but the largest, whose
+            weight is 1 (section 3.3; published with `sandwich: whole`: 0.3).
+        sandwich: What trains in a step, see `espnet_dynsize.control.sampler`: `whole`,
+            `alternate` or `pairs`.
+        distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
+            the largest one's; None: 0.5, without CTC 0.
+        subnet: Compute this size when nothing else is active (decoding).
+        **stock: Arguments of the stock model.
+
+    Raises:
+        ConfigError: the encoder is not a supernet, or a value is not allowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[int] | None = None,
+        budgets: dict[str, Sequence[float]] | None = None,
+        selector: str = "simple_top_k",
+        selector_conf: dict | None = None,
+        layer_drop_joint: float = 0.0,
+        layer_drop_search: float = 0.0,
+        norm_per_size: bool = False,
+        output_per_size: bool = True,
+        decoder_per_size: bool = False,
+        subnet_weight: float = SUBNET_WEIGHT,
+        sandwich: str = "alternate",
+        distill_weight: float | None = None,
+        subnet: int | None = None,
+        **stock,
+    ):
+        super().__init__(**stock)
+        if not isinstance(self.encoder, Supernet):
+            raise ConfigError(
+                f"model=dynsize needs a supernet encoder (encoder: dynsize_conformer), "
+                f"not {type(self.encoder).__name__}."
+            )
+        if distill_weight is None:
+            distill_weight = 0.0 if self.ctc is None else DISTILL_WEIGHT
+        drops = (layer_drop_joint, layer_drop_search)
+        check_numbers(subnet_weight, distill_weight, *drops, sandwich)
+        self._check_parts(distill_weight, decoder_per_size)
+
+        family = build_family(self.encoder, sizes, budgets)
+        self.schedule = build_schedule(family, selector, selector_conf, sandwich)
+        selection = self.schedule.selection
+        self.sampler = Sandwich(selection, sandwich, subnet_weight, *drops)
+        self.objectives: list[Objective] = [stock_loss]
+        if distill_weight:
+            self.objectives.append(Distillation(distill_weight))
+
+        smaller = list(family.sizes[:-1])
+        if smaller:
+            self.encoder.make_sized(smaller, norm_per_size)
+            if output_per_size and self.ctc is not None:
+                switch = self.encoder.switch
+                self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, smaller, switch)
+            if decoder_per_size:
+                make_decoder_sized(self.decoder, smaller, self.encoder.switch)
+        self.fixed_size = subnet
+        if subnet is not None and subnet not in family.sizes:
+            raise ConfigError(
+                f"model_conf: subnet={subnet} must be one of {list(family.sizes)}."
+            )
+        self.register_load_state_dict_pre_hook(_rename_moved)
+        self.register_load_state_dict_post_hook(_fix_subnet)
+
+    def __init_subclass__(cls, **kwargs):
+        """Show all options in the signature: `--print_config` lists them from there."""
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = merged_signature(cls, JointLoss)
+
+    def _check_parts(self, distill_weight: float, decoder_per_size: bool) -> None:
+        if distill_weight and self.ctc is None:
+            raise ConfigError(
+                f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
+            )
+        attends = self.decoder is not None and not self.use_transducer_decoder
+        if decoder_per_size and not attends:
+            raise ConfigError(
+                "decoder_per_size=True needs an attention decoder: decoder other than "
+                "transducer and ctc_weight below 1."
+            )
+
+    # -- subnets --
+
+    def subnet(self, size: int) -> Subnet:
+        """The subnet of a size of the family.
+
+        Raises:
+            ConfigError: `size` is not in the family, or has no fixed mask yet.
+        """
+        return self.schedule.selection.subnet(size)
+
+    def activate(self, chosen: int | Subnet) -> AbstractContextManager[None]:
+        """Let a size, or any subnet, compute inside the `with` block, in this thread.
+
+        Raises:
+            ConfigError: see `subnet` and `check_subnet`.
+        """
+        if not isinstance(chosen, Subnet):
+            chosen = self.subnet(chosen)
+        self.check_subnet(chosen)
+        return self.encoder.activate(chosen)
+
+    def check_subnet(self, subnet: Subnet, calibrated: bool = False) -> None:
+        """Refuse a subnet that would compute with somebody else's statistics.
+
+        Args:
+            subnet: Any subnet.
+            calibrated: Its norm statistics will be measured anew.
+
+        Raises:
+            ConfigError: it is of another encoder, has no such head, or is not of the
+                family and needs norm statistics.
+        """
+        family = self.schedule.selection.family
+        if len(subnet.units) != family.num_units:
+            raise ConfigError(
+                f"subnet: num_units={len(subnet.units)} must be {family.num_units}, "
+                "the encoder's."
+            )
+        heads = [FULL, *map(str, family.sizes[:-1])]
+        if subnet.head not in heads:
+            raise ConfigError(f"subnet: head={subnet.head} must be one of {heads}.")
+        listed = subnet in self.schedule.selection.subnets()
+        if not listed and not calibrated and self._keeps_statistics(subnet):
+            raise ConfigError(
+                f"subnet: kept={list(subnet.kept)} is not one of the family's sizes, "
+                "and conv_norm: batch_norm has no statistics for it: cut it with "
+                "--calibrate, or train with conv_norm: layer_norm."
+            )
+
+    def _keeps_statistics(self, subnet: Subnet) -> bool:
+        return any(
+            isinstance(part, torch.nn.BatchNorm1d)
+            for block in self.encoder.blocks
+            for layer in block.layers
+            if subnet.within(layer.units)
+            for module in layer.modules(block).values()
+            for part in module.modules()
+        )
+
+    # -- training --
+
+    def begin_update(self, seed: int) -> None:
+        """Advance the schedule by one update; call it before the update's first batch.
+
+        Args:
+            seed: The run's seed.
+        """
+        sized = [module for module in self.modules() if isinstance(module, PerSize)]
+        if not self.schedule.started:
+            for module in sized:
+                module.begin_training()
+        before = self.schedule.phase
+        self.schedule.begin_update(seed)
+        if before is Phase.SEARCH and self.schedule.phase is Phase.JOINT:
+            for module in sized:
+                module.begin_joint()
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        text: torch.Tensor,
+        text_lengths: torch.Tensor,
+        **kwargs,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """Sum of the weighted losses of the sampled subnets.
+
+        In training, the subnets are those that the sampler draws; in evaluation, every
+        size, and `loss` is their mean. Statistics of a size carry its number
+        (`cer_ctc_16`).
+
+        Args:
+            speech: [B, samples] or features [B, L, D].
+            speech_lengths: [B].
+            text: [B, U].
+            text_lengths: [B].
+            **kwargs: What else ESPnet's model takes.
+        """
+        features = self._features(speech, speech_lengths)
+        batch = dict(text=text, text_lengths=text_lengths, **kwargs)
+        batch |= dict(speech=features[0], speech_lengths=features[1])
+        with self.encoder.switch.remember() as embedded:
+            if self.training:
+                loss, stats = self._train_loss(batch, embedded)
+            else:
+                loss, stats = self._valid_loss(batch)
+        stats.update(loss=loss.detach(), phase=float(self.schedule.phase))
+        return force_gatherable((loss, stats, len(text)), loss.device)
+
+    def _train_loss(self, batch: dict, embedded: list) -> tuple[torch.Tensor, Stats]:
+        samples = self.sampler.draw(self.schedule.now, self.schedule.draws())
+        total, stats, teacher = self.schedule.penalty(), {}, None
+        for sampled in samples:
+            with self.encoder.activate(sampled):
+                encoded = self._encode(batch)
+                loss, found = self._sampled_loss(sampled, encoded, batch, teacher)
+            teacher = teacher or Teacher(self, sampled, encoded)
+            loss = sampled.weight * loss
+            if sampled is not samples[-1] and not _scales_gradients():
+                loss = release(loss, self._inputs(batch["speech"], embedded))
+            total = total + loss
+            stats |= {f"{key}_{sampled.name}": value for key, value in found.items()}
+            if sampled.gates is not None:
+                stats["k"] = sampled.gates.detach().sum()
+        return total, stats
+
+    def _valid_loss(self, batch: dict) -> tuple[torch.Tensor, Stats]:
+        losses, stats, means = [], {}, {}
+        selection = self.schedule.selection
+        for size, subnet in zip(selection.sizes, selection.subnets()):
+            with self.encoder.activate(subnet):
+                loss, found = self.stock_loss(self._encode(batch), batch)
+            losses.append(loss)
+            for key, value in found.items():
+                stats[f"{key}_{size}"] = value
+                means.setdefault(key, []).append(float(value))
+        stats |= {key: sum(values) / len(values) for key, values in means.items()}
+        return torch.stack(losses).mean(dim=0), stats
+
+    def _sampled_loss(
+        self, sampled: Sampled, encoded: Encoded, batch: dict, teacher: Teacher | None
+    ) -> tuple[torch.Tensor, Stats]:
+        """Sum of the objectives of one subnet, which is active."""
+        total, stats = 0.0, {}
+        for objective in self.objectives:
+            loss, found = objective(self, sampled, encoded, batch, teacher)
+            total = total + loss
+            stats |= found
+        return total, stats
+
+    def stock_loss(self, encoded: Encoded, batch: dict) -> tuple[torch.Tensor, Stats]:
+        """ESPnet's loss, a scalar, and its statistics for an encoded batch."""
+        view = View(self, encode=lambda *audio: encoded)
+        # ESPnet changes the lengths in place.
+        batch = dict(batch, text_lengths=batch["text_lengths"].clone())
+        loss, stats, _ = self._stock().forward(view, **batch)
+        stats = {key: value for key, value in stats.items() if value is not None}
+        return loss.squeeze(0), stats
+
+    def _features(self, speech: torch.Tensor, lengths: torch.Tensor) -> tuple:
+        """What ESPnet's `encode` does before the encoder: [B, L, D] and [B]."""
+        view = View(self, encoder=_pass_on, postencoder=None)
+        return self._stock().encode(view, speech, lengths)
+
+    def _encode(self, batch: dict) -> Encoded:
+        """What ESPnet's `encode` does from the encoder on."""
+        view = View(self, **dict.fromkeys(_BEFORE_ENCODER))
+        features = batch["speech"], batch["speech_lengths"]
+        return Encoded(*self._stock().encode(view, *features))
+
+    def _stock(self) -> type:
+        """The stock model's methods, to be called with a view."""
+        return super(JointLoss, type(self))
+
+    def _inputs(self, features: torch.Tensor, embedded: list) -> Iterator[torch.Tensor]:
+        """What gets gradients from a subnet: the front-end's outputs, parameters."""
+        yield from _tensors(embedded or features)
+        before = [getattr(self, name) for name in _BEFORE_ENCODER]
+        before = [m for m in (*before, self.encoder.embed) if m is not None]
+        shared = {id(p) for module in before for p in module.parameters()}
+        yield from (p for p in self.parameters() if id(p) not in shared)
+
+
+class DynSizeASRModel(JointLoss, ESPnetASRModel):
+    """ESPnet's ASR model with the joint loss."""
+
+
+def _pass_on(features: torch.Tensor, lengths: torch.Tensor, **kwargs) -> tuple:
+    """An encoder that leaves features as they are."""
+    return features, lengths, None
+
+
+def _rename_moved(module, state_dict, prefix, *args) -> None:
+    rename_moved(state_dict, prefix)
+
+
+def _fix_subnet(model: JointLoss, incompatible) -> None:
+    """Let the config's `subnet` compute: its layers are known with the checkpoint."""
+    if model.fixed_size is not None:
+        model.encoder.switch.default = Sampled(model.subnet(model.fixed_size))
+
+
+def _tensors(nested) -> Iterator[torch.Tensor]:
+    """All tensors in nested tuples and lists."""
+    if isinstance(nested, torch.Tensor):
+        yield nested
+    elif nested is not None:
+        for part in nested:
+            yield from _tensors(part)
+
+
+def _scales_gradients() -> bool:
+    """Whether gradients are too small for their type unless the trainer scales them."""
+    half = torch.get_autocast_dtype("cuda") is torch.float16
+    return half and torch.is_autocast_enabled("cuda")

@@ -1,0 +1,93 @@
+"""What one sampled subnet adds to the loss of a step."""
+
+import functools
+from typing import NamedTuple, Protocol
+
+import torch
+
+from espnet_dynsize.core.subnet import Sampled
+
+Stats = dict[str, torch.Tensor]
+
+
+class Encoded(NamedTuple):
+    """A batch after the encoder.
+
+    Args:
+        out: [B, T, D], or a tuple of it and intermediate outputs, as ESPnet has them.
+        lengths: [B].
+    """
+
+    out: torch.Tensor | tuple
+    lengths: torch.Tensor
+
+    @property
+    def last(self) -> torch.Tensor:
+        """The last layer's output [B, T, D]."""
+        return self.out[0] if isinstance(self.out, tuple) else self.out
+
+
+class Teacher:
+    """The largest subnet of a step, from whose outputs the others learn."""
+
+    def __init__(self, model, sampled: Sampled, encoded: Encoded):
+        self._model, self._sampled, self._encoded = model, sampled, encoded
+
+    @functools.cached_property
+    def log_probs(self) -> torch.Tensor:
+        """Its CTC output [B, T, V], without gradient; computed once for all others."""
+        with torch.no_grad(), self._model.encoder.activate(self._sampled):
+            return self._model.ctc.log_softmax(self._encoded.last)
+
+
+class Objective(Protocol):
+    """A part of a sampled subnet's loss; called while that subnet is active."""
+
+    def __call__(
+        self,
+        model,
+        sampled: Sampled,
+        encoded: Encoded,
+        batch: dict,
+        teacher: Teacher | None,
+    ) -> tuple[torch.Tensor | float, Stats]:
+        """Loss (a scalar, before the subnet's weight) and statistics.
+
+        Args:
+            model: The model with the joint loss.
+            sampled: What computes.
+            encoded: Its encoder output.
+            batch: Arguments of ESPnet's `forward`.
+            teacher: The step's largest subnet; None for that one itself.
+        """
+
+
+def stock_loss(model, sampled, encoded, batch, teacher) -> tuple[torch.Tensor, Stats]:
+    """ESPnet's own loss: CTC, attention, transducer, intermediate CTC."""
+    return model.stock_loss(encoded, batch)
+
+
+class Distillation:
+    """KL divergence of the CTC output from the teacher's, times a weight.
+
+    It is summed over frames and averaged over sequences, as ESPnet's CTC loss is.
+
+    Args:
+        weight: Weight in the subnet's loss.
+    """
+
+    def __init__(self, weight: float):
+        self.weight = weight
+
+    def __call__(self, model, sampled, encoded, batch, teacher):
+        if teacher is None:
+            return 0.0, {}
+        target = teacher.log_probs
+        output = model.ctc.log_softmax(encoded.last)
+        frames = torch.nn.functional.kl_div(
+            output, target, reduction="none", log_target=True
+        ).sum(dim=-1)  # [B, T]
+        lengths = encoded.lengths
+        valid = torch.arange(frames.size(1), device=lengths.device) < lengths[:, None]
+        distance = (frames * valid).sum() / frames.size(0)
+        return self.weight * distance, {"loss_distill": distance.detach()}

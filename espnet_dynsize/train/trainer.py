@@ -1,0 +1,259 @@
+"""ESPnet's trainer, told which update it is and in which phase to select models."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from espnet2.train.reporter import Average, SubReporter
+from espnet2.train.trainer import Trainer, TrainerOptions
+
+from espnet_dynsize.control.schedule import Schedule
+from espnet_dynsize.control.selection import Phase
+from espnet_dynsize.core.checkpoint import misfit, rename_moved
+from espnet_dynsize.train.crash import (
+    CHECKPOINT,
+    finish_epoch,
+    keep_checkpoint,
+    load_checkpoint,
+)
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import MODEL
+from espnet_dynsize.train.model import JointLoss
+
+
+@dataclasses.dataclass
+class PhasedTrainerOptions(TrainerOptions):
+    """ESPnet's options; model selection is off while searching.
+
+    The trainer reads `best_model_criterion`, `keep_nbest_models`, `patience` and
+    `val_scheduler_criterion` anew every epoch. So best models, averages and early
+    stopping see joint epochs only, and learning-rate schedulers see every epoch.
+    """
+
+    def __post_init__(self):
+        nbest = self.keep_nbest_models
+        self._nbest = [nbest] if isinstance(nbest, int) else list(nbest) or [1]
+        self.criteria = [tuple(c) for c in self.best_model_criterion]  # as configured
+        self._patience = self.patience
+        self._scheduler = list(self.val_scheduler_criterion)
+        self.best_model_criterion = []
+        self.keep_nbest_models = list(self._nbest)
+        self.enter(Phase.SEARCH, 0)
+
+    @property
+    def hidden(self) -> list[tuple[str, str, str]]:
+        """Criteria in which search epochs must not count: (phase, name, mode)."""
+        stopping = tuple(self.early_stopping_criterion)
+        return list(dict.fromkeys([*self.criteria, stopping]))
+
+    def enter(self, phase: Phase, joint_epochs: int) -> None:
+        """Set model selection for an epoch of `phase`.
+
+        Args:
+            phase: Phase at the end of the epoch.
+            joint_epochs: How many epochs have ended in the joint phase; no average
+                can be over more.
+        """
+        joint = phase is Phase.JOINT
+        self.best_model_criterion[:] = self.criteria if joint else []
+        # ESPnet asks for it before the first epoch of a resumed run, too.
+        self.patience = self._patience if joint else None
+        most = max(joint_epochs, 1)
+        self.keep_nbest_models[:] = [min(n, most) for n in self._nbest]
+        key, name = self._scheduler[:2]
+        seen = {(k, n) for k, n, _ in self.hidden}
+        real = name if joint or (key, name) not in seen else f"search_{name}"
+        self.val_scheduler_criterion = [key, real]
+
+
+class DynSizeTrainer(Trainer):
+    """Advances the subnet schedule, validates every size; else ESPnet's `Trainer`."""
+
+    @classmethod
+    def build_options(cls, args) -> TrainerOptions:
+        if args.model != MODEL:
+            return super().build_options(args)
+        names = [f.name for f in dataclasses.fields(TrainerOptions)]
+        return PhasedTrainerOptions(**{name: getattr(args, name) for name in names})
+
+    @classmethod
+    def run(cls, model, train_iter_factory, trainer_options, **kwargs) -> None:
+        """Train; see `Trainer.run`.
+
+        Raises:
+            ConfigError: the search does not fit into the run, the learning rate
+                scheduler undoes `score_lr`, or the checkpoint to be resumed has
+                another shape.
+        """
+        if isinstance(model, JointLoss):
+            # Weights may have come from a supernet (`init_param`); its masks, scores
+            # and counters are another run's. A checkpoint of this run is loaded later.
+            model.schedule.reset()
+            updates = _total_updates(train_iter_factory, trainer_options)
+            model.schedule.selection.plan(updates)
+            _check_score_lr(model.schedule, kwargs["optimizers"])
+            _prepare_resume(model, trainer_options, updates)
+        super().run(
+            model=model,
+            train_iter_factory=train_iter_factory,
+            trainer_options=trainer_options,
+            **kwargs,
+        )
+
+    @classmethod
+    def train_one_epoch(cls, model, iterator, reporter, options, **kwargs) -> bool:
+        """Train an epoch; the schedule advances before each update's first batch."""
+        schedule = _schedule(model)
+        if schedule is not None:
+            iterator = _whole_updates(iterator, model, options)
+            if _is_first_rank():
+                keep_checkpoint(Path(options.output_dir))
+        invalid = super().train_one_epoch(
+            model=model, iterator=iterator, reporter=reporter, options=options, **kwargs
+        )
+        if schedule is not None:
+            _hide_search_epoch(schedule.phase, reporter, options)
+            _report_layers(schedule, kwargs["summary_writer"], reporter.get_epoch())
+        return invalid
+
+    @classmethod
+    def validate_one_epoch(cls, model, reporter, options, **kwargs) -> None:
+        """Validate every size."""
+        super().validate_one_epoch(
+            model=model, reporter=reporter, options=options, **kwargs
+        )
+        schedule = _schedule(model)
+        if schedule is None:
+            return
+        _hide_search_epoch(schedule.phase, reporter, options)
+        if schedule.phase is Phase.JOINT:
+            schedule.joint_epochs += 1
+        options.enter(schedule.phase, int(schedule.joint_epochs.item()))
+
+
+def _unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    return getattr(model, "module", model)  # out of DistributedDataParallel
+
+
+def _schedule(model: torch.nn.Module) -> Schedule | None:
+    model = _unwrap(model)
+    return model.schedule if isinstance(model, JointLoss) else None
+
+
+def _total_updates(factory, options) -> int | None:
+    """Updates in the whole run, None where the iterator cannot tell.
+
+    Raises:
+        ConfigError: an epoch has fewer batches than an update needs.
+    """
+    batches = getattr(factory, "num_iters_per_epoch", None)
+    if batches is None and hasattr(factory, "sampler"):
+        batches = len(factory.sampler)
+    if batches is None:
+        return None
+    if batches < options.accum_grad:
+        raise ConfigError(
+            f"accum_grad={options.accum_grad} must be at most {batches}, the batches "
+            "of an epoch."
+        )
+    return options.max_epoch * (batches // options.accum_grad)
+
+
+def _check_score_lr(schedule: Schedule, optimizers: list) -> None:
+    """Refuse a scheduler that gives every parameter group the same rate."""
+    score_lr = schedule.selection.search.score_lr
+    scores = {id(p) for p in schedule.selection.selector.parameters()}
+    for optimizer in optimizers:
+        weights, *others = optimizer.param_groups
+        for group in others:
+            of_scores = any(id(p) in scores for p in group["params"])
+            if of_scores and not math.isclose(
+                group["lr"], score_lr * weights["lr"], rel_tol=1e-6
+            ):
+                raise ConfigError(
+                    f"selector_conf: score_lr={score_lr} must be 1 with this "
+                    "scheduler, which gives all parameters the same learning rate."
+                )
+
+
+def _whole_updates(batches: Iterable, model: torch.nn.Module, options) -> Iterator:
+    """The batches of whole updates; the schedule advances before each update.
+
+    ESPnet would carry the gradients of an incomplete last update into the next epoch,
+    where a resumed run does not have them.
+    """
+    update = []
+    for batch in batches:
+        update.append(batch)
+        if len(update) == options.accum_grad:
+            _unwrap(model).begin_update(options.seed)
+            yield from update
+            update = []
+
+
+def _hide_search_epoch(phase: Phase, reporter: SubReporter, options) -> None:
+    """Give a search epoch the worst value of every criterion; keep the real one too."""
+    if phase is Phase.JOINT:
+        return
+    for key, name, mode in options.hidden:
+        if key == reporter.key and name in reporter.stats:
+            worst = Average(math.inf if mode == "min" else -math.inf)
+            reporter.stats[f"search_{name}"] = reporter.stats[name]
+            reporter.stats[name] = [worst] * reporter.count
+
+
+def _report_layers(schedule: Schedule, summary_writer, epoch: int) -> None:
+    """Write the layers that each size keeps to the log and to TensorBoard."""
+    phase, selection = schedule.phase.name.lower(), schedule.selection
+    for size, subnet in zip(selection.sizes, selection.subnets()):
+        text = f"{phase} phase, size {size} keeps layers {list(subnet.kept)}"
+        logging.info(text)
+        if summary_writer is not None:
+            summary_writer.add_text(f"layers_{size}", text, epoch)
+
+
+def _prepare_resume(
+    model: JointLoss, options: PhasedTrainerOptions, updates: int | None
+) -> None:
+    """Check the checkpoint that will be resumed, and set its phase's options."""
+    if not options.resume:
+        return
+    folder = Path(options.output_dir)
+    checkpoint = _first_rank_first(lambda: load_checkpoint(folder))
+    if checkpoint is None:
+        return
+    states = dict(checkpoint["model"])
+    rename_moved(states)
+    wrong = misfit(model, states)
+    if wrong is not None:
+        raise ConfigError(
+            f"resume: {folder / CHECKPOINT} does not fit the config: {wrong}; use "
+            "another output_dir or the config that the run began with."
+        )
+    search = int(states["schedule.selection.search_updates"])
+    if updates is not None and search >= updates:
+        raise ConfigError(
+            f"max_epoch={options.max_epoch} gives {updates} updates, but the search of "
+            f"{folder / CHECKPOINT} is {search} long; give more epochs."
+        )
+    if not states["schedule.selection.fixed_masks"].isnan().any():
+        options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
+    if _is_first_rank():
+        finish_epoch(folder, checkpoint, options.best_model_criterion)
+
+
+def _is_first_rank() -> bool:
+    distributed = torch.distributed
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def _first_rank_first(load: Callable):
+    """Let the first rank, which may mend the file, load before the others."""
+    if not torch.distributed.is_initialized():
+        return load()
+    loaded = load() if _is_first_rank() else None
+    torch.distributed.barrier()
+    return loaded if _is_first_rank() else load()

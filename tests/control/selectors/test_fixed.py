@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.control.selectors import build_schedule
+from espnet_dynsize.core.family import family_of_counts
+from espnet_dynsize.control.selectors.fixed import First, Random, Uniform
+from espnet_dynsize.control.selection import Phase
+
+
+def test_first_keeps_the_lowest_layers():
+    masks = First(family_of_counts([2, 3, 5], 5)).masks()
+    assert masks.tolist() == [
+        [True, True, False, False, False],
+        [True, True, True, False, False],
+        [True] * 5,
+    ]
+
+
+def test_uniform_by_hand():
+    # i * 0.618…: 0, .618, .236, .854, .472, .090
+    assert Uniform(family_of_counts([6], 6)).ranking() == [0, 5, 2, 4, 1, 3]
+
+
+@pytest.mark.parametrize("size", [4, 6, 12, 16])
+def test_uniform_is_spread_over_depth_and_over_the_layers_of_a_block(size):
+    mask = Uniform(family_of_counts([size, 24], 24)).masks()[0]
+    kept = mask.nonzero().flatten()
+    gaps = kept.diff()
+    assert gaps.max() <= 2 * 24 / size
+    kinds = torch.bincount(kept % 4, minlength=4)
+    assert kinds.max() - kinds.min() <= 2
+
+
+def test_random_is_drawn_from_the_seed_and_kept_in_the_checkpoint():
+    family = family_of_counts([3, 8], 8)
+    rankings = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        rankings.append(tuple(Random(family).ranking()))
+    assert len(set(rankings)) == 5
+    torch.manual_seed(0)
+    first = Random(family)
+    other = Random(family)
+    other.load_state_dict(first.state_dict())
+    assert other.ranking() == first.ranking() == list(rankings[0])
+
+
+@pytest.mark.parametrize("name", ["first", "uniform", "random"])
+def test_the_joint_phase_begins_at_once(name):
+    schedule = build_schedule(name, {}, family_of_counts([2, 5], 5), 0.0)
+    schedule.plan(10)
+    assert schedule.begin_update(0)
+    assert schedule.phase is Phase.JOINT
+    assert [s.size for s in schedule.sandwich()[0]] == [5, 2]
+
+
+def test_search_options_are_refused():
+    family = family_of_counts([2, 5], 5)
+    with pytest.raises(ConfigError, match="search_fraction=0.4 must be left out"):
+        build_schedule("first", {"search_fraction": 0.4}, family, 0.0)

@@ -1,0 +1,53 @@
+"""A user's selector, named by its dotted path."""
+
+import pytest
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.control.selectors import SELECTORS, build_schedule
+from espnet_dynsize.core.family import family_of_counts
+from espnet_dynsize.control.selectors.fixed import FixedSelector
+
+
+class Last(FixedSelector):
+    def __init__(self, family, skip: int = 0):
+        super().__init__(family)
+        self.skip = skip
+
+    def ranking(self):
+        units = list(range(self.num_units))
+        return units[::-1][self.skip :] + units[::-1][: self.skip]
+
+
+def build(name, conf=None):
+    return build_schedule(name, conf or {}, family_of_counts([2, 5], 5), 0.0)
+
+
+def test_dotted_path_with_options():
+    schedule = build(f"{__name__}.Last", {"skip": 1})
+    assert schedule.selector.masks()[0].tolist() == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("simpel_top_k", "must be one of"),
+        ("nowhere.Selector", "selector=nowhere.Selector cannot be imported"),
+        (f"{__name__}.Nothing", "cannot be imported"),
+        ("torch.nn.Linear", "dotted path of a subclass of LayerSelector"),
+        (7, "must be one of"),
+    ],
+)
+def test_bad_names(name, message):
+    with pytest.raises(ConfigError, match=message):
+        build(name)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_every_selector_refuses_what_it_does_not_know(name):
+    with pytest.raises(ConfigError, match="selector_conf: colour=red is not an option"):
+        build(name, {"colour": "red"})
+
+
+def test_score_learning_rate_must_be_positive():
+    with pytest.raises(ConfigError, match="score_lr=0 must be above 0"):
+        build("simple_top_k", {"score_lr": 0})

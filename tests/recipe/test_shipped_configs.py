@@ -1,0 +1,106 @@
+"""Every training yaml that ships builds a model, and its family can be cut."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from an4_methods import SUPERNETS, arguments, config_file
+from conftest import TOKENS, build
+from espnet2.tasks.abs_task import scheduler_classes
+
+import espnet_dynsize
+from espnet_dynsize.deploy.experiment import family_sizes
+from espnet_dynsize.deploy.extract import subnet_states
+from espnet_dynsize.train.task import DynSizeASRTask
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(
+    path
+    for places in ("espnet_dynsize/demo/digits", "egs2/*/*/conf/**/train_asr*")
+    for path in ROOT.glob(f"{places}.yaml")
+)
+NARROW = dict(output_size=16, attention_heads=2, linear_units=16, cnn_module_kernel=3)
+
+
+def full_config(path: Path) -> dict:
+    """What ESPnet makes of the yaml: its defaults, then the yaml's values."""
+    espnet_dynsize.register()
+    config = DynSizeASRTask.get_default_config()
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(given) <= set(config), "a key that ESPnet does not know"
+    return {**config, **given, "token_list": TOKENS}
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 16
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_config_builds_trains_and_is_cut(path):
+    config = full_config(path)
+    config["frontend_conf"]["n_mels"] = 20
+    options = config["encoder_conf"]
+    options |= {key: value for key, value in NARROW.items() if key in options}
+    config["scheduler_conf"] = config["scheduler_conf"] or {}
+    model = build(config).train()
+    (optimizer,) = DynSizeASRTask.build_optimizers(argparse.Namespace(**config), model)
+    scheduler = scheduler_classes[config["scheduler"]](
+        optimizer, **config["scheduler_conf"]
+    )
+    schedule = getattr(model, "schedule", None)
+    if schedule is None:
+        losses = [update(model, optimizer, scheduler) for _ in range(2)]
+        assert all(math.isfinite(loss) for loss in losses)
+        return
+    schedule.plan(10**6)
+    first = schedule.phase
+    losses = [update(model, optimizer, scheduler)]
+    schedule.fixed_masks.copy_(schedule.selector.masks())
+    losses.append(update(model, optimizer, scheduler))
+    assert first == 0 and schedule.phase == 1
+    assert all(math.isfinite(loss) for loss in losses)
+    for size, mask in zip(family_sizes(config), schedule.masks()):
+        small, states = subnet_states(model, config, size)
+        kept = small["encoder_conf"]["keep_layers"]
+        assert len(kept) == mask.sum()
+        assert "sizes" not in options or len(kept) == size
+        assert set(build(small).state_dict()) == set(states)
+
+
+def update(model, optimizer, scheduler) -> float:
+    """One training step on a second of noise."""
+    if hasattr(model, "begin_update"):
+        model.begin_update(0)
+    data = dict(
+        speech=torch.randn(2, 16000),
+        speech_lengths=torch.tensor([16000, 12000]),
+        text=torch.tensor([[2, 3, 4], [3, 2, -1]]),
+        text_lengths=torch.tensor([3, 2]),
+    )
+    loss = model(**data)[0].sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    scheduler.step()
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize("method", SUPERNETS)
+def test_every_method_is_some_options_away_from_the_recipe_s_config(method, tmp_path):
+    """The benchmark's methods, through ESPnet's own reading of yaml and options."""
+    espnet_dynsize.register()
+    options = ["--config", str(config_file(method)), "--output_dir", str(tmp_path)]
+    changes = SUPERNETS[method]
+    parsed = DynSizeASRTask.get_parser().parse_args([*options, *arguments(changes)])
+    model = build({**vars(parsed), "token_list": TOKENS})
+    counts = [(8, 16, 24), (4, 12, 24), (6, 12, 18)]
+    assert model.schedule.sizes in [*counts, (26, 56, 100), (38, 63, 100)]
+    assert list(model.schedule.sizes) == family_sizes(vars(parsed))
+    for option, conf in changes.items():
+        for key, wanted in conf.items():
+            given = getattr(parsed, option)[key]
+            assert json.loads(json.dumps(wanted)) == given

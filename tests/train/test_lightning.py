@@ -1,0 +1,215 @@
+"""Training with ESPnet3 on the AN4 excerpt that comes with espnet."""
+
+import os
+import shutil
+import stat
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("lightning")
+
+from egs3.mini_an4.esp2_asr.dataset.builder import MiniAn4Builder  # noqa: E402
+from espnet3.systems.base.training import train  # noqa: E402
+from espnet3.utils.config_utils import load_and_merge_config  # noqa: E402
+from lightning.pytorch.callbacks import Callback  # noqa: E402
+
+import espnet_dynsize  # noqa: E402
+from espnet_dynsize.deploy.extract import extract  # noqa: E402
+from espnet_dynsize.core.errors import ConfigError  # noqa: E402
+
+EPOCHS = 4
+UPDATES = 2  # in an epoch
+# ESPnet's data preparation wants this program.
+SPH2PIPE = f"""#!{sys.executable}
+import io, sys, soundfile
+audio, rate = soundfile.read(sys.argv[-1], dtype="int16")
+file = io.BytesIO()
+soundfile.write(file, audio, rate, format="WAV")
+sys.stdout.buffer.write(file.getvalue())
+"""
+CONFIG = f"""
+task: espnet_dynsize.train.task.DynSizeASRTask
+dataset:
+  train:
+    - data_src_args: {{split: train}}
+  valid:
+    - data_src_args: {{split: valid}}
+  preprocessor:
+    _target_: espnet2.train.preprocessor.CommonPreprocessor
+    fs: 16000
+    token_type: char
+    token_list: ${{data_dir}}/tokens.txt
+model:
+  token_list: ${{data_dir}}/tokens.txt
+  encoder: dynsize_conformer
+  encoder_conf:
+    sizes: [3, 8]
+    selector_conf: {{search_fraction: 0.5}}
+    output_size: 16
+    attention_heads: 2
+    linear_units: 16
+    num_blocks: 2
+    macaron_style: true
+    rel_pos_type: latest
+    cnn_module_kernel: 3
+    input_layer: conv2d
+    # Lightning does not restore the state of random numbers.
+    dropout_rate: 0.0
+    positional_dropout_rate: 0.0
+  decoder:
+  model: dynsize
+  model_conf: {{ctc_weight: 1.0}}
+  normalize: utterance_mvn
+  normalize_conf: {{}}
+  frontend: default
+  frontend_conf: {{n_fft: 512, win_length: 400, hop_length: 160, n_mels: 20}}
+scheduler:
+  warmup_steps: 4
+dataloader:
+  train:
+    iter_factory:
+      batches: {{type: unsorted, batch_size: 2}}
+trainer:
+  max_epochs: {EPOCHS}
+  log_every_n_steps: 1
+  accelerator: cpu
+  logger:
+    - _target_: lightning.pytorch.loggers.CSVLogger
+      save_dir: ${{exp_dir}}
+  callbacks:
+    - _target_: espnet_dynsize.train.lightning.SubnetScheduleCallback
+      seed: 0
+seed: 0
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The mini_an4 recipe with its data prepared."""
+    folder = tmp_path_factory.mktemp("espnet3") / "asr"
+    source = resources.files("egs3.mini_an4.esp2_asr")
+    with resources.as_file(source) as path:
+        shutil.copytree(path, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    program = folder / "sph2pipe"
+    program.write_text(SPH2PIPE)
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}:{path}"
+    try:
+        MiniAn4Builder().prepare_source(folder)
+        MiniAn4Builder().build(folder)
+    finally:
+        os.environ["PATH"] = path
+    texts = {
+        split: [line.split("\t")[2] for line in manifest.read_text().splitlines()]
+        for split in ("train", "valid")
+        if (manifest := folder / "data" / "manifest" / f"{split}.tsv")
+    }
+    letters = sorted(set("".join(texts["train"])) - {" "})
+    tokens = ["<blank>", "<unk>", "<space>", *letters, "<sos/eos>"]
+    (folder / "data" / "tokens.txt").write_text("\n".join(tokens) + "\n")
+    for split, lines in texts.items():
+        shapes = folder / "exp" / "stats" / split / "feats_shape"
+        shapes.parent.mkdir(parents=True)
+        shapes.write_text("".join(f"{i} 100,20\n" for i in range(len(lines))))
+    return folder
+
+
+class Stop(Callback):
+    """Dies in the search, after the first epoch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 1 and batch_idx == 1:
+            raise KeyError("killed")
+
+
+class Started(Callback):
+    """Notes the epoch with which a run starts."""
+
+    epochs: list[int] = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.epochs.append(trainer.current_epoch)
+
+
+def with_callback(cls: type) -> dict:
+    """The trainer's callbacks and one more."""
+    callbacks = yaml.safe_load(CONFIG)["trainer"]["callbacks"]
+    return {"callbacks": [*callbacks, {"_target_": f"{__name__}.{cls.__name__}"}]}
+
+
+def run(recipe: Path, tag: str, monkeypatch, **changes) -> Path:
+    monkeypatch.chdir(recipe)
+    config = yaml.safe_load(CONFIG)
+    for key, value in changes.items():
+        config[key] = {**config.get(key, {}), **value}
+    config["exp_dir"] = f"exp/{tag}"
+    path = recipe / "conf" / f"{tag}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    train(
+        load_and_merge_config(
+            path, config_name="training.yaml", default_package="egs3.TEMPLATE.esp2_asr"
+        )
+    )
+    return recipe / "exp" / tag
+
+
+def last_state(exp: Path) -> dict:
+    checkpoint = torch.load(exp / "last.ckpt", weights_only=False)
+    return checkpoint["state_dict"]
+
+
+def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
+    exp = run(recipe, "whole", monkeypatch)
+    whole = last_state(exp)
+    assert whole["schedule.update"] == EPOCHS * UPDATES
+    assert whole["schedule.selection.search_updates"] == EPOCHS * UPDATES // 2
+    masks = whole["schedule.selection.fixed_masks"]
+    assert masks.sum(dim=1).tolist() == [3, 8]
+    # Only epochs of the joint phase count as best.
+    best = sorted(p.name for p in exp.glob("epoch*.ckpt"))
+    assert best == [f"epoch{e}_step{UPDATES * (e + 1)}_valid.loss.ckpt" for e in (2, 3)]
+
+    with pytest.raises(KeyError, match="killed"):
+        run(recipe, "resumed", monkeypatch, trainer=with_callback(Stop))
+    again = run(
+        recipe,
+        "resumed",
+        monkeypatch,
+        fit={"ckpt_path": "last"},
+        trainer=with_callback(Started),
+    )
+    assert Started.epochs == [1]
+    resumed = last_state(again)
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+
+    (average,) = exp.glob("*ave_*best.pth")
+    assert extract(exp, best[0], [8])[0].size == 8
+    shutil.rmtree(exp.with_name("whole_size8"))
+    for extracted in extract(exp, average.name, []):
+        recogniser = espnet_dynsize.load(extracted.directory, beam_size=1)
+        assert len(recogniser.asr_model.encoder.layers) == 8
+        ((text, *_),) = recogniser(torch.randn(16000))
+        assert isinstance(text, str)
+
+
+def test_score_lr_is_refused(recipe, monkeypatch):
+    encoder_conf = {**yaml.safe_load(CONFIG)["model"]["encoder_conf"]}
+    encoder_conf["selector_conf"] = {"search_fraction": 0.5, "score_lr": 2.0}
+    with pytest.raises(ConfigError, match="score_lr=2.0 must be 1 with ESPnet3"):
+        run(recipe, "bad", monkeypatch, model={"encoder_conf": encoder_conf})
+
+
+def test_a_stock_model_is_refused(recipe, monkeypatch):
+    stock = {"encoder": "conformer", "model": "espnet"}
+    conf = dict(yaml.safe_load(CONFIG)["model"]["encoder_conf"])
+    del conf["sizes"], conf["selector_conf"]
+    with pytest.raises(ConfigError, match="needs model: dynsize"):
+        run(recipe, "stock", monkeypatch, model={**stock, "encoder_conf": conf})

@@ -1,0 +1,318 @@
+import pytest
+import torch
+from conftest import batch, build, fix_masks, model_config, stock_config
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.subnet import Sampled, Subnet
+from espnet_dynsize.train.objectives import Distillation, Teacher
+
+NO_DROPOUT = dict(dropout_rate=0.0, positional_dropout_rate=0.0)
+
+
+def joint_model(model_conf=None, **changes):
+    model = build(model_config(model_conf or {}, **NO_DROPOUT, **changes))
+    fix_masks(model.schedule)
+    return model
+
+
+def search_model(**model_conf):
+    model = build(model_config(model_conf, **NO_DROPOUT)).train()
+    model.schedule.selection.plan(100)
+    model.begin_update(0)
+    return model
+
+
+def stock_loss(model, chosen, data):
+    """The loss through ESPnet's own forward."""
+    with model.encoder.activate(chosen):
+        return ESPnetASRModel.forward(model, **data)[0].squeeze()
+
+
+def test_joint_loss_is_the_weighted_sum_of_the_sandwich():
+    model = joint_model().train()
+    data = batch()
+    loss, stats, weight = model(**data)
+    full, small, middle = (stock_loss(model, model.subnet(s), data) for s in (8, 3, 5))
+    torch.testing.assert_close(loss.squeeze(), full + 0.3 * small + 0.3 * middle)
+    torch.testing.assert_close(stats["loss_5"].squeeze(), middle.detach())
+    assert weight == 3
+    assert stats["phase"] == 1
+
+
+def test_search_loss_is_full_plus_gated():
+    model = search_model()
+    data = batch()
+    loss, stats, _ = model(**data)
+    gates = model.schedule.selection.selector.gates(0, 60, None).values
+    everything = (True,) * 8
+    full = stock_loss(model, Subnet(everything), data)
+    gated = stock_loss(model, Sampled(Subnet(everything, "3"), gates=gates), data)
+    torch.testing.assert_close(loss.squeeze(), full + 0.3 * gated)
+    assert stats["k"] == 7 and stats["phase"] == 0
+
+
+def test_search_gives_every_score_a_gradient():
+    model = search_model()
+    model(**batch())[0].sum().backward()
+    assert (model.schedule.selection.selector.scores.grad != 0).all()
+
+
+@pytest.mark.parametrize("phase", ["search", "joint"])
+def test_gradients_that_are_computed_early_are_the_same(phase, monkeypatch):
+    """One subnet after another, with and without freeing each one's memory."""
+    conf = dict(distill_weight=0.5)
+    model = search_model(**conf) if phase == "search" else joint_model(conf).train()
+    data, found = batch(), []
+    for early in (True, False):
+        if not early:
+            monkeypatch.setattr("espnet_dynsize.train.model.release", lambda loss, _: loss)
+        model.zero_grad()
+        loss = model(**data)[0].sum()
+        (3 * loss).backward()
+        found.append((loss, {n: p.grad for n, p in model.named_parameters()}))
+    (loss, lean), (expected, whole) = found
+    assert torch.equal(loss, expected)
+    assert any("embed" in name for name in whole)
+    for name, gradient in whole.items():
+        if gradient is None:
+            assert lean[name] is None
+        else:
+            torch.testing.assert_close(lean[name], gradient, msg=name)
+
+
+def test_alternate_trains_the_smaller_sizes_in_turn():
+    model = joint_model({"sandwich": "alternate", "subnet_weight": 0.6}).train()
+    drawn = []
+    for _ in range(4):
+        model.begin_update(0)
+        loss, stats, _ = model(**batch())
+        (size,) = (s for s in (5, 3) if f"loss_{s}" in stats)
+        drawn.append(size)
+        expected = stats["loss_8"] + 0.6 * stats[f"loss_{size}"]
+        torch.testing.assert_close(loss, expected)
+    assert drawn in ([3, 5, 3, 5], [5, 3, 5, 3])
+
+
+def test_pairs_leave_each_size_out_in_turn():
+    model = joint_model({"sandwich": "pairs", "subnet_weight": 0.5}).train()
+    data, trained = batch(), []
+    for _ in range(3):
+        model.begin_update(0)
+        loss, stats, _ = model(**data)
+        larger, smaller = (s for s in (8, 5, 3) if f"loss_{s}" in stats)
+        trained.append((larger, smaller))
+        expected = stats[f"loss_{larger}"] + 0.5 * stats[f"loss_{smaller}"]
+        torch.testing.assert_close(loss, expected)
+        for size in (larger, smaller):
+            own = stock_loss(model, model.subnet(size), data)
+            torch.testing.assert_close(stats[f"loss_{size}"].squeeze(), own.detach())
+    assert sorted(trained) == [(5, 3), (8, 3), (8, 5)]
+
+
+@pytest.mark.parametrize("ctc_weight, distill_weight", [(1.0, 0.5), (0.0, 0.0)])
+def test_default_joint_step(ctc_weight, distill_weight):
+    config = model_config()
+    config["model_conf"] = {"ctc_weight": ctc_weight, "sizes": [3, 5, 8]}
+    if not ctc_weight:
+        config["decoder"] = "transformer"
+        config["decoder_conf"] = {"linear_units": 8, "attention_heads": 2}
+    model = build(config)
+    weights = [o.weight for o in model.objectives if isinstance(o, Distillation)]
+    assert weights == ([distill_weight] if distill_weight else [])
+    assert (model.sampler.rule, model.sampler.subnet_weight) == ("alternate", 0.6)
+
+
+@pytest.mark.parametrize("sandwich, every", [("alternate", 2), ("pairs", 3)])
+def test_search_gates_every_second_or_third_step(sandwich, every):
+    model = search_model(sandwich=sandwich)
+    gated = []
+    for _ in range(6):
+        gated.append("loss_gated" in model(**batch())[1])
+        model.begin_update(0)
+    assert gated == [step % every == 0 for step in range(6)]
+
+
+def test_distillation_adds_the_divergence_from_the_full_network():
+    model = joint_model({"distill_weight": 0.5}).train()
+    data = batch()
+    loss, stats, _ = model(**data)
+    losses, outputs, lengths = {}, {}, None
+    for size in (8, 3, 5):
+        subnet = model.subnet(size)
+        losses[size] = stock_loss(model, subnet, data)
+        with model.encoder.activate(subnet):
+            out, lengths, _ = model.encoder(data["speech"], data["speech_lengths"])
+            outputs[size] = model.ctc.log_softmax(out)
+    distances = {
+        size: sum(
+            (outputs[8].exp() * (outputs[8] - outputs[size]))[i, :n].sum()
+            for i, n in enumerate(lengths)
+        )
+        / 3
+        for size in (3, 5)
+    }
+    torch.testing.assert_close(stats["loss_distill_3"].squeeze(), distances[3].detach())
+    expected = losses[8] + sum(
+        0.3 * (losses[size] + 0.5 * distances[size]) for size in (3, 5)
+    )
+    torch.testing.assert_close(loss.squeeze(), expected)
+
+
+def test_distillation_does_not_move_the_full_network():
+    model = joint_model({"distill_weight": 1.0}).train()
+    data = batch()
+    full, small = (Sampled(model.subnet(size)) for size in (8, 3))
+    encodings = []
+    for sampled in (full, small):
+        with model.encoder.activate(sampled):
+            encodings.append(model._encode(data))
+    with model.encoder.activate(small):
+        teacher = Teacher(model, full, encodings[0])
+        Distillation(1.0)(model, small, encodings[1], data, teacher)[0].backward()
+    assert model.ctc.ctc_lo.weight.grad is None
+    assert model.ctc.ctc_lo.by_size["3"].weight.grad is not None
+
+
+def test_smaller_sizes_start_from_the_gated_output_layer():
+    model = search_model()
+    ctc_lo = model.ctc.ctc_lo
+    torch.nn.init.normal_(ctc_lo.by_size["3"].weight)
+    for _ in range(60):
+        assert not torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.by_size["5"].weight)
+        model.begin_update(0)
+    assert model.schedule.phase == 1
+    assert torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.by_size["5"].weight)
+    assert not torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.weight)
+
+
+@pytest.mark.parametrize(
+    "conf, message",
+    [
+        ({"subnet_weight": -1}, "subnet_weight=-1 must be above 0"),
+        ({"sandwich": "half"}, "sandwich=half must be one of"),
+        ({"distill_weight": -0.1}, "distill_weight=-0.1 must be at least 0"),
+        ({"subnet_weight": float("inf")}, "subnet_weight=inf must be above 0"),
+        ({"layer_drop_joint": 1.0}, "layer_drop_joint=1.0 must be at least 0"),
+        ({"layer_drop_search": -0.1}, "layer_drop_search=-0.1 must be at least 0"),
+        ({"sizes": None}, "sizes=None and budgets=None: model: dynsize needs"),
+    ],
+)
+def test_bad_model_conf(conf, message):
+    with pytest.raises(ConfigError, match=message):
+        build(model_config(conf))
+
+
+def test_validation_reports_every_size_and_their_mean():
+    model = joint_model().eval()
+    with torch.no_grad():
+        loss, stats, _ = model(**batch())
+    sizes = [stats[f"loss_{s}"] for s in (3, 5, 8)]
+    torch.testing.assert_close(loss, sum(sizes) / 3)
+    cers = [stats[f"cer_ctc_{s}"] for s in (3, 5, 8)]
+    torch.testing.assert_close(stats["cer_ctc"], sum(cers) / 3)
+
+
+def test_features_and_front_end_are_computed_once():
+    model = joint_model().train()
+    calls = []
+
+    class Normalize(torch.nn.Module):
+        def forward(self, speech, lengths):
+            calls.append("normalize")
+            return speech, lengths
+
+    model.normalize = Normalize()
+    model.encoder.embed[0].register_forward_hook(lambda *_: calls.append("embed"))
+    model(**batch())
+    assert calls == ["normalize", "embed"]
+
+
+def test_one_output_layer_per_size():
+    model = joint_model().train()
+    model(**batch())[0].sum().backward()
+    ctc_lo = model.ctc.ctc_lo
+    assert sorted(ctc_lo.by_size) == ["3", "5"]
+    assert all(layer.weight.grad is not None for layer in ctc_lo.by_size.values())
+    with torch.no_grad():
+        ctc_lo.by_size["3"].weight.zero_()
+        ctc_lo.by_size["3"].bias.copy_(torch.arange(6.0))
+    x = torch.randn(1, 2, 8)
+    with model.activate(model.subnet(3)):
+        assert torch.equal(ctc_lo(x)[0, 0], torch.arange(6.0))
+    assert not torch.equal(ctc_lo(x)[0, 0], torch.arange(6.0))
+
+
+def test_shared_output_layer():
+    model = build(model_config(model_conf={"output_per_size": False}))
+    assert "ctc.ctc_lo.weight" in model.state_dict()
+    assert not any("by_size" in name for name in model.state_dict())
+
+
+def test_attention_decoder():
+    config = model_config(model_conf={"ctc_weight": 0.3})
+    config.update(
+        decoder="transformer",
+        decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
+    )
+    model = build(config).train()
+    fix_masks(model.schedule)
+    _, stats, _ = model(**batch())
+    for size in (3, 5, 8):
+        total = 0.3 * stats[f"loss_ctc_{size}"] + 0.7 * stats[f"loss_att_{size}"]
+        torch.testing.assert_close(stats[f"loss_{size}"], total)
+
+
+def test_the_caller_s_batch_is_left_alone():
+    model = joint_model().train()
+    data = batch()
+    lengths = data["text_lengths"].clone()
+    model(**data)
+    assert torch.equal(data["text_lengths"], lengths)
+
+
+def test_stock_encoder_is_refused():
+    config = model_config()
+    config["encoder"] = "conformer"
+    config["encoder_conf"] = {}
+    with pytest.raises(ConfigError, match="needs a supernet encoder"):
+        build(config)
+
+
+@pytest.mark.parametrize(
+    "conf", [{}, {"norm_per_size": True}, {"selector": "random", "selector_conf": {}}]
+)
+def test_starts_from_the_weights_and_random_numbers_of_a_stock_model(conf):
+    model = seeded(model_config(conv_norm="batch_norm", **conf))
+    numbers = torch.rand(3)
+    stock = seeded(stock_config())
+    assert torch.equal(numbers, torch.rand(3))
+    assert_contains(model.state_dict(), stock.state_dict())
+
+
+def test_full_size_alone_trains_bit_for_bit_like_a_stock_model():
+    alone = dict(sizes=[8], selector="random", selector_conf={})
+    model = seeded(model_config({}, conv_norm="batch_norm", **alone))
+    model.schedule.selection.plan(20)
+    stock = seeded(stock_config())
+    data = batch()
+    for each in (stock, model):
+        torch.manual_seed(1)  # dropout
+        optimizer = torch.optim.Adam(each.parameters(), lr=0.01)
+        for _ in range(6):
+            if each is model:
+                each.begin_update(0)
+            optimizer.zero_grad()
+            each(**data)[0].squeeze().backward()
+            optimizer.step()
+    assert_contains(model.state_dict(), stock.state_dict())
+
+
+def seeded(config: dict):
+    torch.manual_seed(0)
+    return build(config).train()
+
+
+def assert_contains(state: dict, part: dict) -> None:
+    for name, value in part.items():
+        assert torch.equal(state[name], value), name
