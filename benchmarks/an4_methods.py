@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from espnet_dynsize.core.keys import FAMILY_KEYS
+
 CONF = Path(__file__).resolve().parents[1] / "egs2" / "an4_dynsize" / "asr1" / "conf"
 # Of a Conformer's block
 KINDS = ("FFN 1", "attention", "convolution", "FFN 2")
@@ -20,12 +22,13 @@ _MORE_DROP = {"layer_drop_joint": 0.3, "layer_drop_search": 0.3}
 _LAYER_NORM = {"conv_norm": "layer_norm"}
 
 
-def _encoder(**conf) -> dict:
-    return {"encoder_conf": conf}
-
-
-def _model(**conf) -> dict:
-    return {"model_conf": conf}
+def _changes(**options) -> dict:
+    """Options of the encoder, of the family and of the joint step, by section."""
+    sections: dict[str, dict] = {}
+    for key, value in options.items():
+        section = "model_conf" if key in FAMILY_KEYS else "encoder_conf"
+        sections.setdefault(section, {})[key] = value
+    return sections
 
 
 # So that the softmaxes, too, can become one-hot in a search of this length
@@ -34,44 +37,48 @@ _FAST_SCORES = {"selector_conf": {"search_fraction": 0.4, "score_lr": 6.0}}
 # Method → what differs from its config (see CONFIGS)
 SELECTORS = {
     "simple_top_k": {},
-    "simple_top_k, soft gates": _encoder(
+    "simple_top_k, soft gates": _changes(
         selector_conf={"search_fraction": 0.2, "straight_through": False}
     ),
     # Scores can move six times their initial value in the search, as in the published
     # runs; with 10 and the weights' learning rate they would hardly move in this one.
-    "iterative_zero_out": _encoder(
+    "iterative_zero_out": _changes(
         selector="iterative_zero_out",
         selector_conf={"search_fraction": 0.4, "initial_score": 3.0, "score_lr": 6.0},
     ),
-    "ortho_softmax": _encoder(selector="ortho_softmax", **_FAST_SCORES),
-    "uniform": _encoder(selector="uniform", selector_conf={}),
-    "first": _encoder(selector="first", selector_conf={}),
-    "random": _encoder(selector="random", selector_conf={}),
+    "ortho_softmax": _changes(selector="ortho_softmax", **_FAST_SCORES),
+    "uniform": _changes(selector="uniform", selector_conf={}),
+    "first": _changes(selector="first", selector_conf={}),
+    "random": _changes(selector="random", selector_conf={}),
     "aux-loss": {},
 }
 TRAINING = {
-    "published joint step": _encoder(**_LONG, **_LAYER_NORM)
-    | _model(sandwich="whole", distill_weight=0.0),
-    "no distillation": _model(distill_weight=0.0),
-    "not alternating": _model(sandwich="whole"),
-    "pairs": _model(sandwich="pairs"),
-    "pairs, layer_drop_joint 0.3": _model(sandwich="pairs")
-    | _encoder(layer_drop_joint=0.3),
-    "pairs, layer_drop 0.3": _model(sandwich="pairs") | _encoder(**_MORE_DROP),
-    "subnet_weight 1": _model(subnet_weight=1.0),
-    "search_fraction 0.4": _encoder(**_LONG),
-    "layer_drop_joint 0.3": _encoder(layer_drop_joint=0.3),
-    "layer_drop 0.3 in both phases": _encoder(**_MORE_DROP),
-    "layer_norm": _encoder(**_LAYER_NORM),
-    "norm_per_size": _encoder(norm_per_size=True),
-    "one output layer": _model(output_per_size=False),
+    "published joint step": _changes(
+        sandwich="whole",
+        subnet_weight=0.3,
+        distill_weight=0.0,
+        **_LONG,
+        **_LAYER_NORM,
+    ),
+    "no distillation": _changes(distill_weight=0.0),
+    "not alternating": _changes(sandwich="whole", subnet_weight=0.3),
+    "pairs": _changes(sandwich="pairs"),
+    "pairs, layer_drop_joint 0.3": _changes(sandwich="pairs", layer_drop_joint=0.3),
+    "pairs, layer_drop 0.3": _changes(sandwich="pairs", **_MORE_DROP),
+    "subnet_weight 2": _changes(subnet_weight=2.0),
+    "search_fraction 0.4": _changes(**_LONG),
+    "layer_drop_joint 0.3": _changes(layer_drop_joint=0.3),
+    "layer_drop 0.3 in both phases": _changes(**_MORE_DROP),
+    "layer_norm": _changes(**_LAYER_NORM),
+    "norm_per_size": _changes(norm_per_size=True),
+    "one output layer": _changes(output_per_size=False),
 }
 FAMILIES = {
-    "ortho_softmax, components": _encoder(
+    "ortho_softmax, components": _changes(
         selector="ortho_softmax", granularity="component", **_FAST_SCORES
     ),
-    "as many FLOPs": _encoder(budgets={"flops": FLOPS}),
-    "as many layers": _encoder(budgets=None, sizes=WIDE),
+    "as many FLOPs": _changes(budgets={"flops": FLOPS}),
+    "as many layers": _changes(budgets=None, sizes=WIDE),
 }
 # Other models, next to the Conformers all the same: their own config's name
 MODELS = {

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from contextlib import contextmanager
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -9,7 +10,9 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import espnet_dynsize  # noqa: E402
+from espnet_dynsize.core.family import family_of_counts  # noqa: E402
 from espnet_dynsize.core.keys import FAMILY_KEYS  # noqa: E402
+from espnet_dynsize.train.build import build_schedule  # noqa: E402
 from espnet_dynsize.train.task import ENCODERS, DynSizeASRTask  # noqa: E402
 
 # The joint step as published: what the other ways are compared with
@@ -105,6 +108,41 @@ def fix_masks(schedule) -> None:
     selection.fixed_masks.copy_(selection.selector.masks())
 
 
+def schedule(sizes=(3, 5, 8), sandwich="whole", plan=10, selector="simple_top_k", **conf):
+    """The schedule of eight layers, with a search of four updates of `plan`."""
+    conf = {"search_updates": 4, **conf}
+    built = build_schedule(
+        family_of_counts(list(sizes), 8), selector, conf, sandwich=sandwich
+    )
+    built.selection.plan(plan)
+    return built
+
+
 def dynsize_encoder(input_size: int = 20, name: str = "conformer", **conf):
     """An encoder without a model around it."""
     return ENCODERS[f"dynsize_{name}"](input_size, **conf)
+
+
+@pytest.fixture
+def cuda_dtypes(monkeypatch):
+    """A context manager: CUDA's mixed-precision types, on a CPU.
+
+    CPU autocast leaves norms in half precision, CUDA's makes them float32; what takes
+    one type only (index_add, in-place sums) fails on a GPU alone.
+    """
+    layer_norm = torch.nn.functional.layer_norm
+
+    def full(function):
+        def norm(x, *args, **kwargs):
+            args = [a.float() if torch.is_tensor(a) else a for a in args]
+            return function(x.float(), *args, **kwargs)
+
+        return norm
+
+    @contextmanager
+    def dtypes():
+        with monkeypatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+            patch.setattr(torch.nn.functional, "layer_norm", full(layer_norm))
+            yield
+
+    return dtypes

@@ -64,12 +64,12 @@ def call(
 
 
 def _call_viewed(module, layer: Layer, now: Sampled | None, switch: Switch, *inputs):
-    own = dict(module.named_parameters())
-    seen = own
-    for view in VIEWS if now is not None else ():
-        seen = view(seen, layer, now)
     # While another subnet's parameters stand in the module, no other thread may use it.
     with switch.lock:
+        own = dict(module.named_parameters())
+        seen = own
+        for view in VIEWS if now is not None else ():
+            seen = view(seen, layer, now)
         if seen is own:
             return module(*inputs)
         with _heads(module, len(layer.kept(now))):

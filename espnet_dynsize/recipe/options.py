@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.yaml_base import load_config
 
 # What asr.sh takes where an option is not given
 DEFAULTS = {
@@ -79,7 +78,7 @@ def training_config(options: Options) -> dict:
     path = Path(options.get("asr_config"))
     if not path.is_file():
         raise ConfigError(f"--asr_config {path} must be an existing yaml file.")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return load_config(path)
 
 
 def experiment_folder(options: Options) -> Path:

@@ -17,6 +17,7 @@ from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
 from espnet_dynsize.train.model import DynSizeASRModel, JointLoss
+from espnet_dynsize.train.parser import BasedArgumentParser
 from espnet_dynsize.train.trainer import DynSizeTrainer
 from espnet_dynsize.train.transducer import rnnt_loss_available
 
@@ -27,7 +28,7 @@ ENCODERS = {
 }
 # What a packed config has after its encoder's name, so that ESPnet, which repeats names
 # that it does not know, tells users without the plugin what is missing.
-INSTALL_HINT = " (needs the ESPnet plugin espnet_dynsize)"
+INSTALL_HINT = " (needs the plugin espnet_dynsize)"
 # The hint that version 0.1 wrote
 _OLD_HINT = " (pip install espnet-dynsize)"
 MODELS = {MODEL: DynSizeASRModel}
@@ -37,6 +38,13 @@ class DynSizeASRTask(ASRTask):
     """ESPnet's ASR task with `DynSizeTrainer`; registers itself in spawned workers."""
 
     trainer = DynSizeTrainer
+
+    @classmethod
+    def get_parser(cls):
+        """ESPnet's options; `--config` may name a config with a `base`."""
+        parser = super().get_parser()
+        parser.__class__ = BasedArgumentParser
+        return parser
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace):

@@ -6,7 +6,7 @@ import soundfile
 from experiment import experiment
 
 from espnet_dynsize.bin.main import main
-from espnet_dynsize.bin.transcribe import read_audio, transcribe
+from espnet_dynsize.deploy.audio import read_audio, transcribe
 
 
 def tone(rate, channels=1):

@@ -1,155 +1,181 @@
+"""Phases, masks and their state in the checkpoint."""
+
 import pytest
 import torch
+from conftest import schedule
 
+from espnet_dynsize.control.controller import Controller
+from espnet_dynsize.control.schedule import Schedule
+from espnet_dynsize.control.selection import Phase, Selection
+from espnet_dynsize.control.selectors.simple_top_k import SimpleTopK
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.control.selectors import build_schedule as build_from_family
 from espnet_dynsize.core.family import family_of_counts
-from espnet_dynsize.control.selection import Phase
-
-
-def build_schedule(selector, conf, num_layers, sizes, layer_drop_joint):
-    family = family_of_counts(sizes, num_layers)
-    return build_from_family(selector, conf, family, layer_drop_joint)
-
-
-def schedule(**conf):
-    conf = {"search_updates": 4, **conf}
-    return build_schedule("simple_top_k", conf, 8, [3, 5, 8], layer_drop_joint=0.25)
+from espnet_dynsize.train.build import build_schedule
 
 
 def advance(planned, updates, seed=0):
-    drawn = []
     for _ in range(updates):
         planned.begin_update(seed)
-        subnets, _ = planned.sandwich()
-        drawn.append([s.size for s in subnets])
-    return drawn
 
 
-def test_phases_and_k():
+def test_the_phases():
     planned = schedule()
-    planned.plan(10)
-    drawn = advance(planned, 4)
-    assert planned.phase is Phase.SEARCH
-    # L = 8, smallest 3: five parts in four updates, so k = 7, 6, 5, 4.
-    assert drawn == [[8, 7], [8, 6], [8, 5], [8, 4]]
-    assert advance(planned, 2) == [[8, 5, 3], [8, 5, 3]]
+    advance(planned, 4)
+    assert planned.phase is Phase.SEARCH and planned.started
+    assert planned.selection.fixed_masks.isnan().all()
+    advance(planned, 1)
+    assert planned.phase is Phase.JOINT
+    kept = [len(subnet.kept) for subnet in planned.selection.subnets()]
+    assert kept == [3, 5, 8]
+
+
+def test_without_a_search_masks_are_fixed_at_the_first_update():
+    planned = schedule(search_updates=0)
+    advance(planned, 1)
     assert planned.phase is Phase.JOINT
 
 
 def test_joint_masks_do_not_follow_the_scores():
     planned = schedule(search_updates=0)
-    planned.plan(10)
-    planned.begin_update(0)
-    before = planned.masks().clone()
-    planned.selector.scores.data.neg_()
-    assert torch.equal(planned.masks(), before)
+    advance(planned, 1)
+    before = planned.selection.masks().clone()
+    planned.selection.selector.scores.data.neg_()
+    assert torch.equal(planned.selection.masks(), before)
 
 
-def test_stochastic_depth_only_outside_the_smallest_subnet():
+def test_heads():
+    """While searching, smaller sizes use the head that the gated subnet trains."""
+    planned = schedule()
+    advance(planned, 1)
+    assert [s.head for s in planned.selection.subnets()] == ["3", "3", "full"]
+    advance(planned, 4)
+    assert [s.head for s in planned.selection.subnets()] == ["3", "5", "full"]
+    assert planned.selection.subnet(5).head == "5"
+
+
+@pytest.mark.parametrize("size", [4, "5", None, True])
+def test_a_size_that_is_not_there(size):
     planned = schedule(search_updates=0)
-    planned.plan(10)
-    planned.begin_update(0)
-    (full, middle, smallest), _ = planned.sandwich()
-    assert [p == 0.25 for p in full.drop] == [not kept for kept in smallest.mask]
-    assert smallest.drop is None and middle.drop is None
-
-
-def test_stochastic_depth_while_searching_only_outside_the_gated_subnet():
-    family = family_of_counts([3, 8], 8)
-    planned = build_from_family(
-        "simple_top_k", {"search_updates": 5}, family, layer_drop_search=0.25
-    )
-    planned.plan(10)
-    for k in (7, 6):
-        planned.begin_update(0)
-        (full, gated), _ = planned.sandwich()
-        assert gated.size == k and sum(p == 0.25 for p in full.drop) == 8 - k
-        assert not any(kept and p for kept, p in zip(gated.mask, full.drop))
-
-
-def test_middle_size_is_drawn_by_seed_and_update():
-    def draws(seed):
-        planned = build_schedule(
-            "simple_top_k", {"search_updates": 0}, 8, [2, 3, 4, 5, 8], 0.0
-        )
-        planned.plan(100)
-        return [sizes[1] for sizes in advance(planned, 40, seed)]
-
-    assert draws(1) == draws(1)
-    assert draws(1) != draws(2)
-    assert set(draws(1)) == {3, 4, 5}
-
-
-@pytest.mark.parametrize(
-    "sizes, rule, expected",
-    [
-        ([8], "pairs", [[8]]),
-        ([3, 8], "alternate", [[8], [8, 3]]),
-        ([3, 8], "pairs", [[8], [8, 3]]),
-        ([3, 5, 8], "alternate", [[8, 3], [8, 5]]),
-        ([3, 5, 8], "pairs", [[8, 3], [8, 5], [5, 3]]),
-    ],
-)
-def test_alternating_takes_a_part_of_the_sandwich(sizes, rule, expected):
-    conf = {"search_updates": 0}
-    planned = build_schedule("simple_top_k", conf, 8, sizes, layer_drop_joint=0.0)
-    planned.plan(10)
-    drawn = []
-    for _ in range(6):
-        planned.begin_update(0)
-        subnets, _ = planned.sandwich(rule)
-        drawn.append([s.size for s in subnets])
-    assert drawn == 6 // len(expected) * expected
+    advance(planned, 1)
+    with pytest.raises(ConfigError, match=rf"size={size} must be one of \[3, 5, 8\]"):
+        planned.selection.subnet(size)
 
 
 def test_a_penalty_in_turn_counts_as_often_as_in_every_update():
-    conf = {"search_updates": 4, "sparsity_weight": 1.0, "iterations": 2}
-    planned = build_schedule("iterative_zero_out", conf, 8, [3, 8], 0.0)
-    planned.plan(10)
-    planned.begin_update(0)
-    assert planned.sandwich()[1] > 0
-    for times, rule in ((2, "alternate"), (3, "pairs")):
-        assert planned.sandwich(rule)[1] == times * planned.sandwich()[1]
-    planned.begin_update(0)
-    subnets, penalty = planned.sandwich("alternate")
-    assert [s.size for s in subnets] == [8] and penalty == 0
+    conf = dict(
+        sizes=[3, 8],
+        selector="iterative_zero_out",
+        search_updates=4,
+        sparsity_weight=1.0,
+        iterations=2,
+    )
+    penalties = {}
+    for rule in ("whole", "alternate", "pairs"):
+        planned = schedule(sandwich=rule, **conf)
+        penalties[rule] = []
+        for _ in range(4):
+            planned.begin_update(0)
+            penalties[rule].append(planned.penalty().item())
+    whole = penalties["whole"]
+    assert all(p > 0 for p in whole)
+    close = pytest.approx
+    assert penalties["alternate"] == close([2 * whole[0], 0, 2 * whole[2], 0], rel=1e-3)
+    assert penalties["pairs"] == close([3 * whole[0], 0, 0, 3 * whole[3]], rel=1e-3)
 
 
-def test_alternating_keeps_stochastic_depth_while_searching():
-    conf, family = {"search_updates": 6, "k_step": 5}, family_of_counts([3, 8], 8)
-    planned = build_from_family("simple_top_k", conf, family, layer_drop_search=0.25)
-    planned.plan(10)
+def test_the_penalty_ends_with_the_search():
+    planned = schedule(selector="iterative_zero_out", search_updates=1)
+    advance(planned, 2)
+    assert planned.penalty() == 0
+
+
+def test_draws_follow_seed_and_update():
+    def numbers(seed):
+        planned = schedule()
+        drawn = []
+        for _ in range(3):
+            planned.begin_update(seed)
+            drawn.append(torch.randint(1000, (1,), generator=planned.draws()).item())
+        return drawn
+
+    assert numbers(1) == numbers(1) != numbers(2)
+    assert len(set(numbers(1))) == 3
+
+
+class Probe(Controller):
+    """Notes what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def begin_update(self, update):
+        self.calls.append(("begin", update))
+
+    def after_step(self, update):
+        self.calls.append(("after", update))
+
+    def penalty(self, update, generator):
+        return 0.5 * update
+
+    def reset(self):
+        self.calls.append(("reset",))
+
+
+def test_every_controller_is_told():
+    selection = Selection(SimpleTopK(family_of_counts([3, 8], 8)))
+    planned = Schedule(selection=selection, probe=Probe())
+    planned.selection.plan(10)
     for _ in range(2):
         planned.begin_update(0)
-        full, *gated = planned.sandwich("alternate")[0]
-        assert sorted(full.drop) == [0.0] * 3 + [0.25] * 5
-    assert not gated
+        planned.after_step()
+    assert planned.penalty() == 1.0
+    planned.reset()
+    assert planned.probe.calls == [
+        ("begin", 1),
+        ("after", 1),
+        ("begin", 2),
+        ("after", 2),
+        ("reset",),
+    ]
+
+
+def test_reset_forgets_everything():
+    planned = schedule()
+    planned.selection.selector.scores.data.fill_(7.0)
+    advance(planned, 6)
+    planned.joint_epochs += 1
+    planned.reset()
+    assert not planned.started and planned.phase is Phase.SEARCH
+    assert planned.joint_epochs == 0 and not planned.selection.planned
+    assert (planned.selection.selector.scores < 1.0).all()
 
 
 def test_a_loaded_schedule_goes_on_like_the_old_one():
-    whole = schedule()
-    whole.plan(10)
-    expected = advance(whole, 9)
-    first, second = schedule(), schedule()
-    first.plan(10)
-    begin = advance(first, 3)
-    second.plan(999)  # the checkpoint's plan wins
+    first, second = schedule(), schedule(plan=999)
+    advance(first, 3)
     second.load_state_dict(first.state_dict())
-    assert begin + advance(second, 6) == expected
+    for _ in range(6):
+        advance(first, 1)
+        advance(second, 1)
+        assert first.selection.subnets() == second.selection.subnets()
+        assert first.phase is second.phase and first.now == second.now
 
 
 def test_counters_do_not_follow_the_model_to_half_precision():
     planned = schedule().to(torch.bfloat16)
-    planned.plan(2000)
+    planned.selection.plan(2000)
     advance(planned, 300)
-    assert planned.update == 300 and planned.selector.scores.dtype is torch.bfloat16
+    assert planned.update == 300
+    assert planned.selection.selector.scores.dtype is torch.bfloat16
 
 
 def test_fraction_of_the_run():
-    planned = build_schedule("simple_top_k", {"search_fraction": 0.6}, 8, [3, 8], 0.0)
-    planned.plan(200)
-    assert planned.search_updates == 120
+    planned = build_schedule(
+        family_of_counts([3, 8], 8), "simple_top_k", {"search_fraction": 0.6}
+    )
+    planned.selection.plan(200)
+    assert planned.selection.search_updates == 120
 
 
 def average_over(planned, updates):
@@ -163,20 +189,18 @@ def average_over(planned, updates):
 
 def test_average_of_joint_checkpoints_keeps_the_masks_exactly():
     planned = schedule(search_updates=0)
-    planned.plan(10)
     average = average_over(planned, 5)
     other = schedule()
     other.load_state_dict(average)
     assert other.phase is Phase.JOINT
-    assert torch.equal(other.masks(), planned.masks())
+    assert torch.equal(other.selection.masks(), planned.selection.masks())
 
 
 def test_average_across_the_phase_boundary_is_refused():
     planned = schedule(search_updates=1)
-    planned.plan(10)
     planned.load_state_dict(average_over(planned, 2))
     with pytest.raises(ConfigError, match="size=3 has no layers yet"):
-        planned.subnet(3)
+        planned.selection.subnet(3)
 
 
 @pytest.mark.parametrize(
@@ -189,11 +213,14 @@ def test_average_across_the_phase_boundary_is_refused():
         ([3, 5], "must end with the full size, 8"),
         ([], "each at least 1"),
         ([2.5, 8], "whole numbers"),
+        ([True, 5, 8], "whole numbers"),
+        (8, "sizes=8 must be a list"),
+        ("4 8", "sizes=4 8 must be a list"),
     ],
 )
 def test_bad_sizes(sizes, message):
     with pytest.raises(ConfigError, match=message):
-        build_schedule("simple_top_k", {}, 8, sizes, 0.0)
+        family_of_counts(sizes, 8)
 
 
 @pytest.mark.parametrize(
@@ -204,38 +231,41 @@ def test_bad_sizes(sizes, message):
             "search_fraction=1.0 must be at least 0 and below 1",
         ),
         ({"search_updates": -1}, "search_updates=-1 must be at least 0"),
+        ({"search_updates": 2.5}, "search_updates=2.5 must be at least 0"),
+        ({"score_lr": float("inf")}, "score_lr=inf must be above 0"),
         ({"k_stepp": 1}, "k_stepp"),
     ],
 )
 def test_bad_selector_conf(conf, message):
     with pytest.raises(ConfigError, match=message):
-        build_schedule("simple_top_k", conf, 8, [3, 8], 0.0)
+        build_schedule(family_of_counts([3, 8], 8), "simple_top_k", conf)
 
 
 def test_unknown_selector():
     with pytest.raises(ConfigError, match="selector=topk must be one of"):
-        build_schedule("topk", {}, 8, [3, 8], 0.0)
-
-
-def test_layer_drop_search_out_of_range():
-    with pytest.raises(ConfigError, match="layer_drop_search=-0.1 must be"):
-        family = family_of_counts([3, 8], 8)
-        build_from_family("simple_top_k", {}, family, layer_drop_search=-0.1)
-
-
-def test_layer_drop_out_of_range():
-    with pytest.raises(ConfigError, match="layer_drop_joint=1.0 must be"):
-        build_schedule("simple_top_k", {}, 8, [3, 8], 1.0)
+        build_schedule(family_of_counts([3, 8], 8), "topk", None)
 
 
 def test_search_longer_than_the_run():
     with pytest.raises(
         ConfigError, match="search_updates=4 must be less than the run's 4"
     ):
-        schedule().plan(4)
+        schedule(plan=4)
 
 
 def test_fraction_of_a_run_of_unknown_length():
-    planned = build_schedule("simple_top_k", {}, 8, [3, 8], 0.0)
+    planned = build_schedule(family_of_counts([3, 8], 8), "simple_top_k", None)
     with pytest.raises(ConfigError, match="give search_updates"):
-        planned.plan(None)
+        planned.selection.plan(None)
+
+
+def test_updates_before_the_plan_are_a_mistake():
+    planned = build_schedule(family_of_counts([3, 8], 8), "simple_top_k", None)
+    with pytest.raises(RuntimeError, match="plan"):
+        planned.begin_update(0)
+
+
+def test_a_schedule_made_under_inference_mode_can_be_read():
+    with torch.inference_mode():
+        planned = schedule()
+        assert planned.phase is Phase.SEARCH and planned.selection.planned

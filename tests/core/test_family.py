@@ -2,11 +2,8 @@ import pytest
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.family import (
-    Family,
-    family_of_budgets,
-    family_of_counts,
-)
+from espnet_dynsize.core.cost import CostModel
+from espnet_dynsize.core.family import family_of_budgets, family_of_counts
 
 
 def test_counts_are_met_exactly_whatever_the_ranking():
@@ -20,24 +17,24 @@ def test_counts_are_met_exactly_whatever_the_ranking():
 
 
 def test_budgets_are_named_by_their_per_cent():
-    family = family_of_budgets("flops", [0.65, 0.8, 1], [1.0, 3.0], 4.0)
+    family = family_of_budgets("flops", [0.65, 0.8, 1], CostModel((1.0, 3.0), 4.0))
     assert family.sizes == (65, 80, 100)
     assert family.budgets == pytest.approx((5.2, 6.4, 8.0))
 
 
 def test_the_closest_number_of_units_is_taken():
     # Spent after 1, 2, 3 units of the ranking: 2 + (3, 4, 9).
-    family = Family((50, 100), (6.4, 11.0), (3.0, 5.0, 1.0), 2.0)
-    assert family.count([0, 2, 1], 6.4) == 2
-    assert family.count([0, 2, 1], 5.4) == 1
-    assert family.count([0, 2, 1], 8.6) == 3
-    assert family.count([0, 2, 1], 0.0) == 1  # never none
+    costs = CostModel((3.0, 5.0, 1.0), 2.0)
+    assert costs.count([0, 2, 1], 6.4) == 2
+    assert costs.count([0, 2, 1], 5.4) == 1
+    assert costs.count([0, 2, 1], 8.6) == 3
+    assert costs.count([0, 2, 1], 0.0) == 1  # never none
 
 
 def test_budgets_are_met_within_one_unit_for_any_ranking():
     generator = torch.Generator().manual_seed(0)
     costs = (10 * torch.rand(30, generator=generator) + 1).tolist()
-    family = family_of_budgets("flops", [0.4, 0.55, 0.7, 1.0], costs, 40.0)
+    family = family_of_budgets("flops", [0.4, 0.55, 0.7, 1.0], CostModel(tuple(costs), 40.0))
     for _ in range(50):
         ranking = torch.randperm(30, generator=generator).tolist()
         for mask, budget in zip(family.masks(ranking), family.budgets):
@@ -59,4 +56,4 @@ def test_budgets_are_met_within_one_unit_for_any_ranking():
 )
 def test_bad_budgets(fractions, message):
     with pytest.raises(ConfigError, match=message):
-        family_of_budgets("flops", fractions, [1.0, 3.0], 4.0)
+        family_of_budgets("flops", fractions, CostModel((1.0, 3.0), 4.0))

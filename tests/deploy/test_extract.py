@@ -8,6 +8,7 @@ from conftest import batch, build, fix_masks, model_config, stock_config
 from espnet2.tasks.asr import encoder_choices
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
+from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract, extract_changed
@@ -74,7 +75,7 @@ def test_extracted_equals_masked_supernet(tmp_path, changes, seed):
     exp = write_experiment(tmp_path / "asr", model, config)
     for extracted in extract(exp, MODEL, []):
         small, _ = load_model(extracted.directory, MODEL)
-        with model.activate(model.subnet(extracted.size)):
+        with model.activate(model.subnet(int(extracted.name))):
             expected = log_probs(model, data)
         torch.testing.assert_close(log_probs(small, data), expected, atol=1e-6, rtol=0)
 
@@ -110,6 +111,7 @@ def test_only_what_changed_is_extracted_again(tmp_path):
     assert list(folders) == [3, 5, 8]
     record = origin.read(folders[3])
     assert (record["size"], record["family"]) == (3, [3, 5, 8])
+    assert Subnet.from_yaml(record["subnet"]) == model.subnet(3)
     assert (record["supernet"], record["model_file"]) == ("asr", MODEL)
     (folders[3] / "mine").touch()
     assert extract_changed(exp, MODEL, [3]) == {3: folders[3]}
@@ -126,9 +128,8 @@ def test_only_what_changed_is_extracted_again(tmp_path):
 def test_fixed_subnet_needs_a_joint_phase_checkpoint(tmp_path):
     config = model_config(subnet=3)
     exp = write_experiment(tmp_path / "asr", build(config), config)
-    model, _ = load_model(exp, MODEL)
     with pytest.raises(ConfigError, match="size=3 has no layers yet"):
-        log_probs(model, batch())
+        load_model(exp, MODEL)
 
 
 def test_only_the_kept_layers_exist(tmp_path):
@@ -141,7 +142,7 @@ def test_only_the_kept_layers_exist(tmp_path):
         tuple(n.split(".")[2:4]) for n in states if n.startswith("encoder.encoders.")
     }
     kept = {(b, kind) for b, kind in kept if not kind.startswith("norm")}
-    mask = model.subnet(3).mask
+    mask = model.subnet(3).units
     assert kept == {
         (str(number), layer.kind)
         for number, block in enumerate(model.encoder.blocks)
@@ -165,7 +166,7 @@ def test_only_the_kept_layers_exist(tmp_path):
 )
 def test_stock_format_opens_without_the_plugin(tmp_path, changes, sizes):
     config = model_config(conv_norm="batch_norm", **changes)
-    config["encoder_conf"]["sizes"] = sizes
+    config["model_conf"]["sizes"] = sizes
     torch.manual_seed(0)
     model = build(config).eval()
     fix_masks(model.schedule)
@@ -178,7 +179,7 @@ def test_stock_format_opens_without_the_plugin(tmp_path, changes, sizes):
         )
         stock, _ = load_model(extracted.directory, MODEL)
         assert type(stock.encoder) is encoder_choices.get_class("conformer")
-        with model.activate(model.subnet(extracted.size)):
+        with model.activate(model.subnet(int(extracted.name))):
             expected = log_probs(model, data)
         torch.testing.assert_close(log_probs(stock, data), expected, atol=1e-6, rtol=0)
 
@@ -199,7 +200,7 @@ def assert_stock_blocks(folder, model, config, size, left_out, zeroed=0, blocks=
 
 def test_stock_format_leaves_whole_blocks_out(tmp_path):
     config = model_config(use_cnn_module=False, num_blocks=3)
-    config["encoder_conf"]["sizes"] = [3, 9]
+    config["model_conf"]["sizes"] = [3, 9]
     model = build(config).eval()
     model.schedule.selection.fixed_masks.copy_(
         torch.tensor([[0, 0, 0, 1, 1, 1, 0, 0, 0], [1] * 9])

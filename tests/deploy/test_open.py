@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 from conftest import encoder_conf
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import pack
 from experiment import MODEL, experiment, posteriors
@@ -37,12 +38,12 @@ def test_every_form_gives_the_size(tmp_path, monkeypatch, size, form):
     recogniser = espnet_dynsize.load(path, size=size, beam_size=1)
     assert isinstance(recogniser, Speech2Text)
     audio = torch.randn(8000)
-    with model.encoder.activate(size):
+    with model.activate(size):
         expected = posteriors(model, audio)
     torch.testing.assert_close(
         posteriors(recogniser.asr_model, audio), expected, atol=1e-5, rtol=0
     )
-    assert recogniser.asr_model.encoder.schedule is None
+    assert type(recogniser.asr_model) is ESPnetASRModel
     ((text, *_),) = recogniser(audio)
     assert isinstance(text, str)
 
@@ -52,24 +53,29 @@ def test_without_a_size_the_full_network_can_be_switched(tmp_path):
     loaded = espnet_dynsize.load(folder).asr_model
     audio = torch.randn(8000)
     torch.testing.assert_close(posteriors(loaded, audio), posteriors(model, audio))
-    with loaded.encoder.activate(3), model.activate(model.subnet(3)):
+    with loaded.activate(3), model.activate(3):
         torch.testing.assert_close(posteriors(loaded, audio), posteriors(model, audio))
 
 
 def test_a_size_of_a_config_with_every_default_and_of_a_lightning_checkpoint(tmp_path):
-    conf = encoder_conf(sizes=[3, 5, 8], keep_layers=None, keep_components=None)
-    folder, model = experiment(tmp_path / "asr", encoder_conf=conf)
+    conf = dict(keep_layers=None, keep_components=None)
+    folder, model = experiment(tmp_path / "asr", conf)
     torch.save({"state_dict": model.state_dict()}, folder / MODEL)
     loaded = espnet_dynsize.load(folder, size=3).asr_model
     audio = torch.randn(8000)
-    with model.encoder.activate(3):
+    with model.activate(3):
         expected = posteriors(model, audio)
     torch.testing.assert_close(posteriors(loaded, audio), expected, atol=1e-5, rtol=0)
     whole = espnet_dynsize.load(folder).asr_model
     torch.testing.assert_close(posteriors(whole, audio), posteriors(model, audio))
 
 
-STOCK = dict(encoder="conformer", model="espnet", encoder_conf=encoder_conf())
+STOCK = dict(
+    encoder="conformer",
+    model="espnet",
+    encoder_conf=encoder_conf(),
+    model_conf={"ctc_weight": 1.0},
+)
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
@@ -95,13 +101,13 @@ def test_a_size_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_sizes_of_budgets_keep_their_names(tmp_path, monkeypatch, granularity, form):
     monkeypatch.chdir(tmp_path)
-    conf = encoder_conf(budgets={"params": [0.6, 1]}, granularity=granularity)
-    folder, model = experiment(tmp_path / "asr", encoder_conf=conf | {"ffn_chunks": 2})
+    conf = dict(budgets={"params": [0.6, 1]}, sizes=None, granularity=granularity)
+    folder, model = experiment(tmp_path / "asr", conf | {"ffn_chunks": 2})
     path = extract(folder, MODEL, [60])[0].directory
     if form == "zip":
         path = pack_size(path, MODEL)
     audio = torch.randn(8000)
-    with model.encoder.activate(60):
+    with model.activate(60):
         expected = posteriors(model, audio)
     loaded = espnet_dynsize.load(path, size=60).asr_model
     torch.testing.assert_close(posteriors(loaded, audio), expected, atol=1e-5, rtol=0)

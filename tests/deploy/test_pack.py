@@ -86,7 +86,7 @@ def test_what_is_in_the_zip(supernet):
     assert {"espnet", "automatic-speech-recognition"} <= set(front["tags"])
     assert "Size 5 of a family of sizes (3, 5, 8)" in card
     assert "## The family\n\n| asr_size3 | 45.6 |" in card
-    assert "|size5|12.3|" in card and "pip install espnet-dynsize" in card
+    assert "|size5|12.3|" in card and "its plugin `espnet_dynsize`" in card
     assert config["normalize_conf"]["stats_file"] == "data/feats_stats.npz"
 
 
@@ -113,7 +113,7 @@ def test_espnet_without_the_plugin(tmp_path, monkeypatch):
     command = [sys.executable, "-c", WITHOUT_PLUGIN, *map(str, zips)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "REFUSED" in done.stdout and "pip install espnet-dynsize" in done.stdout
+    assert "REFUSED" in done.stdout and "needs the plugin espnet_dynsize" in done.stdout
 
 
 def test_with_a_language_model(supernet, tmp_path):

@@ -1,18 +1,23 @@
 import pytest
-from conftest import encoder_conf
+from conftest import build, dynsize_encoder, encoder_conf, model_config
 
-from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.encoder.costs import FRAMES, unit_flops, unit_params
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.subnet import Subnet
+from espnet_dynsize.encoder.costs import FRAMES, flops, parameters
 from espnet_dynsize.report.measure import count_parameters
 
 
-def encoder(**changes) -> DynSizeConformerEncoder:
-    return DynSizeConformerEncoder(20, **encoder_conf(**changes))
+def encoder(**changes):
+    return dynsize_encoder(**encoder_conf(**changes))
+
+
+def budgeted(budgets, **changes):
+    return build(model_config(sizes=None, budgets=budgets, **changes))
 
 
 def test_parameters_by_hand():
-    costs, fixed = unit_params(encoder(), 20)
+    model = parameters(encoder())
+    costs, fixed = list(model.units), model.fixed
     feed_forward = 8 * 12 + 12 + 12 * 8 + 8 + 16  # and the norm
     attention = 4 * (8 * 8 + 8) + 8 * 8 + 2 * 8 + 16
     convolution = (8 * 16 + 16) + (8 * 3 + 8) + 16 + (8 * 8 + 8) + 16
@@ -22,7 +27,8 @@ def test_parameters_by_hand():
 
 
 def test_flops_by_hand():
-    costs, fixed = unit_flops(encoder(), 20)
+    model = flops(encoder())
+    costs, fixed = list(model.units), model.fixed
     assert costs[0] == FRAMES * 2 * 2 * 8 * 12
     pointwise = 2 * (8 * 16 + 8 * 8)
     depthwise = 2 * 8 * 3
@@ -30,16 +36,29 @@ def test_flops_by_hand():
     assert fixed == FRAMES * 2 * 20 * 8
 
 
-def test_components_share_what_their_layer_costs():
-    whole, _ = unit_flops(encoder(), 20)
-    parts, _ = unit_flops(
-        encoder(
-            granularity="component",
-            budgets={"flops": [0.7, 1]},
-            selector="ortho_softmax",
-        ),
-        20,
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"},
+    ],
+    ids=str,
+)
+def test_fused_attention_is_counted(options):
+    """The same attention costs the same, however it is computed."""
+    plain, fused = (
+        flops(encoder(use_flash_attn=False, **sdpa, **options)).units[1]
+        for sdpa in ({}, {"use_sdpa": True})
     )
+    projections = FRAMES * 2 * 4 * 8 * 8
+    assert fused > projections + FRAMES**2 * 2 * 2 * 8 * 0.99
+    if "pos_enc_layer_type" in options:  # relative positions are computed otherwise
+        assert fused == plain
+
+
+def test_components_share_what_their_layer_costs():
+    whole = flops(encoder()).units
+    parts = flops(encoder(granularity="component")).units
     assert parts[:4] == pytest.approx([whole[0] / 4] * 4)
     assert parts[4:6] == pytest.approx([whole[1] / 2] * 2)
     assert sum(parts) == pytest.approx(sum(whole))
@@ -48,22 +67,23 @@ def test_components_share_what_their_layer_costs():
 @pytest.mark.parametrize("kind", ["flops", "params"])
 @pytest.mark.parametrize("selector", ["uniform", "simple_top_k", "ortho_softmax"])
 def test_budgets_are_met_within_one_layer(kind, selector):
-    supernet = encoder(num_blocks=4, budgets={kind: [0.4, 0.7, 1]}, selector=selector)
-    assert supernet.schedule.sizes == (40, 70, 100)
-    cost = unit_flops(supernet, 20) if kind == "flops" else unit_params(supernet, 20)
-    costs, fixed = cost
-    total = fixed + sum(costs)
-    for part, mask in zip((0.4, 0.7, 1.0), supernet.schedule.selector.masks()):
-        spent = fixed + sum(c for c, kept in zip(costs, mask) if kept)
-        assert abs(spent - part * total) <= max(costs)
+    model = budgeted({kind: [0.6, 0.8, 1]}, num_blocks=4, selector=selector)
+    selection = model.schedule.selection
+    assert selection.sizes == (60, 80, 100)
+    cost = {"flops": flops, "params": parameters}[kind](model.encoder)
+    for part, mask in zip((0.6, 0.8, 1.0), selection.selector.masks().tolist()):
+        spent = cost.cost(Subnet(tuple(mask)))
+        assert abs(spent - part * cost.total) <= max(cost.units)
 
 
 def test_extracted_model_has_the_parameters_that_were_budgeted():
-    supernet = encoder(num_blocks=4, budgets={"params": [0.5, 1]})
-    costs, fixed = unit_params(supernet, 20)
-    kept = supernet.schedule.selector.masks()[0].nonzero().flatten().tolist()
-    small = encoder(num_blocks=4, keep_layers=kept)
-    assert count_parameters(small) == fixed + sum(costs[i] for i in kept)
+    model = budgeted({"params": [0.5, 1]}, num_blocks=4)
+    mask = model.schedule.selection.selector.masks()[0].tolist()
+    subnet = Subnet(tuple(mask))
+    small = dynsize_encoder(
+        5, **encoder_conf(num_blocks=4, keep_layers=list(subnet.kept))
+    )
+    assert count_parameters(small) == parameters(model.encoder).cost(subnet)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +92,22 @@ def test_extracted_model_has_the_parameters_that_were_budgeted():
         ({"time": [0.5, 1]}, "budgets={'time': .* must have one key of"),
         ({"flops": [1], "params": [1]}, "must have one key of"),
         ({}, "must have one key of"),
+        (0.7, "budgets=0.7 must have one key of"),
+        ({"flops": 0.7}, "budgets: flops=0.7 must be a list"),
+        ({"flops": None}, "budgets: flops=None must be a list"),
         ({"flops": [0.001, 1]}, "budgets: flops=.* must be at least 0"),
     ],
 )
 def test_bad_budgets(budgets, message):
     with pytest.raises(ConfigError, match=message):
-        encoder(budgets=budgets)
+        budgeted(budgets)
 
 
 def test_budgets_and_sizes_exclude_each_other():
-    with pytest.raises(ConfigError, match="exclude each other"):
-        encoder(budgets={"flops": [0.9, 1]}, sizes=[3, 8])
+    with pytest.raises(ConfigError, match="needs one of them"):
+        build(model_config(budgets={"flops": [0.9, 1]}))
+
+
+def test_component_sizes_are_budgets():
+    with pytest.raises(ConfigError, match=r"sizes=\[3, 8\] counts layers"):
+        build(model_config(sizes=[3, 8], granularity="component"))

@@ -5,7 +5,7 @@ import torch
 import yaml
 from conftest import build, fix_masks, model_config
 
-from espnet_dynsize.bin.report import write_report
+from espnet_dynsize.report.write import write_report
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.report.scores import write_score

@@ -4,7 +4,9 @@ import pytest
 import torch
 import yaml
 from conftest import batch, build, fix_masks, model_config
+from experiment import AVERAGED, experiment
 
+import espnet_dynsize
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.core.errors import ConfigError
@@ -51,7 +53,7 @@ def test_extracted_model_has_its_size_s_decoder(tmp_path, per_size):
     losses = []
     for extracted in extract(exp, MODEL, []):
         small, _ = load_model(extracted.directory, MODEL)
-        expected = statistics(model, extracted.size, data)[0]
+        expected = statistics(model, int(extracted.name), data)[0]
         _, stats, _ = small(**{k: v.clone() for k, v in data.items()})
         torch.testing.assert_close(stats["loss_att"].squeeze(), expected.detach())
         losses.append(expected.item())
@@ -68,21 +70,40 @@ def test_each_size_trains_its_own_decoder():
         loss.squeeze(),
         (stats["loss_8"] + 0.3 * stats["loss_3"] + 0.3 * stats["loss_5"]).squeeze(),
     )
-    with model.activate(model.subnet(3)):
-        own = model.decoder
-    whole = model._modules["decoder"]
-    assert own is whole.by_size["3"] and model.decoder is whole
+    whole = model.decoder
+    small = whole.by_size["3"]
     model.zero_grad()
     statistics(model, 3, data)[0].backward()
-    assert own.embed[0].weight.grad.abs().sum() > 0
+    assert small.embed[0].weight.grad.abs().sum() > 0
     assert whole.embed[0].weight.grad is None
     assert whole.by_size["5"].embed[0].weight.grad is None
+
+
+@pytest.mark.parametrize("decoder", ["transformer", "rnn"])
+@pytest.mark.parametrize("size", [3, 5, 8])
+def test_a_search_that_was_built_before_decodes_as_the_size(tmp_path, size, decoder):
+    """ESPnet's Speech2Text takes the decoder once, for all sizes to come."""
+    conf = {"transformer": {"linear_units": 8, "attention_heads": 2}, "rnn": {}}
+    exp, model = experiment(
+        tmp_path / "asr",
+        decoder=decoder,
+        decoder_conf=conf[decoder],
+        model_conf={"ctc_weight": 0.3, "sizes": [3, 5, 8], "decoder_per_size": True},
+    )
+    audio, options = torch.randn(6000), dict(beam_size=2, ctc_weight=0.3, maxlenratio=-8)
+    small = espnet_dynsize.load(exp, size, AVERAGED, **options)
+    whole = espnet_dynsize.load(exp, None, AVERAGED, **options)
+    with whole.asr_model.activate(size):
+        ours = whole(audio)
+    theirs = small(audio)
+    assert [tokens for _, tokens, *_ in ours] == [tokens for _, tokens, *_ in theirs]
+    torch.testing.assert_close(ours[0][3].score, theirs[0][3].score)
 
 
 def test_smaller_decoders_start_from_the_gated_one():
     model, _ = hybrid(decoder_per_size=True)
     model.schedule.selection.plan(10)
-    decoders = model._modules["decoder"].by_size
+    decoders = model.decoder.by_size
     model.begin_update(0)  # the first one gives every size the full one's
     with torch.no_grad():
         decoders["3"].embed[0].weight.fill_(7.0)
@@ -94,10 +115,10 @@ def test_smaller_decoders_start_from_the_gated_one():
 
 def test_fixed_subnet_decodes_with_its_own_decoder():
     model, config = joint(decoder_per_size=True)
-    config["encoder_conf"]["subnet"] = 5
+    config["model_conf"]["subnet"] = 5
     fixed = build(config)
     fixed.load_state_dict(model.state_dict())
-    assert fixed.decoder is fixed._modules["decoder"].by_size["5"]
+    assert fixed.decoder.of_size() is fixed.decoder.by_size["5"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.control.selectors import build_schedule
+from espnet_dynsize.train.build import build_schedule
 from espnet_dynsize.core.family import family_of_counts
 from espnet_dynsize.control.selectors.fixed import First, Random, Uniform
 from espnet_dynsize.control.selection import Phase
@@ -48,14 +48,13 @@ def test_random_is_drawn_from_the_seed_and_kept_in_the_checkpoint():
 
 @pytest.mark.parametrize("name", ["first", "uniform", "random"])
 def test_the_joint_phase_begins_at_once(name):
-    schedule = build_schedule(name, {}, family_of_counts([2, 5], 5), 0.0)
-    schedule.plan(10)
-    assert schedule.begin_update(0)
+    schedule = build_schedule(family_of_counts([2, 5], 5), name, None)
+    schedule.selection.plan(10)
+    schedule.begin_update(0)
     assert schedule.phase is Phase.JOINT
-    assert [s.size for s in schedule.sandwich()[0]] == [5, 2]
+    assert [len(subnet.kept) for subnet in schedule.selection.subnets()] == [2, 5]
 
 
 def test_search_options_are_refused():
-    family = family_of_counts([2, 5], 5)
     with pytest.raises(ConfigError, match="search_fraction=0.4 must be left out"):
-        build_schedule("first", {"search_fraction": 0.4}, family, 0.0)
+        build_schedule(family_of_counts([2, 5], 5), "first", {"search_fraction": 0.4})

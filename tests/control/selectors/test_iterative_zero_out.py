@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.cost import CostModel
 from espnet_dynsize.core.family import Family, family_of_counts
 from espnet_dynsize.control.selectors.iterative_zero_out import IterativeZeroOut
 
@@ -25,23 +26,23 @@ def test_penalty_asks_for_the_iteration_s_share():
     made = selector()
     made.scores.data = torch.tensor([0.0] * 4 + [40.0] * 4)  # gates .5 and 1: sum 6
     # 5 |(8 - 6) / 8 - n_i / 8| with n = 2, 4
-    assert made.gates(0, 10, None).penalty.item() == pytest.approx(0.0)
-    assert made.gates(5, 10, None).penalty.item() == pytest.approx(5 * 2 / 8)
+    assert made.penalty(0, 10, None).item() == pytest.approx(0.0)
+    assert made.penalty(5, 10, None).item() == pytest.approx(5 * 2 / 8)
     assert [made.gates(u, 10, None).k for u in (0, 4, 5, 9)] == [6, 6, 4, 4]
 
 
 def test_penalty_pushes_the_scores_down():
     made = selector()
-    made.gates(9, 10, None).penalty.backward()
+    made.penalty(9, 10, None).backward()
     assert (made.scores.grad > 0).all()
 
 
 def test_penalty_counts_costs():
-    family = Family((50, 100), (5.0, 10.0), (1.0, 3.0, 4.0), 2.0)
+    family = Family((50, 100), (5.0, 10.0), CostModel((1.0, 3.0, 4.0), 2.0))
     made = IterativeZeroOut(family, iterations=1)
     made.scores.data = torch.tensor([0.0, 40.0, 0.0])
     # Removed (.5 + 2) / 8, wanted (10 - 5) / 8.
-    penalty = made.gates(0, 10, None).penalty.item()
+    penalty = made.penalty(0, 10, None).item()
     assert penalty == pytest.approx(5 * abs(2.5 / 8 - 5 / 8))
 
 
@@ -82,7 +83,7 @@ def test_iterations_of_a_published_schedule():
     assert [made.iteration(u, 150) for u in starts] == list(range(8))
     assert [made.iteration(u - 1, 150) for u in starts[1:]] == list(range(7))
     assert made.iteration(149, 150) == 7
-    assert [made.family.count(made.ranking(), made.budget(i)) for i in range(8)] == [
+    assert [made.family.costs.count(made.ranking(), made.budget(i)) for i in range(8)] == [
         45,
         42,
         39,

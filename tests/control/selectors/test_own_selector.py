@@ -1,11 +1,14 @@
 """A user's selector, named by its dotted path."""
 
 import pytest
+import torch
 
+from espnet_dynsize.core.checkpoint import misfit
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.control.selectors import SELECTORS, build_schedule
+from espnet_dynsize.control.selectors import SELECTORS, opening
 from espnet_dynsize.core.family import family_of_counts
 from espnet_dynsize.control.selectors.fixed import FixedSelector
+from espnet_dynsize.train.build import build_schedule
 
 
 class Last(FixedSelector):
@@ -19,12 +22,12 @@ class Last(FixedSelector):
 
 
 def build(name, conf=None):
-    return build_schedule(name, conf or {}, family_of_counts([2, 5], 5), 0.0)
+    return build_schedule(family_of_counts([2, 5], 5), name, conf)
 
 
 def test_dotted_path_with_options():
     schedule = build(f"{__name__}.Last", {"skip": 1})
-    assert schedule.selector.masks()[0].tolist() == [False, False, True, True, False]
+    assert schedule.selection.selector.masks()[0].tolist() == [False, False, True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,15 @@ def test_every_selector_refuses_what_it_does_not_know(name):
 def test_score_learning_rate_must_be_positive():
     with pytest.raises(ConfigError, match="score_lr=0 must be above 0"):
         build("simple_top_k", {"score_lr": 0})
+
+
+def test_a_model_that_is_opened_imports_nothing():
+    with opening():
+        schedule = build("nowhere.Selector", {"search_updates": 3, "colour": "red"})
+    trained = build(f"{__name__}.Last")
+    trained.selection.plan(2)
+    trained.begin_update(0)
+    trained.selection.selector.register_buffer("memory", torch.ones(7))
+    schedule.load_state_dict(trained.state_dict())
+    assert schedule.selection.subnet(2).kept == (3, 4)
+    assert misfit(schedule, trained.state_dict()) is None

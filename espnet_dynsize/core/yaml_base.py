@@ -1,0 +1,56 @@
+"""Training configs that say only in what they differ from another one."""
+
+from pathlib import Path
+
+import yaml
+
+from espnet_dynsize.core.errors import ConfigError
+
+BASE = "base"
+
+
+def load_config(path: Path) -> dict:
+    """Read a training config and the one that its `base` names, if any.
+
+    `base` is a path relative to the config's own folder. Sections (`encoder_conf`) are
+    merged key by key, and a key of a section that is null is left out; all else
+    replaces what the base says.
+
+    Args:
+        path: A yaml file.
+
+    Raises:
+        ConfigError: a file does not exist, holds no keys, or bases form a ring.
+    """
+    return _load(Path(path), ())
+
+
+def _load(path: Path, above: tuple[Path, ...]) -> dict:
+    if not path.is_file():
+        raise ConfigError(f"config {path} does not exist.")
+    real = path.resolve()  # a link to a recipe's config: its base lies there
+    if real in above:
+        raise ConfigError(f"config {path}: base={path} is the base of itself.")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} is not a yaml file: {error}.") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"config {path} must have keys and values.")
+    base = config.pop(BASE, None)
+    if base is None:
+        return config
+    if not isinstance(base, str):
+        raise ConfigError(f"config {path}: base={base} must be the path of a yaml file.")
+    return _merged(_load(real.parent / base, (*above, real)), config)
+
+
+def _merged(base: dict, changes: dict) -> dict:
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            section = {**base[key], **value}
+            merged[key] = {k: v for k, v in section.items() if v is not None}
+        else:
+            merged[key] = value
+    return merged
