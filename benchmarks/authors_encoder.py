@@ -22,15 +22,15 @@ from pathlib import Path
 
 import torch
 
-from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.train.model import SUBNET_WEIGHT
-from espnet_dynsize.core.family import family_of_counts
 from espnet_dynsize.control.selectors.iterative_zero_out import IterativeZeroOut
 from espnet_dynsize.control.selectors.relaxed_top_k import (
     relaxed_top_k,
     straight_through_top_k,
 )
 from espnet_dynsize.control.selectors.simple_top_k import annealed_k
+from espnet_dynsize.core.family import family_of_counts
+from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.train.model import SUBNET_WEIGHT
 
 RESULT = Path(__file__).resolve().parent / "results" / "authors_encoder"
 DIM, HEADS, KERNEL, BLOCKS = 144, 4, 31, 12

@@ -68,7 +68,10 @@ def _config(experiment: Experiment, folder: Path, config: dict) -> dict:
     model = {key: config[key] for key in MODEL_KEYS if key in config}
     model |= dict(token_list=str(experiment.tokens), normalize="global_mvn")
     model |= dict(normalize_conf={"stats_file": str(stats)})
-    callback = {"_target_": "espnet_dynsize.train.lightning.SubnetScheduleCallback", "seed": 0}
+    callback = {
+        "_target_": "espnet_dynsize.train.lightning.SubnetScheduleCallback",
+        "seed": 0,
+    }
     logger = {"_target_": "lightning.pytorch.loggers.CSVLogger"}
     return dict(
         task="espnet_dynsize.train.task.DynSizeASRTask",

@@ -82,7 +82,9 @@ def supernet(variant: str, phase: str):
         for place, layer in enumerate(RANKING):
             scores.data[layer] = 1.0 - 0.01 * place
     if phase == "joint":
-        model.schedule.selection.fixed_masks.copy_(model.schedule.selection.selector.masks())
+        model.schedule.selection.fixed_masks.copy_(
+            model.schedule.selection.selector.masks()
+        )
     else:
         model.schedule.selection.search_updates.fill_(SEARCH_UPDATES)
     return model

@@ -71,7 +71,12 @@ def model_config(model_conf=None, **changes) -> dict:
         ctc_conf={},
         joint_net_conf=None,
         model="dynsize",
-        model_conf={"ctc_weight": 1.0, **PUBLISHED_STEP, **family, **(model_conf or {})},
+        model_conf={
+            "ctc_weight": 1.0,
+            **PUBLISHED_STEP,
+            **family,
+            **(model_conf or {}),
+        },
         init=None,
     )
 
@@ -108,7 +113,9 @@ def fix_masks(schedule) -> None:
     selection.fixed_masks.copy_(selection.selector.masks())
 
 
-def schedule(sizes=(3, 5, 8), sandwich="whole", plan=10, selector="simple_top_k", **conf):
+def schedule(
+    sizes=(3, 5, 8), sandwich="whole", plan=10, selector="simple_top_k", **conf
+):
     """The schedule of eight layers, with a search of four updates of `plan`."""
     conf = {"search_updates": 4, **conf}
     built = build_schedule(

@@ -180,9 +180,7 @@ class Selection(Controller):
         """
         search, last = self.phase is Phase.SEARCH, len(self.sizes) - 1
         return [
-            Subnet(
-                tuple(mask), self.family.head(0 if search and i < last else i)
-            )
+            Subnet(tuple(mask), self.family.head(0 if search and i < last else i))
             for i, mask in enumerate(self.masks().tolist())
         ]
 

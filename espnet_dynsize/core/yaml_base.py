@@ -41,7 +41,9 @@ def _load(path: Path, above: tuple[Path, ...]) -> dict:
     if base is None:
         return config
     if not isinstance(base, str):
-        raise ConfigError(f"config {path}: base={base} must be the path of a yaml file.")
+        raise ConfigError(
+            f"config {path}: base={base} must be the path of a yaml file."
+        )
     return _merged(_load(real.parent / base, (*above, real)), config)
 
 

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
 
 VALID_UTTERANCES = 100
 _TRANSCRIPT = re.compile(r"^(?:<s> )?(.*?)(?: </s>)? \((\w+)-(\w+)-(\w+)\)$")

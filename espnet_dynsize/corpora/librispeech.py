@@ -4,8 +4,8 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
-from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
 from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
 
 TRAIN_SETS = {
     "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),

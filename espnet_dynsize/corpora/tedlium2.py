@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
 
 SETS = ("train", "dev", "test")
 # The training segments end too closely; seconds added by Kaldi's and ESPnet's recipes

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo import digits
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.deploy.extract import extract_changed
-from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.report.scores import read_text, read_trn
 from espnet_dynsize.report.write import write_report
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from espnet_dynsize.demo.progress import show_epochs
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.demo.progress import show_epochs
 from espnet_dynsize.report.scores import Score, read_score, read_text, write_score
 
 GREEDY_CTC = ("--ctc_weight", "1.0", "--beam_size", "1")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from espnet2.main_funcs.pack_funcs import pack as pack_files
 
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import model_card, packed_name
 from espnet_dynsize.deploy.experiment import read_config, write_config
-from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.train.task import ENCODERS, INSTALL_HINT
 
 # Keys of a config that name files; dots go into sections

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import yaml
 
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import family_sizes, is_family
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import FAMILY_REPORT, packed_name
 from espnet_dynsize.deploy.experiment import read_config
 from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.deploy.pack import pack
 from espnet_dynsize.deploy.upload import upload
-from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import family_sizes, is_family
 from espnet_dynsize.recipe.options import (
     Options,
     experiment_folder,

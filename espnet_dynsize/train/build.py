@@ -92,7 +92,12 @@ def check_numbers(
     check_all(
         "model_conf",
         (0 < subnet_weight < math.inf, "subnet_weight", subnet_weight, "above 0"),
-        (0 <= distill_weight < math.inf, "distill_weight", distill_weight, "at least 0"),
+        (
+            0 <= distill_weight < math.inf,
+            "distill_weight",
+            distill_weight,
+            "at least 0",
+        ),
         (0 <= layer_drop_joint < 1, "layer_drop_joint", layer_drop_joint, below_one),
         (0 <= layer_drop_search < 1, "layer_drop_search", layer_drop_search, below_one),
         (sandwich in SANDWICHES, "sandwich", sandwich, f"one of {tuple(SANDWICHES)}"),

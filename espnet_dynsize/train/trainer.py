@@ -13,14 +13,14 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.core.checkpoint import misfit, rename_moved
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import MODEL
 from espnet_dynsize.train.crash import (
     CHECKPOINT,
     finish_epoch,
     keep_checkpoint,
     load_checkpoint,
 )
-from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import MODEL
 from espnet_dynsize.train.model import JointLoss
 
 

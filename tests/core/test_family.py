@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.cost import CostModel
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.family import family_of_budgets, family_of_counts
 
 
@@ -34,7 +34,9 @@ def test_the_closest_number_of_units_is_taken():
 def test_budgets_are_met_within_one_unit_for_any_ranking():
     generator = torch.Generator().manual_seed(0)
     costs = (10 * torch.rand(30, generator=generator) + 1).tolist()
-    family = family_of_budgets("flops", [0.4, 0.55, 0.7, 1.0], CostModel(tuple(costs), 40.0))
+    family = family_of_budgets(
+        "flops", [0.4, 0.55, 0.7, 1.0], CostModel(tuple(costs), 40.0)
+    )
     for _ in range(50):
         ranking = torch.randperm(30, generator=generator).tolist()
         for mask, budget in zip(family.masks(ranking), family.budgets):

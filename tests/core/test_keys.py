@@ -23,12 +23,16 @@ def test_the_keys_are_the_options_of_the_classes():
 
 @pytest.mark.parametrize("key", keys.MOVED_KEYS)
 def test_a_key_of_version_0_1_is_told_its_new_place(key):
-    with pytest.raises(ConfigError, match=f"encoder_conf: {key} must be under model_conf"):
+    with pytest.raises(
+        ConfigError, match=f"encoder_conf: {key} must be under model_conf"
+    ):
         keys.refuse_moved({"num_blocks": 3, key: 5})
 
 
 def test_family_keys_need_the_model():
-    with pytest.raises(ConfigError, match="selector=first needs model: dynsize, not es"):
+    with pytest.raises(
+        ConfigError, match="selector=first needs model: dynsize, not es"
+    ):
         keys.check_model_keys({"model": "espnet", "model_conf": {"selector": "first"}})
     keys.check_model_keys({"model": "espnet", "model_conf": {"ctc_weight": 1.0}})
 

@@ -8,9 +8,9 @@ import soundfile
 from fixture_corpora import write_librispeech, write_tedlium2
 
 from espnet_dynsize.bin.main import main
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.corpora import librispeech, tedlium2
 from espnet_dynsize.corpora.datadir import Utterance
-from espnet_dynsize.core.errors import ConfigError
 
 
 def utterances(folder, prefix, speakers):

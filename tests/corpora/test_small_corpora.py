@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
 from espnet_dynsize.demo import digits
-from espnet_dynsize.core.errors import ConfigError
 
 
 def fake_an4(folder: Path, lines: dict) -> Path:

@@ -8,11 +8,11 @@ from conftest import batch, build, fix_masks, model_config, stock_config
 from espnet2.tasks.asr import encoder_choices
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract, extract_changed
-from espnet_dynsize.core.errors import ConfigError
 
 MODEL = "valid.loss.ave.pth"
 COMPONENTS = {"granularity": "component", "selector": "ortho_softmax"}

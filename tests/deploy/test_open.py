@@ -10,9 +10,9 @@ from espnet2.main_funcs.pack_funcs import pack
 from experiment import MODEL, experiment, posteriors
 
 import espnet_dynsize
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.deploy.pack import pack as pack_size
-from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.train.task import DynSizeASRTask
 
 

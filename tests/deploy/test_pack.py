@@ -11,9 +11,9 @@ from experiment import MODEL, experiment, posteriors
 
 import espnet_dynsize
 from espnet_dynsize.bin.main import main
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.deploy.pack import pack
-from espnet_dynsize.core.errors import ConfigError
 
 
 @pytest.fixture

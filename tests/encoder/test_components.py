@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import encoder_conf
 
-from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Sampled, Subnet
+from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 
 # Units of a block: 3 chunks, 2 heads, 1 convolution, 3 chunks.
 UNITS = 9

@@ -3,9 +3,9 @@ import torch
 from conftest import batch, build, encoder_conf, fix_masks, model_config
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
-from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Sampled, Subnet
+from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 
 STOCK_OPTIONS = [
     {},

@@ -9,10 +9,10 @@ from conftest import batch, build, fix_masks, model_config, split
 from espnet2.tasks.asr import encoder_choices
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.train.task import ENCODERS
 
 MODEL = "valid.loss.ave.pth"

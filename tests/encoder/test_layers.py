@@ -54,7 +54,9 @@ def test_a_subnet_does_not_compute_what_it_dropped(monkeypatch):
     for block in encoder.blocks:
         for name in ("feed_forward_macaron", "self_attn", "conv_module"):
             module = getattr(block, name)
-            count = lambda *x, f=module.forward, n=name, **k: calls.append(n) or f(*x, **k)  # noqa: E731
+            count = lambda *x, f=module.forward, n=name, **k: (
+                calls.append(n) or f(*x, **k)
+            )  # noqa: E731
             monkeypatch.setattr(module, "forward", count)
     with encoder.activate(Subnet.of([1, 6], 8)):
         encoder(*features())
@@ -159,7 +161,9 @@ def test_blocks_closed_out_of_order_leave_nothing_active():
     assert encoder.switch.now is None
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
+)
 def test_an_encoder_can_be_copied(copied):
     encoder = dynsize_encoder(**encoder_conf(**STILL)).eval()
     if copied is not copy.deepcopy:
@@ -176,7 +180,9 @@ def test_an_encoder_can_be_copied(copied):
 
 
 def test_activate_takes_subnets_only():
-    with pytest.raises(ConfigError, match=r"activate\(3\) of an encoder takes a Subnet"):
+    with pytest.raises(
+        ConfigError, match=r"activate\(3\) of an encoder takes a Subnet"
+    ):
         supernet().activate(3)
 
 

@@ -18,5 +18,7 @@ def test_parameters():
 def test_real_time_factor_compares(monkeypatch):
     clock = iter([0, 1, 10, 14] * measure.REPEATS)
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
-    factors = measure.real_time_factors([Run(lambda: None, 10.0), Run(lambda: None, 5.0)])
+    factors = measure.real_time_factors(
+        [Run(lambda: None, 10.0), Run(lambda: None, 5.0)]
+    )
     assert factors == [pytest.approx(0.1), pytest.approx(0.8)]

@@ -7,9 +7,9 @@ from conftest import batch, build, fix_masks, model_config
 from experiment import AVERAGED, experiment
 
 import espnet_dynsize
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract
-from espnet_dynsize.core.errors import ConfigError
 
 MODEL = "valid.acc.ave.pth"
 
@@ -90,7 +90,10 @@ def test_a_search_that_was_built_before_decodes_as_the_size(tmp_path, size, deco
         decoder_conf=conf[decoder],
         model_conf={"ctc_weight": 0.3, "sizes": [3, 5, 8], "decoder_per_size": True},
     )
-    audio, options = torch.randn(6000), dict(beam_size=2, ctc_weight=0.3, maxlenratio=-8)
+    audio, options = (
+        torch.randn(6000),
+        dict(beam_size=2, ctc_weight=0.3, maxlenratio=-8),
+    )
     small = espnet_dynsize.load(exp, size, AVERAGED, **options)
     whole = espnet_dynsize.load(exp, None, AVERAGED, **options)
     with whole.asr_model.activate(size):

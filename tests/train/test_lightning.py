@@ -19,8 +19,8 @@ from espnet3.utils.config_utils import load_and_merge_config  # noqa: E402
 from lightning.pytorch.callbacks import Callback  # noqa: E402
 
 import espnet_dynsize  # noqa: E402
-from espnet_dynsize.deploy.extract import extract  # noqa: E402
 from espnet_dynsize.core.errors import ConfigError  # noqa: E402
+from espnet_dynsize.deploy.extract import extract  # noqa: E402
 
 EPOCHS = 4
 UPDATES = 2  # in an epoch
@@ -48,8 +48,6 @@ model:
   token_list: ${{data_dir}}/tokens.txt
   encoder: dynsize_conformer
   encoder_conf:
-    sizes: [3, 8]
-    selector_conf: {{search_fraction: 0.5}}
     output_size: 16
     attention_heads: 2
     linear_units: 16
@@ -63,7 +61,10 @@ model:
     positional_dropout_rate: 0.0
   decoder:
   model: dynsize
-  model_conf: {{ctc_weight: 1.0}}
+  model_conf:
+    ctc_weight: 1.0
+    sizes: [3, 8]
+    selector_conf: {{search_fraction: 0.5}}
   normalize: utterance_mvn
   normalize_conf: {{}}
   frontend: default
@@ -191,7 +192,7 @@ def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
         assert torch.equal(resumed[name], value), name
 
     (average,) = exp.glob("*ave_*best.pth")
-    assert extract(exp, best[0], [8])[0].size == 8
+    assert extract(exp, best[0], [8])[0].name == "8"
     shutil.rmtree(exp.with_name("whole_size8"))
     for extracted in extract(exp, average.name, []):
         recogniser = espnet_dynsize.load(extracted.directory, beam_size=1)
@@ -200,16 +201,32 @@ def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
         assert isinstance(text, str)
 
 
-def test_score_lr_is_refused(recipe, monkeypatch):
-    encoder_conf = {**yaml.safe_load(CONFIG)["model"]["encoder_conf"]}
-    encoder_conf["selector_conf"] = {"search_fraction": 0.5, "score_lr": 2.0}
-    with pytest.raises(ConfigError, match="score_lr=2.0 must be 1 with ESPnet3"):
-        run(recipe, "bad", monkeypatch, model={"encoder_conf": encoder_conf})
+def test_scores_have_their_own_rate_and_no_weight_decay(recipe, monkeypatch):
+    """Weight decay alone moves the weights, and leaves the scores where they were."""
+    conf = dict(yaml.safe_load(CONFIG)["model"]["model_conf"])
+    conf["selector_conf"] = {"search_fraction": 0.5, "score_lr": 2.0}
+    exp = run(
+        recipe,
+        "decay",
+        monkeypatch,
+        model={"model_conf": conf},
+        optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.5},
+    )
+    (optimizer,) = torch.load(exp / "last.ckpt", weights_only=False)["optimizer_states"]
+    weights, scores = optimizer["param_groups"]
+    assert (weights["weight_decay"], scores["weight_decay"]) == (0.5, 0.0)
+    assert scores["lr"] == pytest.approx(2 * weights["lr"])
+    assert len(scores["params"]) == 1
+
+
+def test_ddp_must_look_for_unused_parameters(recipe, monkeypatch):
+    message = "strategy must be ddp_find_unused_parameters_true"
+    with pytest.raises(ConfigError, match=message):
+        run(recipe, "ddp", monkeypatch, trainer={"strategy": "ddp"})
 
 
 def test_a_stock_model_is_refused(recipe, monkeypatch):
     stock = {"encoder": "conformer", "model": "espnet"}
-    conf = dict(yaml.safe_load(CONFIG)["model"]["encoder_conf"])
-    del conf["sizes"], conf["selector_conf"]
+    stock["model_conf"] = {"ctc_weight": 1.0}
     with pytest.raises(ConfigError, match="needs model: dynsize"):
-        run(recipe, "stock", monkeypatch, model={**stock, "encoder_conf": conf})
+        run(recipe, "stock", monkeypatch, model=stock)

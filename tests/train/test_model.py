@@ -66,7 +66,9 @@ def test_gradients_that_are_computed_early_are_the_same(phase, monkeypatch):
     data, found = batch(), []
     for early in (True, False):
         if not early:
-            monkeypatch.setattr("espnet_dynsize.train.model.release", lambda loss, _: loss)
+            monkeypatch.setattr(
+                "espnet_dynsize.train.model.release", lambda loss, _: loss
+            )
         model.zero_grad()
         loss = model(**data)[0].sum()
         (3 * loss).backward()

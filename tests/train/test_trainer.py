@@ -9,8 +9,9 @@ from espnet2.train.reporter import Reporter
 from training import train_arguments, write_data
 
 import espnet_dynsize
-from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.control.selection import Selection
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.train.model import DynSizeASRModel
 from espnet_dynsize.train.task import DynSizeASRTask
 
@@ -218,6 +219,174 @@ def test_early_stopping_waits_for_the_joint_phase(data, tmp_path):
     assert states["schedule.update"] > 16
 
 
+def run(data, exp, *extra, **changes):
+    """Train with more options of `asr_train`; returns the checkpoint."""
+    espnet_dynsize.register()
+    DynSizeASRTask.main(cmd=train_arguments(data, exp, extra, **changes))
+    return torch.load(exp / "checkpoint.pth", weights_only=False)
+
+
+def until(update):
+    """A `forward` that is killed after so many updates."""
+    forward = DynSizeASRModel.forward
+
+    def limited(model, *args, **kwargs):
+        if model.training and model.schedule.now > update:
+            raise Killed
+        return forward(model, *args, **kwargs)
+
+    return limited
+
+
+def test_patience_and_a_kill_while_searching(data, tmp_path, monkeypatch):
+    """ESPnet asks for patience before the first epoch of a resumed run."""
+    exp, conf = tmp_path / "exp", {"search_updates": 14}
+    options = ["--max_epoch=6", "--patience=0"]
+    options += ["--early_stopping_criterion", "valid", "loss", "min"]
+    # Nothing improves: the first epoch stays the best one.
+    options += ["--optim_conf", "lr=0.0"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DynSizeASRModel, "forward", until(10))
+        run(data, exp, *options, selector_conf=conf)
+    states = run(data, exp, *options, selector_conf=conf)["model"]
+    assert not states["schedule.selection.fixed_masks"].isnan().any()
+    assert (exp / "valid.loss.ave.pth").exists()
+
+
+def test_patience_with_another_criterion_than_the_best_model_s(data, tmp_path):
+    """Search epochs count in no criterion: the loss was better while searching."""
+    exp = tmp_path / "exp"
+    options = ["--max_epoch=6", "--patience=1", "--best_model_criterion"]
+    options += ["valid,cer_ctc,min", "--early_stopping_criterion", "valid", "loss"]
+    states = run(data, exp, *options, "min", selector_conf={"search_updates": 8})
+    reporter = Reporter()
+    reporter.load_state_dict(states["reporter"])
+    losses = dict(reporter.sort_epochs_and_values("valid", "loss", "min"))
+    assert losses[1] == losses[2] == math.inf
+    assert reporter.get_epoch() >= 4
+
+
+@pytest.mark.parametrize("criterion", ["valid,loss,min", "valid,cer_ctc,min"])
+def test_a_plateau_scheduler_sees_what_the_search_really_does(
+    data, tmp_path, criterion
+):
+    options = ["--max_epoch=5", "--scheduler=reducelronplateau"]
+    options += ["--scheduler_conf", "patience=0", "--val_scheduler_criterion"]
+    options += ["valid", "loss", "--best_model_criterion", criterion]
+    states = run(data, tmp_path / "exp", *options, selector_conf={"search_updates": 16})
+    reporter = Reporter()
+    reporter.load_state_dict(states["reporter"])
+    real = [reporter.stats[e]["valid"]["search_loss"] for e in (1, 2, 3, 4)]
+    assert states["schedulers"][0]["best"] <= min(real) < math.inf
+    worse = sum(b >= min(real[: i + 1]) for i, b in enumerate(real[1:]))
+    rate = states["optimizers"][0]["param_groups"][0]["lr"]
+    assert rate >= 0.01 * 0.1 ** (worse + 1)  # cut no more often than it got worse
+
+
+def test_updates_of_an_epoch_that_accum_grad_does_not_divide(
+    data, tmp_path, monkeypatch
+):
+    """Four batches, three to an update: one update an epoch, and nothing carried over."""
+    whole = run(
+        data,
+        tmp_path / "whole",
+        "--max_epoch=3",
+        "--accum_grad=3",
+        selector_conf={"search_updates": 1},
+    )
+    states = whole["model"]
+    assert states["schedule.update"] == 3
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DynSizeASRModel, "forward", until(1))
+        run(
+            data,
+            tmp_path / "parts",
+            "--max_epoch=3",
+            "--accum_grad=3",
+            selector_conf={"search_updates": 1},
+        )
+    resumed = run(
+        data,
+        tmp_path / "parts",
+        "--max_epoch=3",
+        "--accum_grad=3",
+        selector_conf={"search_updates": 1},
+    )
+    assert_same(resumed["model"], states)
+
+
+def test_an_update_of_more_batches_than_an_epoch_has(data, tmp_path):
+    with pytest.raises(ConfigError, match="accum_grad=5 must be at most 4"):
+        run(data, tmp_path / "exp", "--max_epoch=3", "--accum_grad=5")
+
+
+def test_a_resumed_run_that_ends_in_the_search(data, tmp_path, monkeypatch):
+    exp, conf = tmp_path / "exp", {"search_updates": None, "search_fraction": 0.5}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DynSizeASRModel, "forward", until(10))
+        run(data, exp, "--max_epoch=12", selector_conf=conf)
+    with pytest.raises(ConfigError, match="max_epoch=4 gives 16 updates, but the sea"):
+        run(data, exp, "--max_epoch=4", selector_conf=conf)
+
+
+def test_a_supernet_s_weights_start_another_run(data, tmp_path, uninterrupted):
+    """Weights only: masks, scores and counters are the new run's own."""
+    exp = tmp_path / "exp"
+    source = uninterrupted[0] / "valid.loss.ave.pth"
+    states = run(
+        data,
+        exp,
+        "--max_epoch=1",
+        f"--init_param={source}",
+        selector_conf={"search_updates": 3},
+    )["model"]
+    assert states["schedule.update"] == 4 and states["schedule.joint_epochs"] == 1
+    assert states["schedule.selection.search_updates"] == 3
+    scores = states["schedule.selection.selector.scores"]
+    assert (scores - 0.5).abs().max() < 0.1  # three steps from where scores begin
+
+
+def test_espnet_s_init_leaves_the_scores_alone(data, tmp_path):
+    states = run(
+        data,
+        tmp_path / "exp",
+        "--max_epoch=1",
+        "--init=xavier_uniform",
+        "--optim_conf",
+        "lr=0.0",
+        selector_conf={"search_updates": 3},
+    )["model"]
+    assert (states["schedule.selection.selector.scores"] >= 0.5).all()
+
+
+def test_threads_of_one_process_are_refused(data, tmp_path):
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=1"])
+    args = DynSizeASRTask.get_parser().parse_args(arguments)
+    args.ngpu, args.distributed = 2, False
+    with pytest.raises(ConfigError, match="ngpu=2 needs multiprocessing_distributed"):
+        DynSizeASRTask.main_worker(args)
+
+
+def test_a_size_that_decodes_is_not_for_training(data, tmp_path):
+    with pytest.raises(ConfigError, match="subnet=5 must be left out of a training"):
+        run(data, tmp_path / "exp", "--max_epoch=1", subnet=5)
+
+
+def test_the_step_reaches_the_controllers(data, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        Selection, "after_step", lambda self, update: calls.append(update)
+    )
+    run(
+        data,
+        tmp_path / "exp",
+        "--max_epoch=2",
+        "--accum_grad=2",
+        selector_conf={"search_updates": 2},
+    )
+    assert calls == [1, 2, 3, 4]
+
+
 def test_weights_of_a_size_do_not_depend_on_later_extraction(uninterrupted):
     exp, states = uninterrupted
     for model in extract(exp, "valid.loss.ave.pth", []):
@@ -298,9 +467,8 @@ def test_stock_models_train_as_ever(data, tmp_path):
     espnet_dynsize.register()
     arguments = train_arguments(data, exp, ["--max_epoch=1"])
     config = yaml.safe_load((tmp_path / "exp.yaml").read_text())
-    config.update(encoder="conformer", model="espnet")
-    for key in ("sizes", "selector_conf", "conv_norm"):
-        del config["encoder_conf"][key]
+    config.update(encoder="conformer", model="espnet", model_conf={"ctc_weight": 1.0})
+    del config["encoder_conf"]["conv_norm"]
     (tmp_path / "exp.yaml").write_text(yaml.safe_dump(config))
     DynSizeASRTask.main(cmd=arguments)
     assert (exp / "valid.loss.ave.pth").exists()

@@ -2,8 +2,8 @@
 
 import torch
 
-from espnet_dynsize.core.family import Family
 from espnet_dynsize.control.selectors.selector import Gates, LayerSelector, best_first
+from espnet_dynsize.core.family import Family
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 

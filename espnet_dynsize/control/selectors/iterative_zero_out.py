@@ -5,9 +5,9 @@ import math
 import torch
 
 from espnet_dynsize.control.ramp import Ramp
+from espnet_dynsize.control.selectors.selector import Gates, LayerSelector
 from espnet_dynsize.core.errors import check_all
 from espnet_dynsize.core.family import Family
-from espnet_dynsize.control.selectors.selector import Gates, LayerSelector
 
 # Far below one optimiser step: it only decides between scores that are still equal.
 TIE_BREAK = 1e-5

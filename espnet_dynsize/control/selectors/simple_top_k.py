@@ -5,13 +5,13 @@ import math
 import torch
 
 from espnet_dynsize.control.ramp import Ramp
-from espnet_dynsize.core.errors import check
-from espnet_dynsize.core.family import Family
 from espnet_dynsize.control.selectors.relaxed_top_k import (
     relaxed_top_k,
     straight_through_top_k,
 )
 from espnet_dynsize.control.selectors.selector import Gates, LayerSelector, best_first
+from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.family import Family
 
 INITIAL_SCORE = 0.5
 # Far below one optimiser step: it only decides between scores that are still equal.

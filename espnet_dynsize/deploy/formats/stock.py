@@ -4,11 +4,11 @@ import copy
 
 import torch
 
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import ENCODER_KEYS, ENCODER_PREFIX
 from espnet_dynsize.deploy.experiment import build_model
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.kinds import KINDS
-from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import ENCODER_KEYS, ENCODER_PREFIX
 
 _LAYER_OF = {module: name for name, kind in KINDS.items() for module in kind.modules}
 BLOCK = "encoder.encoders.{}."

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.train.build import build_schedule
-from espnet_dynsize.core.family import family_of_counts
-from espnet_dynsize.control.selectors.fixed import First, Random, Uniform
 from espnet_dynsize.control.selection import Phase
+from espnet_dynsize.control.selectors.fixed import First, Random, Uniform
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.family import family_of_counts
+from espnet_dynsize.train.build import build_schedule
 
 
 def test_first_keeps_the_lowest_layers():

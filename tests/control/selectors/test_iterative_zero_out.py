@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.cost import CostModel
-from espnet_dynsize.core.family import Family, family_of_counts
 from espnet_dynsize.control.selectors.iterative_zero_out import IterativeZeroOut
+from espnet_dynsize.core.cost import CostModel
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.family import Family, family_of_counts
 
 
 def selector(**conf) -> IterativeZeroOut:
@@ -83,7 +83,9 @@ def test_iterations_of_a_published_schedule():
     assert [made.iteration(u, 150) for u in starts] == list(range(8))
     assert [made.iteration(u - 1, 150) for u in starts[1:]] == list(range(7))
     assert made.iteration(149, 150) == 7
-    assert [made.family.costs.count(made.ranking(), made.budget(i)) for i in range(8)] == [
+    assert [
+        made.family.costs.count(made.ranking(), made.budget(i)) for i in range(8)
+    ] == [
         45,
         42,
         39,

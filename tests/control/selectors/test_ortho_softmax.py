@@ -3,10 +3,13 @@ import math
 import pytest
 import torch
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.control.selectors.ortho_softmax import (
+    OrthoSoftmax,
+    orthogonality_penalty,
+)
 from espnet_dynsize.core.cost import CostModel
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.family import Family, family_of_counts
-from espnet_dynsize.control.selectors.ortho_softmax import OrthoSoftmax, orthogonality_penalty
 
 
 def test_penalty_by_hand():

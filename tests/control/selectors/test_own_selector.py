@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from espnet_dynsize.control.selectors import SELECTORS, opening
+from espnet_dynsize.control.selectors.fixed import FixedSelector
 from espnet_dynsize.core.checkpoint import misfit
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.control.selectors import SELECTORS, opening
 from espnet_dynsize.core.family import family_of_counts
-from espnet_dynsize.control.selectors.fixed import FixedSelector
 from espnet_dynsize.train.build import build_schedule
 
 
@@ -27,7 +27,13 @@ def build(name, conf=None):
 
 def test_dotted_path_with_options():
     schedule = build(f"{__name__}.Last", {"skip": 1})
-    assert schedule.selection.selector.masks()[0].tolist() == [False, False, True, True, False]
+    assert schedule.selection.selector.masks()[0].tolist() == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

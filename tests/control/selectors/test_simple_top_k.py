@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from espnet_dynsize.control.selectors.simple_top_k import SimpleTopK, annealed_k
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.family import family_of_counts
-from espnet_dynsize.control.selectors.simple_top_k import SimpleTopK, annealed_k
 
 
 def test_k_starts_one_step_below_full_and_ends_at_the_smallest():

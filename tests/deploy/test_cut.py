@@ -1,0 +1,229 @@
+"""Any subnet can be cut out, not only the named sizes."""
+
+import pytest
+import soundfile
+import torch
+import yaml
+from conftest import batch, build, fix_masks, model_config
+from experiment import AVERAGED, MODEL, experiment, posteriors
+
+import espnet_dynsize
+from espnet_dynsize.bin.main import main
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.subnet import Subnet
+from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.calibrate import calibrate
+from espnet_dynsize.deploy.cut import cut
+from espnet_dynsize.deploy.experiment import build_model, load_model, load_states
+from espnet_dynsize.deploy.pack import pack
+
+
+def random_model(**changes):
+    config = model_config(**changes)
+    model = build(config)
+    fix_masks(model.schedule)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval(), config
+
+
+def small_model(config, states):
+    small = build_model(config)
+    load_states(small, states, "the cut model")
+    return small
+
+
+@torch.no_grad()
+def log_probs(model, data):
+    out, _ = model.encode(data["speech"], data["speech_lengths"])
+    return model.ctc.log_softmax(out)
+
+
+def unlisted(model) -> Subnet:
+    """Four layers that are no size's, with size 5's output layer."""
+    masks = {subnet.units for subnet in model.schedule.selection.subnets()}
+    subnet = Subnet.of([0, 3, 5, 6], model.encoder.num_units, "5")
+    assert subnet.units not in masks
+    return subnet
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm_per_size": True},
+        {"normalize_before": False},
+        {"granularity": "component", "sizes": None, "budgets": {"params": [0.5, 1]}},
+    ],
+    ids=str,
+)
+def test_a_cut_subnet_computes_what_the_supernet_does(changes):
+    model, config = random_model(**changes)
+    head = list(model.ctc.ctc_lo.by_size)[0]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        drawn = torch.rand(model.encoder.num_units, generator=generator) < 0.6
+        subnet = Subnet(tuple(drawn.tolist()), head)
+        data = batch()
+        with model.activate(subnet), torch.no_grad():
+            expected = log_probs(model, data)
+        small = small_model(*cut(model, config, subnet))
+        torch.testing.assert_close(log_probs(small, data), expected, atol=1e-6, rtol=0)
+
+
+def test_heads_differ():
+    model, config = random_model()
+    subnet = unlisted(model)
+    (_, ours), (_, full) = (
+        cut(model, config, s) for s in (subnet, Subnet(subnet.units))
+    )
+    assert torch.equal(full["ctc.ctc_lo.weight"], model.ctc.ctc_lo.weight)
+    expected = model.ctc.ctc_lo.by_size["5"].weight
+    assert torch.equal(ours["ctc.ctc_lo.weight"], expected)
+
+
+def test_somebody_else_s_statistics_are_not_used_in_silence():
+    model, config = random_model(conv_norm="batch_norm")
+    subnet = unlisted(model)  # keeps a convolution: unit 6
+    for use in (lambda: cut(model, config, subnet), lambda: model.activate(subnet)):
+        with pytest.raises(ConfigError, match="has no statistics for it: cut it with"):
+            use()
+    without = Subnet.of([0, 1, 3, 7], 8, "5")
+    cut(model, config, without)  # nothing there has statistics
+
+
+def test_calibrated_statistics_are_those_of_the_audio():
+    model, config = random_model(conv_norm="batch_norm")
+    subnet = unlisted(model)
+    audio = [torch.randn(40, 5) for _ in range(6)]
+    small = small_model(*cut(model, config, subnet, audio))
+    norm = small.encoder.blocks[1].conv_module.norm
+    means = []
+    norm.register_forward_hook(lambda _, x, y: means.append(x[0].mean(dim=(0, 2))))
+    for speech in audio:
+        log_probs(small, dict(speech=speech[None], speech_lengths=torch.tensor([40])))
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(dim=0))
+    assert norm.momentum == 0.1 and not norm.training
+
+
+def test_calibration_changes_nothing_but_norms():
+    model, config = random_model(conv_norm="batch_norm")
+    small = small_model(*cut(model, config, unlisted(model), [torch.randn(40, 5)]))
+    before = {n: v.clone() for n, v in small.state_dict().items()}
+    assert calibrate(small, [torch.randn(30, 5)]) == 1
+    changed = {
+        n for n, v in small.state_dict().items() if not torch.equal(v, before[n])
+    }
+    assert changed and all(".norm." in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    "subnet, message",
+    [
+        (Subnet((True,) * 7), "num_units=7 must be 8"),
+        (Subnet((True,) * 8, "4"), r"head=4 must be one of \['full', '3', '5'\]"),
+        (Subnet((True,) * 8, "8"), r"head=8 must be one of"),
+    ],
+)
+def test_subnets_of_other_supernets(subnet, message):
+    model, config = random_model()
+    with pytest.raises(ConfigError, match=message):
+        cut(model, config, subnet)
+    with pytest.raises(ConfigError, match=message):
+        model.activate(subnet)
+
+
+def test_only_a_supernet_can_be_cut():
+    model, config = random_model()
+    small_config, states = cut(model, config, model.subnet(3))
+    with pytest.raises(ConfigError, match="only a supernet"):
+        cut(small_model(small_config, states), small_config, Subnet((True,) * 8))
+
+
+def test_from_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, model = experiment(tmp_path / "asr")
+    path = tmp_path / "tiny.yaml"
+    path.write_text("{num_units: 8, kept: [0, 2, 3], head: 3}")
+    command = ["extract", "--asr_exp", "asr", "--subnet", "tiny.yaml"]
+    assert main(command) == 2
+    assert "cut it with --calibrate" in capsys.readouterr().err
+    assert not (tmp_path / "asr_tiny").exists()
+    soundfile.write(tmp_path / "a.wav", torch.randn(8000).numpy(), 8000)
+    assert main([*command, "--calibrate", "a.wav"]) == 0
+    assert "asr_tiny: subnet tiny, 3 layers kept" in capsys.readouterr().out
+    record = origin.read(tmp_path / "asr_tiny")
+    assert Subnet.from_yaml(record["subnet"]) == Subnet.of([0, 2, 3], 8, "3")
+    small, config = load_model(tmp_path / "asr_tiny", MODEL)
+    assert config["encoder_conf"]["keep_layers"] == [0, 2, 3]
+    zipped = pack(tmp_path / "asr_tiny", MODEL)
+    audio = torch.randn(8000)
+    loaded = espnet_dynsize.load(zipped).asr_model
+    torch.testing.assert_close(posteriors(loaded, audio), posteriors(small, audio))
+    assert main(["extract", "--asr_exp", "asr", "--size", "3", "--calibrate", "a"]) == 2
+    assert main([*command[:-1], "nowhere.yaml"]) == 2
+    assert "nowhere.yaml does not exist" in capsys.readouterr().err
+
+
+def test_load_takes_a_subnet(tmp_path):
+    folder, model = experiment(tmp_path / "asr", {"conv_norm": "layer_norm"})
+    subnet = unlisted(model)
+    audio = torch.randn(8000)
+    with model.activate(subnet):
+        expected = posteriors(model, audio)
+    loaded = espnet_dynsize.load(folder, subnet, AVERAGED).asr_model
+    torch.testing.assert_close(posteriors(loaded, audio), expected, atol=1e-5, rtol=0)
+    small = loaded.encoder
+    with pytest.raises(ConfigError, match="takes a Subnet; a supernet's model takes"):
+        small.activate(5)
+
+
+def test_building_under_inference_mode(tmp_path):
+    folder, model = experiment(tmp_path / "asr")
+    audio = torch.randn(8000)
+    with model.activate(5):
+        expected = posteriors(model, audio)
+    with torch.inference_mode():
+        loaded = espnet_dynsize.load(folder, 5).asr_model
+        torch.testing.assert_close(posteriors(loaded, audio), expected)
+
+
+def test_opening_a_model_imports_nothing(tmp_path, monkeypatch):
+    """A config says which selector; configs come from strangers."""
+    package = tmp_path / "hostile"
+    folder, model = experiment(package)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["model_conf"]["selector"] = "hostile.evil.Selector"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (package / "evil.py").write_text("raise SystemExit('run')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    audio = torch.randn(8000)
+    for size in (None, 5):
+        loaded = espnet_dynsize.load(folder, size).asr_model
+        with model.activate(size or 8):
+            expected = posteriors(model, audio)
+        torch.testing.assert_close(posteriors(loaded, audio), expected)
+    assert main(["extract", "--asr_exp", str(folder), "--size", "all"]) == 0
+
+
+def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
+    folder, model = experiment(tmp_path / "asr")
+    states = torch.load(folder / AVERAGED)
+    old = {}
+    for name, value in states.items():
+        name = name.replace("schedule.selection.", "encoder.schedule.")
+        old[
+            name.replace("schedule.update", "encoder.schedule.update").replace(
+                "schedule.joint_epochs", "encoder.schedule.joint_epochs"
+            )
+        ] = value
+    assert "encoder.schedule.update" in old and "encoder.schedule.fixed_masks" in old
+    torch.save(old, folder / AVERAGED)
+    audio = torch.randn(8000)
+    for size in (3, None):
+        loaded = espnet_dynsize.load(folder, size).asr_model
+        with model.activate(size or 8):
+            expected = posteriors(model, audio)
+        torch.testing.assert_close(posteriors(loaded, audio), expected)
