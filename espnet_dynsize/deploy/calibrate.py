@@ -27,8 +27,9 @@ def calibrate(model: torch.nn.Module, audio: Iterable[torch.Tensor]) -> int:
         norm.momentum = None  # the average of all batches
         norm.train()
     number = 0
-    for number, speech in enumerate(audio, 1):
+    for speech in audio:
         model.encode(speech[None], torch.tensor([len(speech)]))
+        number += 1
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
         norm.eval()

@@ -1,4 +1,4 @@
-"""Front-ends (`input_layer`): two that ESPnet does not have, and one run for all subnets."""
+"""Front-ends (`input_layer`): two that ESPnet lacks, and one run for all subnets."""
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (

@@ -1,4 +1,4 @@
-"""Modules that exist once per size: output layers and decoders; norms are in norm.py."""
+"""Modules that exist once per size: output layers, decoders (norms: see norm.py)."""
 
 import copy
 from collections.abc import Sequence

@@ -121,7 +121,7 @@ class Block:
         pos_emb: torch.Tensor | None,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """x [B, T, D] plus the layer's output, or x where the subnet lacks the layer."""
+        """x [B, T, D] plus the layer's output; x alone where the subnet lacks it."""
         gates, kept = None if now is None else now.gates, layer.kept(now)
         if gates is None and not kept:
             return x

@@ -127,7 +127,7 @@ class Supernet:
         if not isinstance(chosen, Subnet | Sampled):
             raise ConfigError(
                 f"activate({chosen!r}) of an encoder takes a Subnet; a supernet's model "
-                "takes sizes (asr_model.activate(16)), and a cut model has only one."
+                "takes sizes (asr_model.activate(16)); a cut model has only one."
             )
         return self.switch.activate(chosen)
 

@@ -286,7 +286,7 @@ def test_a_plateau_scheduler_sees_what_the_search_really_does(
 def test_updates_of_an_epoch_that_accum_grad_does_not_divide(
     data, tmp_path, monkeypatch
 ):
-    """Four batches, three to an update: one update an epoch, and nothing carried over."""
+    """Four batches, three to an update: one update an epoch, nothing carried over."""
     whole = run(
         data,
         tmp_path / "whole",
