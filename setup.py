@@ -4,9 +4,11 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+TRAIN = ["editdistance", "tensorboard"]
+
 setup(
     name="espnet_dynsize",
-    version="0.1.0",
+    version="0.2.0",
     description="ESPnet plugin: one training run, many encoder sizes",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -21,14 +23,18 @@ setup(
         "sentencepiece",
         "pyyaml",
         "jiwer",
-        "editdistance",  # ESPnet's CER while training
-        "tensorboard",  # ESPnet's default logger
+        "humanfriendly",
         "matplotlib",
+        "numpy",
+        "soundfile",
         "tqdm",
     ],
     extras_require={
-        "demo": ["espeakng-loader"],
+        # What ESPnet's training imports with its default options
+        "train": TRAIN,
+        "demo": [*TRAIN, "espeakng-loader"],
         "espnet3": ["espnet[train]"],
+        "hub": ["huggingface_hub"],
         "dev": ["pytest", "ruff==0.17.6", "espeakng-loader", "espnet[train]"],
     },
     entry_points={"console_scripts": ["espnet-dynsize=espnet_dynsize.bin.main:main"]},

@@ -1,5 +1,12 @@
 """One training run, many encoder sizes: an ESPnet plugin."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from espnet_dynsize.core.subnet import Subnet
+
 __version__ = "0.2.0"
 
 
@@ -13,7 +20,12 @@ def register() -> None:
     register_task()
 
 
-def load(path, size=None, model_file: str = "", **options):
+def load(
+    path: "str | Path",
+    size: "int | Subnet | None" = None,
+    model_file: str = "",
+    **options,
+):
     """Open a trained model, from a folder or a zip, at one size.
 
     See `espnet_dynsize.deploy.open.load`.

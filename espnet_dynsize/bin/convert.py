@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "convert",
         help="make a stock Conformer's checkpoint fit a supernet with LayerNorm",

@@ -8,7 +8,7 @@ from pathlib import Path
 from espnet_dynsize.core.errors import ConfigError
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "extract",
         help="cut one size, or all, out of a trained supernet",

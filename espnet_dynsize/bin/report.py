@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "report",
         help="size, cost and error rates of several models: table and pictures",

@@ -4,7 +4,10 @@ import importlib.abc
 import importlib.util
 import runpy
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 TASK_MODULE = "espnet2.tasks.asr"
 USAGE = "usage: espnet-dynsize run -m MODULE [ARG …] | SCRIPT.py [ARG …]"
@@ -16,7 +19,12 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     So programs that do not need it start as fast as without the plugin.
     """
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ):
         if name != TASK_MODULE:
             return None
         sys.meta_path.remove(self)
@@ -25,10 +33,10 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             self._stock, spec.loader = spec.loader, self
         return spec
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec):
         return self._stock.create_module(spec)
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         module.__spec__.loader = module.__loader__ = self._stock
         self._stock.exec_module(module)
         import espnet_dynsize

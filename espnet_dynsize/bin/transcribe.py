@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "transcribe",
         help="write what a model hears in audio files",

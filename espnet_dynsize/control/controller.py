@@ -1,5 +1,7 @@
 """What changes with the update, and how its state survives averaging and casts."""
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -14,7 +16,7 @@ class Counters(torch.nn.Module):
         super().__init__()
         self._on_host: dict[str, tuple] = {}
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable, recurse: bool = True):
         """Follow the model to its device, but count in float32 at any precision."""
         super()._apply(fn, recurse)
         for name, buffer in self._buffers.items():

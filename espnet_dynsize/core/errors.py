@@ -5,7 +5,7 @@ class ConfigError(ValueError):
     """Bad input; the message names the key, the value and what is allowed."""
 
 
-def check(good: bool, key: str, value, allowed: str) -> None:
+def check(good: bool, key: str, value: object, allowed: str) -> None:
     """Refuse a value.
 
     Args:

@@ -37,7 +37,7 @@ class Synthesizer:
         self._callback = _CALLBACK(self._receive)  # kept: the library calls it
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples, count, events) -> int:
+    def _receive(self, samples: object, count: int, events: object) -> int:
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0

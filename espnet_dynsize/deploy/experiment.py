@@ -61,8 +61,8 @@ def read_states(asr_exp: Path, model_file: str) -> dict:
     """
     path = Path(asr_exp) / model_file
     if not path.is_file():
-        found = sorted(p.name for p in Path(asr_exp).glob("*.pth"))
-        raise ConfigError(f"model_file={path} does not exist; there are {found}.")
+        names = sorted(p.name for p in Path(asr_exp).glob("*.pth"))
+        raise ConfigError(f"model_file={path} does not exist; there are {names}.")
     return model_states(safe_torch_load(path, map_location="cpu"))
 
 
@@ -75,8 +75,8 @@ def find_checkpoint(folder: Path, model_file: str) -> str:
     if model_file:
         return model_file
     # ESPnet links the short name to the one with the number of checkpoints.
-    found = {p.resolve(): p.name for p in sorted(Path(folder).glob("*.ave*.pth"))[::-1]}
-    names = sorted(found.values())
+    averages = sorted(Path(folder).glob("*.ave*.pth"), reverse=True)
+    names = sorted({path.resolve(): path.name for path in averages}.values())
     if len(names) != 1:
         raise ConfigError(
             f"{folder} must hold one *.ave*.pth, but there are {names}: name one with "

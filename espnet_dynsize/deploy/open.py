@@ -109,7 +109,9 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
     return files
 
 
-def _check(path, config_file: Path, size, plugin_only: bool) -> dict:
+def _check(
+    path: str | Path, config_file: Path, size: int | Subnet | None, plugin_only: bool
+) -> dict:
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     if not is_plugin(config):
         if size is None and not plugin_only:

@@ -75,7 +75,9 @@ def pack(
     return outpath
 
 
-def _zip(stage: Path, files, yamls, options: Sequence[Path], outpath: Path) -> None:
+def _zip(
+    stage: Path, files: dict, yamls: dict, options: Sequence[Path], outpath: Path
+) -> None:
     """Let ESPnet pack from within `stage`, where all paths are relative."""
     outpath.parent.mkdir(parents=True, exist_ok=True)
     said = contextlib.redirect_stdout(io.StringIO())

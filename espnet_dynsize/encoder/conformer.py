@@ -1,5 +1,7 @@
 """`dynsize_conformer`: ESPnet's Conformer as a supernet."""
 
+from collections.abc import Callable
+
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
@@ -22,21 +24,45 @@ class ConformerBlock(Block, EncoderLayer):
         "feed_forward": "norm_ff",
     }
 
-    def _feed_forward_macaron(self, call, x, pos_emb, mask):
+    def _feed_forward_macaron(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         return self.ff_scale * self.dropout(call(x))
 
-    def _self_attn(self, call, x, pos_emb, mask):
+    def _self_attn(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         position = () if pos_emb is None else (pos_emb,)
         x_att = call(x, x, x, *position, mask)
         if self.concat_after:
             return self.concat_linear(torch.cat((x, x_att), dim=-1))
         return self.dropout(x_att)
 
-    def _conv_module(self, call, x, pos_emb, mask):
+    def _conv_module(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         masked = {"mask_pad": mask} if self._conv_takes_mask else {}
         return self.dropout(call(x, **masked))
 
-    def _feed_forward(self, call, x, pos_emb, mask):
+    def _feed_forward(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         return self.ff_scale * self.dropout(call(x))
 
 

@@ -1,5 +1,7 @@
 """`dynsize_e_branchformer`: ESPnet's E-Branchformer as a supernet."""
 
+from collections.abc import Callable
+
 import torch
 from espnet2.asr.encoder.e_branchformer_encoder import (
     EBranchformerEncoder,
@@ -23,10 +25,22 @@ class EBranchformerBlock(Block, EBranchformerEncoderLayer):
         "feed_forward": "norm_ff",
     }
 
-    def _feed_forward_macaron(self, call, x, pos_emb, mask):
+    def _feed_forward_macaron(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         return self.ff_scale * self.dropout(call(x))
 
-    def _merged_branch(self, call, x, pos_emb, mask):
+    def _merged_branch(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         branches = torch.cat(
             [self._attention(x, pos_emb, mask), self._gating_mlp(x, mask)], dim=-1
         )
@@ -34,17 +48,25 @@ class EBranchformerBlock(Block, EBranchformerEncoderLayer):
         fused = self.depthwise_conv_fusion(fused).transpose(1, 2)
         return self.dropout(self.merge_proj(branches + fused))
 
-    def _attention(self, x, pos_emb, mask):
+    def _attention(
+        self, x: torch.Tensor, pos_emb: torch.Tensor | None, mask: torch.Tensor | None
+    ):
         x = self.norm_mha(x)
         if isinstance(self.attn, FastSelfAttention):
             return self.dropout(self.attn(x, mask))
         position = () if pos_emb is None else (pos_emb,)
         return self.dropout(self.attn(x, x, x, *position, mask))
 
-    def _gating_mlp(self, x, mask):
+    def _gating_mlp(self, x: torch.Tensor, mask: torch.Tensor | None):
         return self.dropout(self.cgmlp(self.norm_mlp(x), mask))
 
-    def _feed_forward(self, call, x, pos_emb, mask):
+    def _feed_forward(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         return self.ff_scale * self.dropout(call(x))
 
 

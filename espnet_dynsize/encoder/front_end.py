@@ -24,7 +24,13 @@ class VGGSubsampling(Conv2dSubsampling):
         pos_enc: Positional encoding.
     """
 
-    def __init__(self, idim: int, odim: int, dropout_rate: float, pos_enc=None):
+    def __init__(
+        self,
+        idim: int,
+        odim: int,
+        dropout_rate: float,
+        pos_enc: torch.nn.Module | None = None,
+    ):
         super().__init__(idim, odim, dropout_rate, pos_enc)
         channels = [1, 32, 64, 64, 32]
         self.conv = torch.nn.ModuleList(
@@ -32,7 +38,7 @@ class VGGSubsampling(Conv2dSubsampling):
         )
         self.out = torch.nn.Linear(channels[-1] * idim, odim)
 
-    def forward(self, x, x_mask):
+    def forward(self, x: torch.Tensor, x_mask: torch.Tensor | None):
         """Subsample.
 
         Args:
@@ -67,7 +73,13 @@ class SeparableConv2dSubsampling(Conv2dSubsampling):
         pos_enc: Positional encoding.
     """
 
-    def __init__(self, idim: int, odim: int, dropout_rate: float, pos_enc=None):
+    def __init__(
+        self,
+        idim: int,
+        odim: int,
+        dropout_rate: float,
+        pos_enc: torch.nn.Module | None = None,
+    ):
         super().__init__(idim, odim, dropout_rate, pos_enc)
         self.conv = torch.nn.Sequential(
             torch.nn.Conv2d(1, odim, 3, 2),

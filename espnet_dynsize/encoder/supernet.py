@@ -126,8 +126,8 @@ class Supernet:
         """
         if not isinstance(chosen, Subnet | Sampled):
             raise ConfigError(
-                f"activate({chosen!r}) of an encoder takes a Subnet; a supernet's model "
-                "takes sizes (asr_model.activate(16)); a cut model has only one."
+                f"activate({chosen!r}) of an encoder takes a Subnet; a supernet's "
+                "model takes sizes (asr_model.activate(16)), a cut model has only one."
             )
         return self.switch.activate(chosen)
 

@@ -1,5 +1,7 @@
 """`dynsize_transformer`: ESPnet's Transformer encoder as a supernet."""
 
+from collections.abc import Callable
+
 import torch
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.legacy.nets.pytorch_backend.transformer.encoder_layer import EncoderLayer
@@ -13,13 +15,25 @@ class TransformerBlock(Block, EncoderLayer):
 
     norms = {"self_attn": "norm1", "feed_forward": "norm2"}
 
-    def _self_attn(self, call, x, pos_emb, mask):
+    def _self_attn(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         x_att = call(x, x, x, mask)
         if self.concat_after:
             return self.concat_linear(torch.cat((x, x_att), dim=-1))
         return self.dropout(x_att)
 
-    def _feed_forward(self, call, x, pos_emb, mask):
+    def _feed_forward(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ):
         return self.dropout(call(x))
 
 

@@ -6,7 +6,7 @@ it returns the parameters to use instead. All views of a layer are composed befo
 chunks of feed-forward channels); a layer that is one unit is kept or skipped whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -63,14 +63,16 @@ def call(
     return partial(_call_viewed, module, layer, now, switch)
 
 
-def _call_viewed(module, layer: Layer, now: Sampled | None, switch: Switch, *inputs):
+def _call_viewed(
+    module: torch.nn.Module, layer: Layer, now: Sampled | None, switch: Switch, *inputs
+):
     # While another subnet's parameters stand in the module, no other thread may use it.
     with switch.lock:
-        own = dict(module.named_parameters())
-        seen = own
+        whole = dict(module.named_parameters())
+        seen = whole
         for view in VIEWS if now is not None else ():
             seen = view(seen, layer, now)
-        if seen is own:
+        if seen is whole:
             return module(*inputs)
         with _heads(module, len(layer.kept(now))):
             return functional_call(module, seen, inputs)
@@ -106,7 +108,9 @@ def count_units(kind: str, module: torch.nn.Module, ffn_chunks: int) -> int:
     return ffn_chunks
 
 
-def _select(parameter: torch.Tensor, dim: int, kept, num_units: int) -> torch.Tensor:
+def _select(
+    parameter: torch.Tensor, dim: int, kept: Sequence[int], num_units: int
+) -> torch.Tensor:
     units = parameter.unflatten(dim, (num_units, -1))
     index = torch.tensor(kept, device=parameter.device)
     shape = list(parameter.shape)

@@ -54,7 +54,7 @@ def recogniser_run(folder: Path, model_file: str, audio: Sequence[Path]) -> Run:
     def run() -> list[str]:
         return [transcribe(recogniser, *waveform, rate) for waveform in waveforms]
 
-    return Run(run, sum(len(samples) / own for samples, own in waveforms))
+    return Run(run, sum(len(samples) / hertz for samples, hertz in waveforms))
 
 
 def _noise(model: ESPnetASRModel, config: dict) -> torch.Tensor:

@@ -109,10 +109,10 @@ def read_sum(folder: Path) -> tuple[int, int, Sequence[str]]:
         ConfigError: it has no such line.
     """
     path = folder / "result.txt"
-    found = _SUM.search(path.read_text(encoding="utf-8", errors="replace"))
-    if found is None:
+    line = _SUM.search(path.read_text(encoding="utf-8", errors="replace"))
+    if line is None:
         raise ConfigError(f"{path} has no Sum/Avg line; score again (stage 13).")
-    return int(found[1]), int(found[2]), found[3].split()
+    return int(line[1]), int(line[2]), line[3].split()
 
 
 def _row(folder: Path, label: str) -> str:

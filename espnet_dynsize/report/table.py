@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from espnet2.asr.espnet_model import ESPnetASRModel
+
 from espnet_dynsize.deploy.experiment import find_checkpoint, load_model
 from espnet_dynsize.encoder.kinds import layer_kinds
 from espnet_dynsize.report import measure
@@ -63,7 +65,7 @@ def _timing(audio: Sequence[Path], seconds: float) -> str:
     return f"RTF: {what}; one CPU thread, median of {measure.REPEATS}."
 
 
-def _row(folder: Path, checkpoint: str, model, run: measure.Run) -> Row:
+def _row(folder: Path, checkpoint: str, model: ESPnetASRModel, run: measure.Run) -> Row:
     kept = [layer_kinds(block) for block in model.encoder.encoders]
     return Row(
         name=folder.name,

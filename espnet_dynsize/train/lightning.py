@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 from hydra.utils import get_class
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -37,7 +38,7 @@ class SubnetScheduleCallback(Callback):
         self.seed = seed
         self._kept: dict[ModelCheckpoint, int] = {}
 
-    def setup(self, trainer, pl_module, stage) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the model, and keep the scores out of weight decay.
 
         Raises:
@@ -64,7 +65,7 @@ class SubnetScheduleCallback(Callback):
             optimizer["optimizer"] = optimizer["_target_"]
             pl_module.config.optimizer = {**optimizer, "_target_": _APART}
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fix the length of the search; a resumed run keeps its own.
 
         Raises:
@@ -84,12 +85,18 @@ class SubnetScheduleCallback(Callback):
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(lambda *_: schedule.after_step())
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
         """Advance before an update's first batch."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             pl_module.model.begin_update(self.seed)
 
-    def on_validation_start(self, trainer, pl_module) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let checkpoints be ranked in the joint phase only."""
         joint = pl_module.model.schedule.phase is Phase.JOINT
         for checkpoint in trainer.checkpoint_callbacks:

@@ -254,13 +254,13 @@ class JointLoss:
         for sampled in samples:
             with self.encoder.activate(sampled):
                 encoded = self._encode(batch)
-                loss, found = self._sampled_loss(sampled, encoded, batch, teacher)
+                loss, detail = self._sampled_loss(sampled, encoded, batch, teacher)
             teacher = teacher or Teacher(self, sampled, encoded)
             loss = sampled.weight * loss
             if sampled is not samples[-1] and not _scales_gradients():
                 loss = release(loss, self._inputs(batch["speech"], embedded))
             total = total + loss
-            stats |= {f"{key}_{sampled.name}": value for key, value in found.items()}
+            stats |= {f"{key}_{sampled.name}": value for key, value in detail.items()}
             if sampled.gates is not None:
                 stats["k"] = sampled.gates.detach().sum()
         return total, stats
@@ -270,9 +270,9 @@ class JointLoss:
         selection = self.schedule.selection
         for size, subnet in zip(selection.sizes, selection.subnets()):
             with self.encoder.activate(subnet):
-                loss, found = self.stock_loss(self._encode(batch), batch)
+                loss, detail = self.stock_loss(self._encode(batch), batch)
             losses.append(loss)
-            for key, value in found.items():
+            for key, value in detail.items():
                 stats[f"{key}_{size}"] = value
                 means.setdefault(key, []).append(float(value))
         stats |= {key: sum(values) / len(values) for key, values in means.items()}
@@ -284,9 +284,9 @@ class JointLoss:
         """Sum of the objectives of one subnet, which is active."""
         total, stats = 0.0, {}
         for objective in self.objectives:
-            loss, found = objective(self, sampled, encoded, batch, teacher)
+            loss, detail = objective(self, sampled, encoded, batch, teacher)
             total = total + loss
-            stats |= found
+            stats |= detail
         return total, stats
 
     def stock_loss(self, encoded: Encoded, batch: dict) -> tuple[torch.Tensor, Stats]:
@@ -331,17 +331,19 @@ def _pass_on(features: torch.Tensor, lengths: torch.Tensor, **kwargs) -> tuple:
     return features, lengths, None
 
 
-def _rename_moved(module, state_dict, prefix, *args) -> None:
+def _rename_moved(
+    module: torch.nn.Module, state_dict: dict, prefix: str, *args
+) -> None:
     rename_moved(state_dict, prefix)
 
 
-def _fix_subnet(model: JointLoss, incompatible) -> None:
+def _fix_subnet(model: JointLoss, incompatible: object) -> None:
     """Let the config's `subnet` compute: its layers are known with the checkpoint."""
     if model.fixed_size is not None:
         model.encoder.switch.default = Sampled(model.subnet(model.fixed_size))
 
 
-def _tensors(nested) -> Iterator[torch.Tensor]:
+def _tensors(nested: object) -> Iterator[torch.Tensor]:
     """All tensors in nested tuples and lists."""
     if isinstance(nested, torch.Tensor):
         yield nested

@@ -4,6 +4,7 @@ import functools
 from typing import NamedTuple, Protocol
 
 import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_dynsize.core.subnet import Sampled
 
@@ -30,7 +31,7 @@ class Encoded(NamedTuple):
 class Teacher:
     """The largest subnet of a step, from whose outputs the others learn."""
 
-    def __init__(self, model, sampled: Sampled, encoded: Encoded):
+    def __init__(self, model: ESPnetASRModel, sampled: Sampled, encoded: Encoded):
         self._model, self._sampled, self._encoded = model, sampled, encoded
 
     @functools.cached_property
@@ -45,7 +46,7 @@ class Objective(Protocol):
 
     def __call__(
         self,
-        model,
+        model: ESPnetASRModel,
         sampled: Sampled,
         encoded: Encoded,
         batch: dict,
@@ -62,7 +63,13 @@ class Objective(Protocol):
         """
 
 
-def stock_loss(model, sampled, encoded, batch, teacher) -> tuple[torch.Tensor, Stats]:
+def stock_loss(
+    model: ESPnetASRModel,
+    sampled: Sampled,
+    encoded: Encoded,
+    batch: dict,
+    teacher: Teacher | None,
+) -> tuple[torch.Tensor, Stats]:
     """ESPnet's own loss: CTC, attention, transducer, intermediate CTC."""
     return model.stock_loss(encoded, batch)
 
@@ -79,7 +86,14 @@ class Distillation:
     def __init__(self, weight: float):
         self.weight = weight
 
-    def __call__(self, model, sampled, encoded, batch, teacher):
+    def __call__(
+        self,
+        model: ESPnetASRModel,
+        sampled: Sampled,
+        encoded: Encoded,
+        batch: dict,
+        teacher: Teacher | None,
+    ):
         if teacher is None:
             return 0.0, {}
         target = teacher.log_probs

@@ -1,6 +1,7 @@
 """ESPnet's command line, whose `--config` may build on another config."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2.utils.config_argparse import ArgumentParser
@@ -12,7 +13,11 @@ from espnet_dynsize.core.yaml_base import load_config
 class BasedArgumentParser(ArgumentParser):
     """ESPnet's parser, but a config with `base: other.yaml` says what differs."""
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
+    ):
         """As ESPnet's; see `load_config`."""
         # ESPnet's own reading of the file is skipped: it would refuse the key `base`.
         plain = super(ArgumentParser, self).parse_known_args

@@ -7,12 +7,12 @@ import torch
 
 class _Released(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, loss, gradients, *inputs):
+    def forward(ctx, loss: torch.Tensor, gradients: list[torch.Tensor], *inputs):
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
-    def backward(ctx, scale):
+    def backward(ctx, scale: torch.Tensor):
         return None, None, *(scale * gradient for gradient in ctx.gradients)
 
 

@@ -1,6 +1,8 @@
 """The ASR task with the plugin's choices."""
 
 import argparse
+import importlib.util
+from pathlib import Path
 
 import torch
 from espnet2.tasks import asr as asr_tasks
@@ -79,7 +81,12 @@ class DynSizeASRTask(ASRTask):
         return model
 
     @classmethod
-    def build_model_from_file(cls, config_file=None, model_file=None, device="cpu"):
+    def build_model_from_file(
+        cls,
+        config_file: Path | str | None = None,
+        model_file: Path | str | None = None,
+        device: str = "cpu",
+    ):
         """Build and load a model; see `AbsTask.build_model_from_file`.
 
         ESPnet loads what fits and ignores the rest; a supernet's checkpoint must fit.
@@ -117,6 +124,14 @@ def _check_training(args: argparse.Namespace, distributed: bool) -> None:
             "process (DataParallel) would share the switch that says which size "
             "computes."
         )
+    for package, needed in (
+        ("editdistance", True),
+        ("tensorboard", args.use_tensorboard),
+    ):
+        if needed and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"training needs the package {package}: pip install {package}."
+            )
     size = args.model_conf.get("subnet")
     if size is not None and not args.collect_stats:
         raise ConfigError(
@@ -125,7 +140,9 @@ def _check_training(args: argparse.Namespace, distributed: bool) -> None:
         )
 
 
-def _check_checkpoint(model: torch.nn.Module, args, model_file) -> None:
+def _check_checkpoint(
+    model: torch.nn.Module, args: argparse.Namespace, model_file: Path | str | None
+) -> None:
     # On the meta device, shapes are read and weights are not.
     states = model_states(safe_torch_load(model_file, map_location="meta"))
     if isinstance(getattr(model, "encoder", None), Supernet):

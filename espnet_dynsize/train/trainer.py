@@ -1,5 +1,6 @@
 """ESPnet's trainer, told which update it is and in which phase to select models."""
 
+import argparse
 import dataclasses
 import logging
 import math
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.train.reporter import Average, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
@@ -73,14 +75,20 @@ class DynSizeTrainer(Trainer):
     """Advances the subnet schedule, validates every size; else ESPnet's `Trainer`."""
 
     @classmethod
-    def build_options(cls, args) -> TrainerOptions:
+    def build_options(cls, args: argparse.Namespace) -> TrainerOptions:
         if args.model != MODEL:
             return super().build_options(args)
         names = [f.name for f in dataclasses.fields(TrainerOptions)]
         return PhasedTrainerOptions(**{name: getattr(args, name) for name in names})
 
     @classmethod
-    def run(cls, model, train_iter_factory, trainer_options, **kwargs) -> None:
+    def run(
+        cls,
+        model: torch.nn.Module,
+        train_iter_factory: AbsIterFactory,
+        trainer_options: TrainerOptions,
+        **kwargs,
+    ) -> None:
         """Train; see `Trainer.run`.
 
         Raises:
@@ -104,7 +112,14 @@ class DynSizeTrainer(Trainer):
         )
 
     @classmethod
-    def train_one_epoch(cls, model, iterator, reporter, options, **kwargs) -> bool:
+    def train_one_epoch(
+        cls,
+        model: torch.nn.Module,
+        iterator: Iterable,
+        reporter: SubReporter,
+        options: TrainerOptions,
+        **kwargs,
+    ) -> bool:
         """Train an epoch; the schedule advances before each update's first batch."""
         schedule = _schedule(model)
         if schedule is not None:
@@ -120,7 +135,13 @@ class DynSizeTrainer(Trainer):
         return invalid
 
     @classmethod
-    def validate_one_epoch(cls, model, reporter, options, **kwargs) -> None:
+    def validate_one_epoch(
+        cls,
+        model: torch.nn.Module,
+        reporter: SubReporter,
+        options: TrainerOptions,
+        **kwargs,
+    ) -> None:
         """Validate every size."""
         super().validate_one_epoch(
             model=model, reporter=reporter, options=options, **kwargs
@@ -143,7 +164,7 @@ def _schedule(model: torch.nn.Module) -> Schedule | None:
     return model.schedule if isinstance(model, JointLoss) else None
 
 
-def _total_updates(factory, options) -> int | None:
+def _total_updates(factory: AbsIterFactory, options: TrainerOptions) -> int | None:
     """Updates in the whole run, None where the iterator cannot tell.
 
     Raises:
@@ -179,7 +200,9 @@ def _check_score_lr(schedule: Schedule, optimizers: list) -> None:
                 )
 
 
-def _whole_updates(batches: Iterable, model: torch.nn.Module, options) -> Iterator:
+def _whole_updates(
+    batches: Iterable, model: torch.nn.Module, options: TrainerOptions
+) -> Iterator:
     """The batches of whole updates; the schedule advances before each update.
 
     ESPnet would carry the gradients of an incomplete last update into the next epoch,
@@ -194,7 +217,9 @@ def _whole_updates(batches: Iterable, model: torch.nn.Module, options) -> Iterat
             update = []
 
 
-def _hide_search_epoch(phase: Phase, reporter: SubReporter, options) -> None:
+def _hide_search_epoch(
+    phase: Phase, reporter: SubReporter, options: TrainerOptions
+) -> None:
     """Give a search epoch the worst value of every criterion; keep the real one too."""
     if phase is Phase.JOINT:
         return
@@ -205,7 +230,7 @@ def _hide_search_epoch(phase: Phase, reporter: SubReporter, options) -> None:
             reporter.stats[name] = [worst] * reporter.count
 
 
-def _report_layers(schedule: Schedule, summary_writer, epoch: int) -> None:
+def _report_layers(schedule: Schedule, summary_writer: object, epoch: int) -> None:
     """Write the layers that each size keeps to the log and to TensorBoard."""
     phase, selection = schedule.phase.name.lower(), schedule.selection
     for size, subnet in zip(selection.sizes, selection.subnets()):

@@ -3,6 +3,8 @@
 import inspect
 from types import MethodType
 
+import torch
+
 
 class View:
     """A model as one of its own methods sees it, with other attributes here and there.
@@ -17,7 +19,7 @@ class View:
         **replaced: The attributes that differ.
     """
 
-    def __init__(self, model, **replaced):
+    def __init__(self, model: torch.nn.Module, **replaced):
         self.__dict__.update(replaced, _model=model)
 
     def __getattr__(self, name: str):

@@ -13,7 +13,9 @@ class FixedSelector(LayerSelector):
 
     searches = False
 
-    def gates(self, update, search_updates, generator) -> Gates:
+    def gates(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> Gates:
         raise RuntimeError(f"{type(self).__name__} has no search phase.")
 
 

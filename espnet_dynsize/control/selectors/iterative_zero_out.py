@@ -89,12 +89,16 @@ class IterativeZeroOut(LayerSelector):
         if update > 0 and now != self.iteration(update - 1, search_updates):
             self._zero_out(now - 1)
 
-    def gates(self, update, search_updates, generator) -> Gates:
+    def gates(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> Gates:
         budget = self.budget(self.iteration(update, search_updates))
         k = self.family.costs.count(self.ranking(), budget)
         return Gates(k, self.scores.sigmoid())
 
-    def penalty(self, update, search_updates, generator) -> torch.Tensor:
+    def penalty(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> torch.Tensor:
         """sparsity_weight · |removed share of the cost − share to be removed|."""
         costs = self.scores.new_tensor(self.family.costs.units)
         removed = (costs * (1.0 - self.scores.sigmoid())).sum() / costs.sum()

@@ -71,16 +71,22 @@ class OrthoSoftmax(LayerSelector):
     def reset_parameters(self) -> None:
         self.scores.normal_().mul_(self.noise)
 
-    def gates(self, update, search_updates, generator) -> Gates:
+    def gates(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> Gates:
         rows = self._best_rows(update, search_updates, generator)
         return Gates(len(rows), rows.sum(dim=0))
 
-    def penalty(self, update, search_updates, generator) -> torch.Tensor:
+    def penalty(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> torch.Tensor:
         weight = Ramp([(0, 0.0), (search_updates, self.penalty_weight)])(update)
         rows = self._best_rows(update, search_updates, generator)
         return weight * orthogonality_penalty(rows)
 
-    def _best_rows(self, update, search_updates, generator) -> torch.Tensor:
+    def _best_rows(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> torch.Tensor:
         """The rows [k, N] that the drawn budget pays for."""
         # Exponential in the update: linear in its logarithm.
         end = math.log(self.final_temperature)

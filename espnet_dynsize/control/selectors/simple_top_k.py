@@ -65,7 +65,9 @@ class SimpleTopK(LayerSelector):
         # Drawn from the run's seed: ties must not be broken by position.
         self.scores.uniform_(INITIAL_SCORE, INITIAL_SCORE + TIE_BREAK)
 
-    def gates(self, update, search_updates, generator) -> Gates:
+    def gates(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> Gates:
         smallest = self.family.costs.count(self.ranking(), self.family.budgets[0])
         k = annealed_k(update, search_updates, self.num_units, smallest, self.k_step)
         values = relaxed_top_k(self.scores, k)

@@ -13,7 +13,7 @@ class StoredSelector(FixedSelector):
 
     is_opaque = True
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         for name in [name for name in state_dict if name.startswith(prefix)]:
             del state_dict[name]
 
