@@ -1,7 +1,10 @@
 """`espnet-dynsize prepare`: data directories of a corpus."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
+
+from espnet_dynsize.core.errors import check
 
 
 def add_parser(verbs) -> None:
@@ -21,10 +24,11 @@ def add_parser(verbs) -> None:
     )
     parser.add_argument(
         "--lm_text",
-        choices=("true", "false"),
+        choices=("true", "false", "only"),
         default="false",
         help="for librispeech and tedlium2: also write DATA/local/other_text/text, "
-        "the corpus's texts for language models (default: %(default)s)",
+        "the corpus's texts for language models; only: nothing else (default: "
+        "%(default)s)",
     )
     parser.set_defaults(function=main)
 
@@ -32,17 +36,28 @@ def add_parser(verbs) -> None:
 def main(args: argparse.Namespace) -> int:
     from espnet_dynsize.corpora import an4, librispeech, tedlium2
 
-    options = {"train_set": args.train_set} if args.corpus == "librispeech" else {}
     corpora = {"an4": an4, "librispeech": librispeech, "tedlium2": tedlium2}
     corpus = corpora[args.corpus]
-    for folder in corpus.prepare(args.corpus_dir, args.data, **options).values():
-        lines = (folder / "text").read_text(encoding="utf-8").count("\n")
-        print(f"{folder}: {lines} utterances")
-    if args.lm_text == "true":
-        path = args.data / "local" / "other_text" / "text"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
-            for number, line in enumerate(corpus.lm_text(args.corpus_dir), 1):
-                file.write(f"{args.corpus}_lm_{number:08} {line}\n")
-        print(path)
+    if args.lm_text != "false":
+        allowed = "false for an4, which has no texts for language models"
+        check(corpus is not an4, "lm_text", args.lm_text, allowed)
+        lines = corpus.lm_text(args.corpus_dir)  # or why there are none
+    if args.lm_text != "only":
+        options = {"train_set": args.train_set} if corpus is librispeech else {}
+        for folder in corpus.prepare(args.corpus_dir, args.data, **options).values():
+            count = (folder / "text").read_text(encoding="utf-8").count("\n")
+            print(f"{folder}: {count} utterances")
+    if args.lm_text != "false":
+        print(_write_lm_text(args.data, f"{args.corpus}_lm", lines))
     return 0
+
+
+def _write_lm_text(data: Path, prefix: str, lines: Iterable[str]) -> Path:
+    """Write `local/other_text/text`, where ESPnet's LibriSpeech recipe has it."""
+    path = data / "local" / "other_text" / "text"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(
+            f"{prefix}_{number:08} {line}\n" for number, line in enumerate(lines, 1)
+        )
+    return path

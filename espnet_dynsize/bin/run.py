@@ -27,6 +27,7 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ):
         if name != TASK_MODULE:
             return None
+        # Once: the import below must find ESPnet's module itself.
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None:

@@ -18,6 +18,7 @@ class Counters(torch.nn.Module):
 
     def _apply(self, fn: Callable, recurse: bool = True):
         """Follow the model to its device, but count in float32 at any precision."""
+        # bfloat16 counts up to 256 only.
         super()._apply(fn, recurse)
         for name, buffer in self._buffers.items():
             self._buffers[name] = buffer.float()
@@ -27,6 +28,7 @@ class Counters(torch.nn.Module):
         """A buffer as numbers; the device is waited for only after a change."""
         buffer = getattr(self, name)
         # Tensors made under inference_mode have no version, and never change.
+        # In-place changes count a tensor's version up.
         version = None if buffer.is_inference() else (id(buffer), buffer._version)
         if version is None or self._on_host.get(name, (None,))[0] != version:
             self._on_host[name] = (version, buffer.tolist())

@@ -20,6 +20,7 @@ class Schedule(Counters):
         super().__init__()
         self.register_buffer("update", torch.zeros(()))  # exact up to 2**24
         self.register_buffer("joint_epochs", torch.zeros(()))
+        # Submodules by name, so that a checkpoint's keys say whose state they are.
         self._names = tuple(controllers)
         for name, controller in controllers.items():
             self.add_module(name, controller)
@@ -76,5 +77,6 @@ class Schedule(Counters):
     def draws(self) -> torch.Generator:
         """Random numbers of this update: the same on every rank and when resumed."""
         generator = torch.Generator()
+        # Own numbers for every update, whatever dropout has drawn elsewhere.
         generator.manual_seed(1_000_003 * self._seed + self.now)
         return generator

@@ -51,6 +51,7 @@ def _merged(base: dict, changes: dict) -> dict:
     merged = dict(base)
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
+            # Null leaves a key out: options of one encoder are errors for another.
             section = {**base[key], **value}
             merged[key] = {k: v for k, v in section.items() if v is not None}
         else:

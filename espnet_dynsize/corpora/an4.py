@@ -4,17 +4,22 @@ import re
 from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
+from espnet_dynsize.corpora.datadir import (
+    Utterance,
+    check_utterances,
+    read_lines,
+    write_data_dir,
+)
 
 VALID_UTTERANCES = 100
-_TRANSCRIPT = re.compile(r"^(?:<s> )?(.*?)(?: </s>)? \((\w+)-(\w+)-(\w+)\)$")
+_TRANSCRIPT = re.compile(r"^(.*)\((\w+)-(\w+)-(\w+)\)$")
 
 
 def read_split(corpus_dir: Path, split: str) -> list[Utterance]:
     """Read the utterances of `split` (`train` or `test`).
 
     Raises:
-        ConfigError: `corpus_dir` is not an unpacked AN4 folder.
+        ConfigError: `corpus_dir` is not an unpacked AN4 folder, or a file is broken.
     """
     etc = Path(corpus_dir) / "etc"
     transcription = etc / f"an4_{split}.transcription"
@@ -24,37 +29,70 @@ def read_split(corpus_dir: Path, split: str) -> list[Utterance]:
             f"corpus_dir={corpus_dir} is not an AN4 folder: {transcription} and "
             f"{fileids} must exist."
         )
-    wavs = {Path(line).name: line for line in fileids.read_text().split()}
-    return [
-        _utterance(Path(corpus_dir), wavs, line)
-        for line in transcription.read_text().splitlines()
-        if line.strip()
-    ]
+    stems = _read_fileids(fileids)
+    utterances = []
+    for line in read_lines(transcription):
+        name, utterance = _parse(transcription, line)
+        if name not in stems:
+            raise ConfigError(f"{fileids} has no {name}, which is in {transcription}.")
+        wav = _audio(Path(corpus_dir) / "wav" / stems[name])
+        utterances.append(utterance._replace(wav=wav))
+    check_utterances(str(transcription), utterances)
+    return utterances
 
 
-def _utterance(corpus_dir: Path, wavs: dict[str, str], line: str) -> Utterance:
-    text, prompt, speaker, channel = _TRANSCRIPT.match(line.strip()).groups()
-    stem = corpus_dir / "wav" / wavs[f"{prompt}-{speaker}-{channel}"]
-    wav = next(
-        (p for s in (".flac", ".wav", ".sph") if (p := stem.with_suffix(s)).exists()),
-        None,
-    )
-    if wav is None:
+def _read_fileids(path: Path) -> dict[str, str]:
+    """Name of an utterance → where its audio is, without the suffix."""
+    stems: dict[str, str] = {}
+    for line in read_lines(path):
+        name = Path(line).name
+        if name in stems:
+            raise ConfigError(f"{path}: {name} is there twice.")
+        stems[name] = line
+    return stems
+
+
+def _parse(path: Path, line: str) -> tuple[str, Utterance]:
+    """The name in the list of files, and the utterance without its audio."""
+    match = _TRANSCRIPT.match(line)
+    if match is None:
         raise ConfigError(
-            f"{stem} has no audio: a .flac, .wav or .sph file must exist."
+            f"{path}: '{line}' must be: <s> TEXT </s> (PROMPT-SPEAKER-CHANNEL)."
         )
-    return Utterance(f"{speaker}-{prompt}-{channel}", speaker, wav.resolve(), text)
+    text, prompt, speaker, channel = match.groups()
+    text = text.strip().removeprefix("<s>").removesuffix("</s>").strip()
+    utterance = Utterance(f"{speaker}-{prompt}-{channel}", speaker, Path(), text)
+    return f"{prompt}-{speaker}-{channel}", utterance
+
+
+def _audio(stem: Path) -> Path:
+    for suffix in (".flac", ".wav", ".sph"):
+        if (path := stem.with_suffix(suffix)).exists():
+            return path.resolve()
+    raise ConfigError(f"{stem} has no audio: a .flac, .wav or .sph file must exist.")
 
 
 def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
     """Write `data/{train,valid,test}`; valid is the first 100 training utterances.
 
     The split is that of ESPnet's own AN4 recipe.
+
+    Raises:
+        ConfigError: the corpus is missing or broken; nothing has been written then.
     """
     train = sorted(read_split(corpus_dir, "train"))
+    if len(train) <= VALID_UTTERANCES:
+        raise ConfigError(
+            f"{Path(corpus_dir) / 'etc' / 'an4_train.transcription'}: its number of "
+            f"utterances, {len(train)}, must be more than {VALID_UTTERANCES}, which "
+            "become the validation set."
+        )
     splits = {
         "train": train[VALID_UTTERANCES:],
         "valid": train[:VALID_UTTERANCES],
         "test": read_split(corpus_dir, "test"),
     }
-    return {name: write_data_dir(data / name, utts) for name, utts in splits.items()}
+    return {
+        name: write_data_dir(data / name, utterances)
+        for name, utterances in splits.items()
+    }

@@ -20,6 +20,19 @@ class Utterance(NamedTuple):
     span: tuple[float, float] | None = None  # seconds in `wav`; None: all of it
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of a corpus's text file, without the empty ones.
+
+    Raises:
+        ConfigError: it is not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} must be UTF-8 text: {error}.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def write_data_dir(directory: Path, utterances: Iterable[Utterance]) -> Path:
     """Write `wav.scp`, `text`, `utt2spk`, `spk2utt` and, for spans, `segments`."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError, check
-from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
+from espnet_dynsize.corpora.datadir import (
+    Utterance,
+    check_utterances,
+    read_lines,
+    write_data_dir,
+)
 
 TRAIN_SETS = {
     "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
@@ -38,11 +43,11 @@ def prepare(corpus_dir: Path, data: Path, train_set: str) -> dict[str, Path]:
     allowed = f"one of {tuple(TRAIN_SETS)}"
     check(train_set in TRAIN_SETS, "train_set", train_set, allowed)
     sets = {train_set: TRAIN_SETS[train_set], **OTHER_SETS}
-    names = dict.fromkeys(part for parts in sets.values() for part in parts)
-    parts = {name: read_part(Path(corpus_dir), name) for name in names}
+    all_names = dict.fromkeys(name for names in sets.values() for name in names)
+    parts = {name: read_part(Path(corpus_dir), name) for name in all_names}
     return {
-        name: write_data_dir(data / name, [u for part in own for u in parts[part]])
-        for name, own in sets.items()
+        name: write_data_dir(data / name, [u for part in names for u in parts[part]])
+        for name, names in sets.items()
     }
 
 
@@ -55,6 +60,10 @@ def lm_text(corpus_dir: Path) -> Iterator[str]:
     path = Path(corpus_dir) / "librispeech-lm-norm.txt.gz"
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: fetch it from openslr.org/11.")
+    return _text_lines(path)
+
+
+def _text_lines(path: Path) -> Iterator[str]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         yield from (line.strip() for line in file if line.strip())
 
@@ -74,14 +83,14 @@ def read_part(corpus_dir: Path, part: str) -> list[Utterance]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.glob("*") if p.is_dir())
-    if not folder.is_dir() or not found:
+    inside = sorted(p for p in folder.glob("*") if p.is_dir())
+    if not inside:
         missing = "does not exist" if not folder.is_dir() else "has no utterances"
         raise ConfigError(
             f"{folder} {missing}: LibriSpeech's folders are "
             "LibriSpeech/<part>/<reader>/<chapter>."
         )
-    return found
+    return inside
 
 
 def _read_chapter(chapter: Path) -> list[Utterance]:
@@ -89,8 +98,8 @@ def _read_chapter(chapter: Path) -> list[Utterance]:
     transcripts = chapter / f"{speaker}.trans.txt"
     if not transcripts.is_file():
         raise ConfigError(f"{chapter} has no {transcripts.name}.")
-    lines = transcripts.read_text(encoding="utf-8").splitlines()
-    texts = {key: text.strip() for key, _, text in (x.partition(" ") for x in lines)}
+    lines = [line.partition(" ") for line in read_lines(transcripts)]
+    texts = {key: text.strip() for key, _, text in lines}
     audio = {p.stem: p.resolve() for p in chapter.glob("*.flac")}
     if not texts:
         raise ConfigError(f"{chapter} has no utterances: {transcripts.name} is empty.")

@@ -6,7 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.corpora.datadir import Utterance, check_utterances, write_data_dir
+from espnet_dynsize.corpora.datadir import (
+    Utterance,
+    check_utterances,
+    read_lines,
+    write_data_dir,
+)
 
 SETS = ("train", "dev", "test")
 # The training segments end too closely; seconds added by Kaldi's and ESPnet's recipes
@@ -29,7 +34,10 @@ def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
         ConfigError: the corpus is missing or broken; nothing has been written then.
     """
     sets = {name: read_set(Path(corpus_dir), name) for name in SETS}
-    return {name: write_data_dir(data / name, own) for name, own in sets.items()}
+    return {
+        name: write_data_dir(data / name, utterances)
+        for name, utterances in sets.items()
+    }
 
 
 def lm_text(corpus_dir: Path) -> Iterator[str]:
@@ -42,6 +50,10 @@ def lm_text(corpus_dir: Path) -> Iterator[str]:
     files = sorted(folder.glob("*.en.gz"))
     if not files:
         raise ConfigError(f"{folder} has no *.en.gz, the texts for language models.")
+    return _text_lines(files)
+
+
+def _text_lines(files: Iterable[Path]) -> Iterator[str]:
     for path in files:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             lines = (normalise(line.replace(" </s>", "")) for line in file)
@@ -67,18 +79,18 @@ def read_set(corpus_dir: Path, name: str) -> list[Utterance]:
         raise ConfigError(f"{folder}: {odd[0]} needs both a .stm and a .sph file.")
     utterances = []
     for talk, path in sorted(transcripts.items()):
-        own = list(_read_talk(path, talks[talk]))
-        if not own:
+        segments = list(_read_talk(path, talks[talk]))
+        if not segments:
             raise ConfigError(f"{path}: the talk has no utterances.")
-        utterances += extended(own) if name == "train" else own
+        utterances += extended(segments) if name == "train" else segments
     check_utterances(str(folder), utterances)
     return utterances
 
 
 def _read_talk(stm: Path, sph: Path) -> Iterable[Utterance]:
     previous = ""
-    for line in stm.read_text(encoding="utf-8").splitlines():
-        if line == previous or line.startswith(";;") or not line.strip():
+    for line in read_lines(stm):
+        if line == previous or line.startswith(";;"):
             continue  # the release has lines twice
         previous = line
         fields = line.split(maxsplit=6)

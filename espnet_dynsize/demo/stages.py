@@ -144,6 +144,7 @@ class Experiment:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "espnet_dynsize.bin.main", "run", "-m", module]
+        # ESPnet's data workers inherit it.
         environment = dict(os.environ, OMP_NUM_THREADS=str(self.threads))
         with log.open("a", encoding="utf-8") as output:
             process = subprocess.Popen(
@@ -157,6 +158,7 @@ class Experiment:
                     show_epochs(process, log, progress)
                 process.wait()
             finally:
+                # Also when this process is interrupted: no training goes on unseen.
                 process.terminate()
         if process.returncode != 0:
             last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]

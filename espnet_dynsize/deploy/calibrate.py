@@ -21,6 +21,7 @@ def calibrate(model: torch.nn.Module, audio: Iterable[torch.Tensor]) -> int:
     """
     model.eval()
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    # Only the norms are in training mode: dropout stays off.
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

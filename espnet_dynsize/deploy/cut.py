@@ -55,6 +55,7 @@ def cut_config(config: dict, subnet: Subnet) -> dict:
     for key in FAMILY_KEYS:
         small["model_conf"].pop(key, None)
     small["encoder_conf"][f"keep_{granularity(config)}s"] = list(subnet.kept)
+    # `init` would overwrite nothing here, but costs time at every load.
     return small | {"model": "espnet", "init": None}
 
 

@@ -63,6 +63,7 @@ def extract(
     digest = origin.digest(asr_exp, model_file)
     extracted = []
     for size, subnet, target in zip(sizes, subnets, targets):
+        # One line differs from config.yaml: the checkpoint is the supernet's own.
         write_config(asr_exp / f"config_size{size}.yaml", with_size(config, size))
         record = origin.describe(asr_exp, model_file, digest, subnet)
         record |= dict(size=size, family=list(model.schedule.selection.sizes))
@@ -153,6 +154,7 @@ def _write(
 ) -> str:
     """Write the folder, whole or not at all; returns a note on what was done."""
     config, states, note = FORMATS[format](config, states)
+    # What is written can be opened: found out before it is.
     load_states(build_model(config), states, target.name)
     unfinished = target.with_name(f"{target.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,7 @@ def open_model(
         config = _check(path, Path(files[CONFIG]), size, plugin_only)
         if size is not None and kept_units(config) is None:
             files |= _extracted(config, files, size, Path(folder.name))
+        # ESPnet's default search would weigh in a decoder that is not there.
         if config.get("decoder") is None:
             options = {"ctc_weight": 1.0, "beam_size": 1, **options}
         recogniser = asr_inference.Speech2Text(**{**files, **options})
@@ -100,6 +101,7 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
     missing = {CONFIG, CHECKPOINT} - set(files)
     if missing:
         raise ConfigError(f"path={path} is not a packed ASR model: no {min(missing)}.")
+    # meta.yaml can name what the zip does not hold.
     lost = [name for name in files.values() if not Path(name).is_file()]
     if lost:
         raise ConfigError(

@@ -31,6 +31,7 @@ def describe(asr_exp: Path, model_file: str, sha256: str, subnet: Subnet) -> dic
 
 def digest(asr_exp: Path, model_file: str) -> str:
     """SHA-256 of a supernet's config and checkpoint, one after the other."""
+    # The config, too: the same weights with other `budgets` are other sizes.
     content = hashlib.sha256()
     for path in (asr_exp / "config.yaml", asr_exp / model_file):
         content.update(path.read_bytes())

@@ -57,6 +57,7 @@ def pack(
             if (asr_exp / name).exists():
                 _copy(asr_exp / name, stage / exp / name)
                 options.append(exp / name)
+        # Before the encoder's name gets its hint: the card shows the trained config.
         card = model_card(asr_exp, config, model_file)
         (stage / "README.md").write_text(card, encoding="utf-8")
         options.append(Path("README.md"))
@@ -83,6 +84,7 @@ def _zip(
     said = contextlib.redirect_stdout(io.StringIO())
     with contextlib.chdir(stage), said:
         pack_files(files, yamls, "packed.zip", options)
+    # Across file systems a move is a copy, and a copy can be cut short.
     partial = outpath.with_name(f"{outpath.name}.partial")
     shutil.move(stage / "packed.zip", partial)
     partial.replace(outpath)

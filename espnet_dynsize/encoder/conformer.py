@@ -53,6 +53,7 @@ class ConformerBlock(Block, EncoderLayer):
         pos_emb: torch.Tensor | None,
         mask: torch.Tensor | None,
     ):
+        # ESPnet's block knows whether its convolution wants the padding's mask.
         masked = {"mask_pad": mask} if self._conv_takes_mask else {}
         return self.dropout(call(x, **masked))
 

@@ -41,6 +41,7 @@ class EBranchformerBlock(Block, EBranchformerEncoderLayer):
         pos_emb: torch.Tensor | None,
         mask: torch.Tensor | None,
     ):
+        # Attention and gating MLP read the same x, each through a norm of its own.
         branches = torch.cat(
             [self._attention(x, pos_emb, mask), self._gating_mlp(x, mask)], dim=-1
         )

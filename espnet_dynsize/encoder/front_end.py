@@ -50,6 +50,7 @@ class VGGSubsampling(Conv2dSubsampling):
         """
         x = x.unsqueeze(1)
         for i, conv in enumerate(self.conv):
+            # A bias makes padding non-zero, and the next convolution would read it.
             if x_mask is not None:
                 x = x.masked_fill(~x_mask.bool().unsqueeze(-1), 0.0)
             x = conv(x)
@@ -113,5 +114,6 @@ class SharedFrontEnd:
 def share_front_end(embed: torch.nn.Module, switch: Switch) -> None:
     """Turn `embed` into a front-end whose output the switch can remember."""
     stock = type(embed)
+    # As for blocks: names stay, and ESPnet's own isinstance checks hold.
     embed.__class__ = type(f"Shared{stock.__name__}", (SharedFrontEnd, stock), {})
     embed.switch = switch

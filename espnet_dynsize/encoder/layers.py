@@ -52,6 +52,7 @@ class Block:
         Raises:
             ConfigError: the hidden channels cannot be cut into `ffn_chunks`.
         """
+        # Swapping the class keeps every parameter under its stock name.
         block.__class__ = cls
         block.switch = switch
         block.skip_empty = skip_empty
@@ -125,6 +126,7 @@ class Block:
         gates, kept = None if now is None else now.gates, layer.kept(now)
         if gates is None and not kept:
             return x
+        # Stochastic depth picks sequences before anything is computed for them.
         rows = self._rows(layer, now, x)
         if not rows.any:
             return x
@@ -136,7 +138,9 @@ class Block:
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(kept)):
             if self.normalize_before and layer.norm is not None:
                 y = getattr(self, layer.norm)(y)
-            y = getattr(self, f"_{layer.kind}")(call, y, pos_emb, rows.take(mask))
+            y = getattr(self, f"_{layer.kind}")(
+                call, y, pos_emb, rows.take(mask)
+            )  # [n, T, D]
         if gates is not None and len(layer.units) == 1:
             y = y * gates[layer.units.start]
         return rows.add(x, y)

@@ -33,6 +33,8 @@ class SizedBatchNorm1d(PerSize, torch.nn.BatchNorm1d):
         super().__init__(stock.num_features, stock.eps, stock.momentum)
         self.load_state_dict(stock.state_dict())
         self.switch = switch
+        # Scale and shift are shared: only the statistics differ so much between subnets
+        # that one set would be wrong for both.
         statistics = torch.nn.BatchNorm1d(
             stock.num_features, stock.eps, stock.momentum, affine=False
         )

@@ -72,6 +72,7 @@ class Supernet:
         front_end = FRONT_ENDS.get(stock.get("input_layer"))
         if front_end is not None:
             stock["input_layer"] = "conv2d"
+        # ESPnet builds its blocks with its names; then their classes are swapped.
         super().__init__(input_size, **stock)
         if front_end is not None:
             self.embed = front_end(
@@ -98,6 +99,7 @@ class Supernet:
         cls.__signature__ = merged_signature(cls, Supernet)
 
     def _take_over_blocks(self, ffn_chunks: int | None, skip_empty: bool) -> None:
+        # Units are counted in the order in which they compute, over all blocks.
         first = 0
         for stock_block in self.encoders:
             block = self.block_class.take_over(

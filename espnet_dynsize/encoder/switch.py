@@ -45,6 +45,7 @@ class Switch:
         """Let `chosen` compute inside the `with` block."""
         if isinstance(chosen, Subnet):
             chosen = Sampled(chosen)
+        # A token restores what was active before, also when blocks are nested.
         token = self._active.set(chosen)
         try:
             yield

@@ -26,6 +26,7 @@ def narrow(parameters: Parameters, layer: Layer, now: Sampled) -> Parameters:
     kept, number = layer.kept(now), len(layer.units)
     if len(kept) == number:
         return parameters
+    # All matrices of a layer lose the same units: one index set, by name and dimension.
     smaller = dict(parameters)
     for name, dim in KINDS[layer.kind].unit_dims.items():
         if name in smaller:
@@ -43,6 +44,7 @@ def gate(parameters: Parameters, layer: Layer, now: Sampled) -> Parameters:
     gates = now.gates[layer.units.start : layer.units.stop]
     out = KINDS[layer.kind].projection
     weight = parameters[f"{out}.weight"]  # [D, channels of all units, …]
+    # A unit's channels lie together: heads and chunks are contiguous.
     per_channel = gates.repeat_interleave(weight.size(1) // len(gates))
     shape = [1, -1] + [1] * (weight.dim() - 2)
     return parameters | {
@@ -72,6 +74,7 @@ def _call_viewed(
         seen = whole
         for view in VIEWS if now is not None else ():
             seen = view(seen, layer, now)
+        # Most layers of most subnets: no copy, no indirection.
         if seen is whole:
             return module(*inputs)
         with _heads(module, len(layer.kept(now))):
@@ -112,6 +115,7 @@ def _select(
     parameter: torch.Tensor, dim: int, kept: Sequence[int], num_units: int
 ) -> torch.Tensor:
     units = parameter.unflatten(dim, (num_units, -1))
+    # […, units · channels, …] → […, units, channels, …], choose, and flatten again.
     index = torch.tensor(kept, device=parameter.device)
     shape = list(parameter.shape)
     shape[dim] = -1

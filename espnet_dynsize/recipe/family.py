@@ -15,13 +15,8 @@ from espnet_dynsize.deploy.experiment import read_config
 from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.deploy.pack import pack
 from espnet_dynsize.deploy.upload import upload
-from espnet_dynsize.recipe.options import (
-    Options,
-    experiment_folder,
-    lm_tag,
-    parse,
-    training_config,
-)
+from espnet_dynsize.recipe.folders import name_folders
+from espnet_dynsize.recipe.options import Options, parse, training_config
 from espnet_dynsize.recipe.tree import link_tree
 from espnet_dynsize.report.results import results
 from espnet_dynsize.report.write import write_report
@@ -44,7 +39,7 @@ class StageError(ConfigError):
 def run_recipe(argv: Sequence[str]) -> None:
     """Run a recipe in the working directory.
 
-    A config without a family goes to `asr.sh` unchanged. For a family, stages up to 11
+    A config without a family goes to `asr.sh` whole. For a family, stages up to 11
     train the supernet; then every size is cut, and stages 12 to 15 run for each.
 
     Args:
@@ -55,26 +50,27 @@ def run_recipe(argv: Sequence[str]) -> None:
         StageError: `asr.sh` failed.
     """
     options = parse(argv)
-    wanted = options.pop("sizes", "")
+    sizes = options.pop("sizes", "")
     first, last = options.number("stage"), options.number("stop_stage")
     config = training_config(options)
     link_tree(Path())
     options.setdefault("python", "espnet-dynsize run")
+    if is_family(config):
+        _check(options, sizes, config)
+    name_folders(options)
     if not is_family(config):
         _asr_sh(options)
         return
-    _check(options, wanted, config)
-    asr_exp = experiment_folder(options)
     if first <= TRAIN:
-        _asr_sh(options, asr_exp=asr_exp, stop_stage=min(last, TRAIN))
+        _asr_sh(options, stop_stage=min(last, TRAIN))
     if last >= DECODE:
-        _run_sizes(options, asr_exp, wanted, max(first, DECODE), last)
+        _run_sizes(options, sizes, max(first, DECODE), last)
 
 
-def _check(options: Options, wanted: str, config: dict) -> None:
+def _check(options: Options, sizes: str, config: dict) -> None:
     """Find out before the training what would stop a later stage."""
     if "sizes=" not in options.get("asr_args"):
-        choose_sizes(wanted, family_sizes(config))
+        choose_sizes(sizes, family_sizes(config))
     if not _test_sets(options):
         raise ConfigError("--test_sets must name the data directories to decode.")
     if _wants(options, "upload_hf") and not options.get("hf_repo"):
@@ -85,16 +81,16 @@ def _wants(options: Options, what: str) -> bool:
     return options.get(f"skip_{what}") != "true"
 
 
-def choose_sizes(wanted: str, family: Sequence[int]) -> list[int]:
-    """The sizes named in `wanted`, all where it is empty.
+def choose_sizes(names: str, family: Sequence[int]) -> list[int]:
+    """The sizes in `names`, all where it is empty.
 
     Raises:
         ConfigError: one is not in the family.
     """
-    chosen = wanted.replace(",", " ").split() or [str(size) for size in family]
+    chosen = names.replace(",", " ").split() or [str(size) for size in family]
     for size in chosen:
         if size not in [str(s) for s in family]:
-            raise ConfigError(f"--sizes {wanted}: {size} is not one of {list(family)}.")
+            raise ConfigError(f"--sizes {names}: {size} is not one of {list(family)}.")
     return [int(size) for size in chosen]
 
 
@@ -104,14 +100,15 @@ def _asr_sh(options: Options, **changes: object) -> None:
         raise StageError(f"asr.sh failed with exit code {done.returncode}, see above.")
 
 
-def _run_sizes(options, asr_exp: Path, wanted: str, first: int, last: int) -> None:
+def _run_sizes(options: Options, names: str, first: int, last: int) -> None:
+    asr_exp = Path(options.get("asr_exp"))
     checkpoint = options.get("inference_asr_model")
     if not (asr_exp / checkpoint).is_file():
         raise ConfigError(
             f"{asr_exp} has no {checkpoint}: train first (stages 1 to {TRAIN}), or "
             "name another checkpoint with --inference_asr_model."
         )
-    sizes = choose_sizes(wanted, family_sizes(read_config(asr_exp)))
+    sizes = choose_sizes(names, family_sizes(read_config(asr_exp)))
     folders = extract_changed(asr_exp, checkpoint, sizes)
     if first <= SCORE and _wants(options, "eval"):
         for folder in folders.values():
@@ -166,17 +163,17 @@ def data_folder(options: Options) -> Path:
 
 def _fingerprint(options: Options, folder: Path) -> str:
     """Changes with everything that hypotheses and scores depend on."""
-    found = hashlib.sha256(repr(origin.read(folder)).encode())
-    found.update(repr([options.get(name) for name in _DECODING]).encode())
+    digest = hashlib.sha256(repr(origin.read(folder)).encode())
+    digest.update(repr([options.get(name) for name in _DECODING]).encode())
     files = [Path(options.get("inference_config"))]
     for name in _test_sets(options):
         files += [data_folder(options) / name / file for file in ("text", "wav.scp")]
     for path in files:
-        found.update(path.read_bytes() if path.is_file() else b"none")
-    if options.get("use_lm", "true") == "true":
-        for path in sorted(Path(options.get("expdir")).glob("lm_*/*.pth")):
-            found.update(f"{path} {path.stat().st_mtime_ns}".encode())
-    return found.hexdigest()
+        digest.update(path.read_bytes() if path.is_file() else b"none")
+    if options.uses_lm():
+        for path in sorted(Path(options.get("lm_exp")).glob("*.pth")):
+            digest.update(f"{path} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
@@ -194,20 +191,10 @@ def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
 
 def _pack(options: Options, folders: dict[int, Path]) -> None:
     checkpoint = options.get("inference_asr_model")
-    lm_exp = _lm_exp(options)
-    lm_file = options.get("inference_lm", "valid.loss.ave.pth")
+    lm_exp = Path(options.get("lm_exp")) if options.uses_lm() else None
+    lm_file = options.get("inference_lm")
     for folder in folders.values():
         print(pack(folder, checkpoint, None, lm_exp, lm_file), flush=True)
-
-
-def _lm_exp(options: Options) -> Path | None:
-    """The language model's folder, where one is used."""
-    if options.get("use_lm", "true") != "true":
-        return None
-    if options.get("lm_exp"):
-        return Path(options.get("lm_exp"))
-    tag = options.get("lm_tag") or lm_tag(options)
-    return Path(options.get("expdir")) / f"lm_{tag}"
 
 
 def _upload(options: Options, folders: dict[int, Path]) -> None:

@@ -6,36 +6,28 @@ from pathlib import Path
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.yaml_base import load_config
 
-# What asr.sh takes where an option is not given
+# What asr.sh takes where an option is not given, as far as it is read here
 DEFAULTS = {
     "stage": "1",
     "stop_stage": "10000",
+    "skip_train": "false",
     "skip_eval": "false",
     "skip_packing": "true",
     "skip_upload_hf": "true",
     "dumpdir": "dump",
     "expdir": "exp",
     "feats_type": "raw",
-    "lang": "noinfo",
-    "token_type": "bpe",
-    "nbpe": "30",
-    "asr_config": "",
-    "asr_args": "",
-    "asr_tag": "",
-    "asr_exp": "",
-    "speed_perturb_factors": "",
-    "test_sets": "",
+    "use_lm": "true",
     "inference_asr_model": "valid.acc.ave.pth",
-    "inference_config": "",
-    "hf_repo": "",
+    "inference_lm": "valid.loss.ave.pth",
 }
 
 
 class Options(dict):
     """Name → value, as given; `get` falls back on asr.sh's default."""
 
-    def get(self, name: str, default: str | None = None) -> str:
-        return super().get(name, DEFAULTS.get(name, "") if default is None else default)
+    def get(self, name: str) -> str:
+        return super().get(name, DEFAULTS.get(name, ""))
 
     def number(self, name: str) -> int:
         """A stage.
@@ -46,6 +38,16 @@ class Options(dict):
         if not self.get(name).isdecimal():
             raise ConfigError(f"--{name} {self.get(name)} must be a number.")
         return int(self.get(name))
+
+    def runs(self, stage: int) -> bool:
+        """Whether asr.sh is asked for this stage of training."""
+        asked = self.number("stage") <= stage <= self.number("stop_stage")
+        skipped = str(stage) in self.get("skip_stages").split()
+        return asked and not skipped and self.get("skip_train") != "true"
+
+    def uses_lm(self) -> bool:
+        """Whether hypotheses are scored with a language model, too."""
+        return self.get("use_lm") == "true"
 
     def arguments(self, **changes: object) -> list[str]:
         """The command line for asr.sh, with `changes` in place of what was given."""
@@ -79,34 +81,3 @@ def training_config(options: Options) -> dict:
     if not path.is_file():
         raise ConfigError(f"--asr_config {path} must be an existing yaml file.")
     return load_config(path)
-
-
-def experiment_folder(options: Options) -> Path:
-    """Where asr.sh trains: `asr_exp`, or made of `asr_tag` or other options."""
-    if options.get("asr_exp"):
-        return Path(options.get("asr_exp"))
-    return (
-        Path(options.get("expdir")) / f"asr_{options.get('asr_tag') or _tag(options)}"
-    )
-
-
-def _tag(options: Options) -> str:
-    tag = f"{Path(options.get('asr_config')).stem}_{options.get('feats_type')}"
-    tag += _tokens(options) + _shortened(options.get("asr_args"))
-    return tag + ("_sp" if options.get("speed_perturb_factors") else "")
-
-
-def lm_tag(options: Options) -> str:
-    """The tag that asr.sh gives its language model."""
-    tag = Path(options.get("lm_config") or "train").stem
-    return tag + _tokens(options) + _shortened(options.get("lm_args"))
-
-
-def _tokens(options: Options) -> str:
-    lang, kind = options.get("lang"), options.get("token_type")
-    count = options.get("nbpe") if kind == "bpe" else ""
-    return ("" if lang == "noinfo" else f"_{lang}") + f"_{kind}{count}"
-
-
-def _shortened(arguments: str) -> str:
-    return "".join(c for c in arguments.replace("--", "_") if c not in " |=/")

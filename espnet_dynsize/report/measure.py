@@ -59,6 +59,7 @@ def recogniser_run(folder: Path, model_file: str, audio: Sequence[Path]) -> Run:
 
 def _noise(model: ESPnetASRModel, config: dict) -> torch.Tensor:
     """Input for the model: samples [1, N], or 10 ms features [1, N, D]."""
+    # The same input for every model that is compared.
     generator = torch.Generator().manual_seed(0)
     if model.frontend is None:
         frames = int(SECONDS * FEATURES_PER_SECOND)
@@ -78,6 +79,7 @@ def real_time_factors(runs: Sequence[Run]) -> list[float]:
     """Time / audio time on one thread: median of `REPEATS`, models taking turns."""
     times: list[list[float]] = [[] for _ in runs]
     with _one_thread():
+        # Once unmeasured: first calls build caches of positions.
         for run in runs:
             run.call()
         for _ in range(REPEATS):

@@ -67,6 +67,7 @@ def check_decoded(decoded: Path, data: Path) -> None:
         ConfigError: hypotheses are missing, all empty, or not what was scored.
     """
     reference, hypothesis = read_text(data / "text"), read_text(decoded / "text")
+    # sclite pairs what it is given; it does not miss what it is not.
     missing = [key for key in reference if key not in hypothesis]
     if missing:
         raise ConfigError(

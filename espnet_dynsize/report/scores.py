@@ -44,6 +44,7 @@ def error_rate(ref: dict[str, str], hyp: dict[str, str], name: str) -> float:
     Raises:
         ConfigError: an utterance is missing on one side, or there is no token.
     """
+    # Pairs are made by name, never by position.
     missing = sorted(ref.keys() ^ hyp.keys())
     if missing:
         raise ConfigError(

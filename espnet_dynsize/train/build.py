@@ -34,6 +34,7 @@ def build_family(
             f"model_conf: sizes={sizes} and budgets={budgets}: model: dynsize needs "
             "one of them; a cut model trains with model: espnet."
         )
+    # A count of units would mean heads and chunks of very different cost.
     components = len(encoder.layers) != encoder.num_units
     if sizes is not None:
         if components:

@@ -26,6 +26,7 @@ def keep_checkpoint(output_dir: Path) -> None:
     if (output_dir / CHECKPOINT).exists():
         partial = output_dir / f"{PREVIOUS}.partial"
         shutil.copyfile(output_dir / CHECKPOINT, partial)
+        # Whole or not at all: a kill while copying leaves the one before.
         os.replace(partial, output_dir / PREVIOUS)
 
 
@@ -50,6 +51,7 @@ def load_checkpoint(output_dir: Path) -> dict | None:
             ) from error
         logging.warning(f"{path} is incomplete ({error}); resuming from {previous}.")
     states = safe_torch_load(previous, map_location="cpu")
+    # ESPnet resumes from this name.
     os.replace(previous, path)
     return states
 

@@ -58,6 +58,7 @@ class SubnetScheduleCallback(Callback):
                 "output layers get a gradient changes from step to step."
             )
         schedule = pl_module.model.schedule
+        # The optimizer is built later, from parameters without names: mark the scores.
         for score in schedule.selection.selector.parameters():
             score.score_lr = schedule.selection.search.score_lr
         optimizer = dict(pl_module.config.optimizer)
@@ -74,6 +75,7 @@ class SubnetScheduleCallback(Callback):
         updates = trainer.estimated_stepping_batches
         total = int(updates) if updates < math.inf else None
         schedule: Schedule = pl_module.model.schedule
+        # Lightning has loaded the checkpoint by now; the length of the search is in it.
         if not schedule.selection.planned:
             schedule.selection.plan(total)
         search = int(schedule.selection.search_updates)
@@ -93,6 +95,7 @@ class SubnetScheduleCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Advance before an update's first batch."""
+        # Lightning steps after an epoch's last batch, too: indices begin anew there.
         if batch_idx % trainer.accumulate_grad_batches == 0:
             pl_module.model.begin_update(self.seed)
 
@@ -103,6 +106,7 @@ class SubnetScheduleCallback(Callback):
             if getattr(checkpoint, "monitor", None) is None:
                 continue
             kept = self._kept.setdefault(checkpoint, checkpoint.save_top_k)
+            # 0: nothing is ranked; `last.ckpt` is written all the same.
             checkpoint.save_top_k = kept if joint else 0
 
 
@@ -124,6 +128,7 @@ def optimizer_with_scores_apart(
     groups = [{"params": weights}]
     for score in (p for p in params if hasattr(p, "score_lr")):
         group = {"params": [score], "weight_decay": 0.0}
+        # Schedulers scale each group's own rate.
         if "lr" in options:
             group["lr"] = score.score_lr * options["lr"]
         groups.append(group)

@@ -98,6 +98,7 @@ class JointLoss:
         check_numbers(subnet_weight, distill_weight, *drops, sandwich)
         self._check_parts(distill_weight, decoder_per_size)
 
+        # Measured before the norms are made per size: costs are those of one size.
         family = build_family(self.encoder, sizes, budgets)
         self.schedule = build_schedule(family, selector, selector_conf, sandwich)
         selection = self.schedule.selection
@@ -106,6 +107,7 @@ class JointLoss:
         if distill_weight:
             self.objectives.append(Distillation(distill_weight))
 
+        # The full size uses the stock modules themselves, under their stock names.
         smaller = list(family.sizes[:-1])
         if smaller:
             self.encoder.make_sized(smaller, norm_per_size)
@@ -114,6 +116,7 @@ class JointLoss:
                 self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, smaller, switch)
             if decoder_per_size:
                 make_decoder_sized(self.decoder, smaller, self.encoder.switch)
+        # Its units are in the checkpoint; see `_fix_subnet`.
         self.fixed_size = subnet
         if subnet is not None and subnet not in family.sizes:
             raise ConfigError(
@@ -206,6 +209,8 @@ class JointLoss:
         Args:
             seed: The run's seed.
         """
+        # Heads are made when the model is built, and weights may be loaded after that:
+        # what sizes start from is copied at the first update, and after the search.
         sized = [module for module in self.modules() if isinstance(module, PerSize)]
         if not self.schedule.started:
             for module in sized:
@@ -237,6 +242,7 @@ class JointLoss:
             text_lengths: [B].
             **kwargs: What else ESPnet's model takes.
         """
+        # Draws SpecAugment's masks once: all subnets of a step see the same features.
         features = self._features(speech, speech_lengths)
         batch = dict(text=text, text_lengths=text_lengths, **kwargs)
         batch |= dict(speech=features[0], speech_lengths=features[1])
@@ -255,8 +261,10 @@ class JointLoss:
             with self.encoder.activate(sampled):
                 encoded = self._encode(batch)
                 loss, detail = self._sampled_loss(sampled, encoded, batch, teacher)
+            # Largest first: the first one teaches the others.
             teacher = teacher or Teacher(self, sampled, encoded)
             loss = sampled.weight * loss
+            # The last one's graph is freed by the trainer's own backward pass.
             if sampled is not samples[-1] and not _scales_gradients():
                 loss = release(loss, self._inputs(batch["speech"], embedded))
             total = total + loss
@@ -276,6 +284,7 @@ class JointLoss:
                 stats[f"{key}_{size}"] = value
                 means.setdefault(key, []).append(float(value))
         stats |= {key: sum(values) / len(values) for key, values in means.items()}
+        # No penalty, no weights: a validation loss is comparable over phases and runs.
         return torch.stack(losses).mean(dim=0), stats
 
     def _sampled_loss(
@@ -315,6 +324,7 @@ class JointLoss:
 
     def _inputs(self, features: torch.Tensor, embedded: list) -> Iterator[torch.Tensor]:
         """What gets gradients from a subnet: the front-end's outputs, parameters."""
+        # The graph before these serves every subnet, and must outlive each one's.
         yield from _tensors(embedded or features)
         before = [getattr(self, name) for name in _BEFORE_ENCODER]
         before = [m for m in (*before, self.encoder.embed) if m is not None]

@@ -37,6 +37,7 @@ class Teacher:
     @functools.cached_property
     def log_probs(self) -> torch.Tensor:
         """Its CTC output [B, T, V], without gradient; computed once for all others."""
+        # Through the teacher's output layer, not that of the subnet that asks.
         with torch.no_grad(), self._model.encoder.activate(self._sampled):
             return self._model.ctc.log_softmax(self._encoded.last)
 
@@ -96,12 +97,14 @@ class Distillation:
     ):
         if teacher is None:
             return 0.0, {}
-        target = teacher.log_probs
+        target = teacher.log_probs  # [B, T, V]
         output = model.ctc.log_softmax(encoded.last)
         frames = torch.nn.functional.kl_div(
             output, target, reduction="none", log_target=True
         ).sum(dim=-1)  # [B, T]
         lengths = encoded.lengths
-        valid = torch.arange(frames.size(1), device=lengths.device) < lengths[:, None]
+        valid = (
+            torch.arange(frames.size(1), device=lengths.device) < lengths[:, None]
+        )  # [B, T]
         distance = (frames * valid).sum() / frames.size(0)
         return self.weight * distance, {"loss_distill": distance.detach()}

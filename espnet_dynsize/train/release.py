@@ -28,6 +28,8 @@ def release(loss: torch.Tensor, inputs: Iterable[torch.Tensor]) -> torch.Tensor:
         The loss, which hands these gradients to `inputs` in its backward pass.
     """
     inputs = [x for x in inputs if x.requires_grad]
+    # Not `backward()`: the parameters' gradients must arrive with the others', in the
+    # trainer's own backward pass, where DDP and gradient scaling expect them.
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
     used = [(x, g) for x, g in zip(inputs, gradients) if g is not None]
     return _Released.apply(loss.detach(), [g for _, g in used], *(x for x, _ in used))

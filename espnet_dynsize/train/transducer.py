@@ -66,6 +66,7 @@ def rnnt_loss_available() -> Iterator[None]:
             return
         module = ModuleType(PACKAGE)
         module.RNNTLoss = RNNTLoss
+        # Nobody else may find it there later and take it for the real package.
         sys.modules[PACKAGE] = module
         try:
             yield

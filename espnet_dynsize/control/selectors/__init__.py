@@ -49,6 +49,7 @@ def build_selector(name: str, conf: dict, family: Family) -> LayerSelector:
     Raises:
         ConfigError: there is no such selector or option.
     """
+    # Masks are in the checkpoint: opening needs no code of the user's.
     if name not in SELECTORS and _opening.get():
         return StoredSelector(family)
     selector = find_selector(name)
@@ -83,6 +84,7 @@ def find_selector(name: str) -> type[LayerSelector]:
 
 
 def _check_keys(name: str, selector: type, conf: dict) -> None:
+    # The first one is the family.
     allowed = list(inspect.signature(selector).parameters)[1:]
     for key, value in conf.items():
         if key not in allowed:

@@ -42,6 +42,7 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
     _check_conv_norm(config["encoder_conf"], states)
     config = copy.deepcopy(config)
     conf = config["encoder_conf"]
+    # Blocks are numbered: those after a gap move up.
     gone = _removable_blocks(conf, states)
     config["encoder"] = config["encoder"].removeprefix(ENCODER_PREFIX)
     for key in ENCODER_KEYS:
