@@ -61,8 +61,8 @@ class PhasedTrainerOptions(TrainerOptions):
                 can be over more.
         """
         joint = phase is Phase.JOINT
-        # Without criteria, there is no best model, no average, and only the latest epoch
-        # is kept.
+        # Without criteria there is no best model and no average, and only the latest
+        # epoch is kept.
         self.best_model_criterion[:] = self.criteria if joint else []
         # ESPnet asks for it before the first epoch of a resumed run, too.
         self.patience = self._patience if joint else None

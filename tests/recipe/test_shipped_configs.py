@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,6 +38,20 @@ def full_config(path: Path) -> dict:
     return {**config, **given, "token_list": TOKENS}
 
 
+@pytest.fixture(scope="module")
+def readme_config(tmp_path_factory) -> Path:
+    """The config that the README shows as a whole one."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path_factory.mktemp("readme") / "train.yaml"
+    path.write_text(block)
+    return path
+
+
+def test_the_readme_s_config_trains(readme_config, cuda_dtypes):
+    test_config_builds_trains_and_is_cut(readme_config, cuda_dtypes)
+
+
 def test_there_are_configs():
     assert len(CONFIGS) >= 16
 
@@ -61,6 +76,8 @@ def test_config_builds_trains_and_is_cut(path, cuda_dtypes):
     selection.plan(10**6)
     first = selection.phase
     # Every subnet of a step trains, with the types that a GPU's mixed precision has.
+    if config["decoder"] == "transducer":  # an LSTM, for which CPUs have no bfloat16
+        cuda_dtypes = nullcontext
     losses = [update(model, optimizer, scheduler, cuda_dtypes)]
     selection.fixed_masks.copy_(selection.selector.masks())
     losses += [update(model, optimizer, scheduler, cuda_dtypes) for _ in range(2)]

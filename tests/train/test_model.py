@@ -245,6 +245,24 @@ def test_one_output_layer_per_size():
     assert not torch.equal(ctc_lo(x)[0, 0], torch.arange(6.0))
 
 
+def test_intermediate_ctc_is_in_the_statistics_and_the_loss():
+    """As ESPnet computes it, for every size, also with conditioning."""
+    conf = {"interctc_weight": 0.3, "output_per_size": False}
+    layers = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
+    model = joint_model(conf, **layers).train()
+    data = batch()
+    loss, stats, _ = model(**data)
+    for size, weight in ((8, 1.0), (5, 0.3), (3, 0.3)):
+        assert stats[f"loss_interctc_layer1_{size}"] > 0
+        assert f"cer_interctc_layer1_{size}" not in stats  # ESPnet: not in training
+        expected = stock_loss(model, model.subnet(size), data)
+        torch.testing.assert_close(stats[f"loss_{size}"].squeeze(), expected.detach())
+        loss = loss - weight * stats[f"loss_{size}"]
+    torch.testing.assert_close(loss, torch.zeros_like(loss), atol=1e-4, rtol=0)
+    _, stats, _ = model.eval()(**data)
+    assert {"cer_interctc_layer1", "cer_interctc_layer1_3"} <= set(stats)
+
+
 def test_shared_output_layer():
     model = build(model_config(model_conf={"output_per_size": False}))
     assert "ctc.ctc_lo.weight" in model.state_dict()
