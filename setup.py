@@ -1,14 +1,16 @@
 """Packaging of espnet_dynsize."""
 
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import find_packages, setup
 
 TRAIN = ["editdistance", "tensorboard"]
+ABOUT = run_path(str(Path(__file__).parent / "espnet_dynsize/core/about.py"))
 
 setup(
     name="espnet_dynsize",
-    version="0.2.0",
+    version=ABOUT["VERSION"],
     description="ESPnet plugin: one training run, many encoder sizes",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

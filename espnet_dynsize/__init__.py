@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from espnet_dynsize.core.about import VERSION
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from espnet_dynsize.core.subnet import Subnet
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 
 def register() -> None:

@@ -5,9 +5,8 @@ from pathlib import Path
 import espnet2
 import yaml
 
-import espnet_dynsize
+from espnet_dynsize.core.about import SOURCE, VERSION
 from espnet_dynsize.core.keys import is_plugin
-from espnet_dynsize.core.source import SOURCE
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import sampling_rate
 
@@ -49,7 +48,7 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
         f"# {asr_exp.name}\n",
         _origin(record),
         *_family(asr_exp, record),
-        f"ESPnet {espnet2.__version__}, espnet_dynsize {espnet_dynsize.__version__}.\n",
+        f"ESPnet {espnet2.__version__}, espnet_dynsize {VERSION}.\n",
         f"## Use\n\n{use if is_plugin(config) else _USE_STOCK}",
     ]
     scores = asr_exp / "RESULTS.md"

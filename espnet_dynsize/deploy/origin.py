@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-import espnet_dynsize
+from espnet_dynsize.core.about import VERSION
 from espnet_dynsize.core.subnet import Subnet
 
 NAME = "origin.yaml"
@@ -25,7 +25,7 @@ def describe(asr_exp: Path, model_file: str, sha256: str, subnet: Subnet) -> dic
         supernet=asr_exp.name,
         model_file=model_file,
         sha256=sha256,
-        espnet_dynsize=espnet_dynsize.__version__,
+        espnet_dynsize=VERSION,
     )
 
 

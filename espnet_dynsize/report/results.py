@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-import espnet_dynsize
+from espnet_dynsize.core.about import VERSION
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.report.scores import read_text, read_trn
 
@@ -131,6 +131,6 @@ def _environment() -> str:
         f"- date: `{now}`\n"
         f"- python version: `{' '.join(sys.version.split())}`\n"
         f"- espnet version: `espnet {espnet2.__version__}`\n"
-        f"- espnet_dynsize version: `{espnet_dynsize.__version__}`\n"
+        f"- espnet_dynsize version: `{VERSION}`\n"
         f"- pytorch version: `pytorch {torch.__version__}`\n"
     )
