@@ -43,6 +43,7 @@ from espnet_dynsize.report import measure
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "results" / "an4_family.jsonl"
+STOCK = CONF / "train_asr_conformer.yaml"
 
 
 def run(experiment: Experiment, method: str, seed: int) -> None:
@@ -50,8 +51,8 @@ def run(experiment: Experiment, method: str, seed: int) -> None:
     if method == INDIVIDUAL:
         rows = [_individual(experiment, layers, seed) for layers in LAYERS[::-1]]
     elif method == ALONE:
-        found = _supernet(experiment, "simple_top_k", seed)[:-1]
-        rows = [_layers_alone(experiment, row, seed) for row in found]
+        smaller = _supernet(experiment, "simple_top_k", seed)[:-1]
+        rows = [_layers_alone(experiment, row, seed) for row in smaller]
     else:
         rows = _supernet(experiment, method, seed)
     add_rows(rows)
@@ -79,17 +80,16 @@ def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
     tag = f"conformer{blocks}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     options = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
-    folder = experiment.train(CONF / "train_asr_conformer.yaml", tag, options)
+    folder = experiment.train(STOCK, tag, options)
     return _row(experiment, folder, INDIVIDUAL, layers, seed, commit)
 
 
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
     tag = f"alone_{row['layers']}_seed{seed}"
     commit = _commit(experiment.exp / tag)
-    layers = {"budgets": None, "keep_layers": row["kept"]}
-    options = ["--seed", str(seed), "--model", "espnet"]
-    options += arguments({"encoder_conf": layers})
-    folder = experiment.train(config_file(ALONE), tag, options)
+    options = ["--seed", str(seed), "--encoder", "dynsize_conformer"]
+    options += arguments({"encoder_conf": {"keep_layers": row["kept"]}})
+    folder = experiment.train(STOCK, tag, options)
     return _row(experiment, folder, ALONE, row["layers"], seed, commit)
 
 
@@ -104,7 +104,7 @@ def _row(experiment, folder, method, layers, seed, commit) -> dict:
         for prefix, name in (("", "test"), ("dev_", "valid"))
     }
     model, config = load_model(folder, checkpoint)
-    run = measure.recogniser(model, config)
+    run = measure.encoder_run(model, config)
     return dict(
         method=method,
         layers=layers,

@@ -67,19 +67,19 @@ def _table(rows: list[dict], layers: tuple[int, ...], methods: tuple[str, ...]) 
     lines = ["| " + " | ".join(header) + " |"]
     lines.append("|---" + "|---:" * (len(header) - 1) + "|")
     for method in (INDIVIDUAL, *methods):
-        own = [r for r in rows if r["method"] == method and r["layers"] in layers]
-        cells = _cells(own, alone, sorted({row["layers"] for row in own}))
+        chosen = [r for r in rows if r["method"] == method and r["layers"] in layers]
+        cells = _cells(chosen, alone, sorted({row["layers"] for row in chosen}))
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cells(own: list[dict], alone: list[dict], layers: list[int]) -> list[str]:
-    seeds = sorted({sum(row["layers"] == n for row in own) for n in layers})
-    sizes = [_median(own, n, "parameters") / 1000 for n in layers]
-    flops = [_median(own, n, "mflops") for n in layers]
+def _cells(chosen: list[dict], alone: list[dict], layers: list[int]) -> list[str]:
+    seeds = sorted({sum(row["layers"] == n for row in chosen) for n in layers})
+    sizes = [_median(chosen, n, "parameters") / 1000 for n in layers]
+    flops = [_median(chosen, n, "mflops") for n in layers]
     cells = ["–".join(map(str, seeds)), _slashed(sizes, 0), _slashed(flops, 0)]
     for kind in MEASURES:
-        errors = [_median(own, n, kind) for n in layers]
+        errors = [_median(chosen, n, kind) for n in layers]
         base = [_median(alone, n, kind) for n in layers]
         cells.append(_slashed(errors, 1))
         cells.append(f"{mean(a / b for a, b in zip(errors, base)):.3f}")
@@ -98,15 +98,17 @@ def plot_wer(rows: list[dict], path: Path) -> None:
     """WER against parameters: a line of medians a method, a dot a run."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for method in (INDIVIDUAL, *SELECTORS, "published joint step"):
-        own = [row for row in rows if row["method"] == method]
-        if not own:
+        runs = [row for row in rows if row["method"] == method]
+        if not runs:
             continue
-        layers = sorted({row["layers"] for row in own} & {*WIDE})
-        x = [_median(own, n, "parameters") / 1e3 for n in layers]
+        layers = sorted({row["layers"] for row in runs} & {*WIDE})
+        x = [_median(runs, n, "parameters") / 1e3 for n in layers]
         style = "ks--" if method == INDIVIDUAL else "o-"
-        y = [_median(own, n, "wer") for n in layers]
+        y = [_median(runs, n, "wer") for n in layers]
         (line,) = axes.plot(x, y, style, label=method)
-        dots = [(r["parameters"] / 1e3, r["wer"]) for r in own if r["layers"] in layers]
+        dots = [
+            (r["parameters"] / 1e3, r["wer"]) for r in runs if r["layers"] in layers
+        ]
         axes.plot(*zip(*dots), ".", color=line.get_color(), alpha=0.5)
     axes.set(xlabel="thousand parameters", ylabel="WER % on AN4 test")
     axes.set_ylim(bottom=0)
@@ -135,9 +137,9 @@ def plot_layers(rows: list[dict], path: Path) -> None:
     )
     for column, method in enumerate(methods):
         for line, (size, layers) in enumerate(sizes.items()):
-            own = [r for r in kept if r["method"] == method and r["layers"] == layers]
+            runs = [r for r in kept if r["method"] == method and r["layers"] == layers]
             axes = grid[line][column]
-            axes.pcolormesh(_shares(own, blocks), cmap="Blues", vmin=0, vmax=1)
+            axes.pcolormesh(_shares(runs, blocks), cmap="Blues", vmin=0, vmax=1)
             axes.set_title(f"{method}\n{size}", fontsize=7)
             places = [i + 0.5 for i in range(len(KINDS))]
             axes.set_xticks(places, KINDS, rotation=90, fontsize=7)

@@ -4,8 +4,9 @@
     python benchmarks/authors_encoder.py --i6_models DIR [--repeats 5] [--threads 1]
 
 Both have 12 blocks of the same shape with absolute positions and no front-end, and
-train sizes 16, 32 and 48 on the same input; the steps take turns and a ratio is the
-median over turns. Their code runs as it is, but for its `.cuda()` on a CPU.
+train sizes 16, 32 and 48 on the same input; our subnets encode one after another, as in
+`model: dynsize`. The steps take turns and a ratio is the median over turns. Their code
+runs as it is, but for its `.cuda()` on a CPU.
 """
 
 import argparse
@@ -16,12 +17,12 @@ import logging
 import platform
 import statistics
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.utils.benchmark import timer
 
+from espnet_dynsize.control.sampler import Sandwich
 from espnet_dynsize.control.selectors.iterative_zero_out import IterativeZeroOut
 from espnet_dynsize.control.selectors.relaxed_top_k import (
     relaxed_top_k,
@@ -30,7 +31,9 @@ from espnet_dynsize.control.selectors.relaxed_top_k import (
 from espnet_dynsize.control.selectors.simple_top_k import annealed_k
 from espnet_dynsize.core.family import family_of_counts
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.train.build import build_schedule
 from espnet_dynsize.train.model import SUBNET_WEIGHT
+from espnet_dynsize.train.release import release
 
 RESULT = Path(__file__).resolve().parent / "results" / "authors_encoder"
 DIM, HEADS, KERNEL, BLOCKS = 144, 4, 31, 12
@@ -39,7 +42,7 @@ SIZES = [16, 32, 48]
 DROPOUT = 0.1
 LAYER_DROP = 0.4  # stochastic depth in the joint phase, as published for three sizes
 SEARCH = 320  # updates; k falls by 4 in 8 parts
-WEIGHTS = {16: SUBNET_WEIGHT, 32: SUBNET_WEIGHT, 48: 1.0}
+PUBLISHED_WEIGHT = 0.3  # of the smaller sizes, where all train in every step
 
 
 class Theirs(torch.nn.Module):
@@ -73,71 +76,70 @@ class Theirs(torch.nn.Module):
                 penalty = 5 * ((48 - used) / 48 - 4 / 48).abs()
         sizes = SIZES if joint else (SIZES[0], SIZES[-1])
         losses = [
-            WEIGHTS[size] * _loss(self.head, outputs[SIZES.index(size)], data)
+            (1.0 if size == SIZES[-1] else PUBLISHED_WEIGHT)
+            * _loss(self.head, outputs[SIZES.index(size)], data)
             for size in sizes
         ]
         return sum(losses) + penalty
 
 
 class Ours(torch.nn.Module):
-    """Our encoder with the same loss.
+    """Our encoder with the same loss; a step is that of `model: dynsize`.
 
     Args:
         selection: As for `Theirs`.
-        sandwich: What trains in a step, as for `DynSizeASRModel`.
+        rule: What trains in a step, see `Sandwich`.
         **selector_conf: Options of the selector.
     """
 
-    def __init__(self, selection: str, sandwich: str = "whole", **selector_conf):
+    def __init__(self, selection: str, rule: str = "whole", **selector_conf):
         super().__init__()
         conf = dict(search_updates=SEARCH, **selector_conf)
         if selection == "simple_top_k":
             conf["k_step"] = 4
-        self.encoder = DynSizeConformerEncoder(
-            DIM,
-            sizes=SIZES,
-            layer_drop_joint=LAYER_DROP,
-            conv_norm="layer_norm",
-            selector=selection,
-            selector_conf=conf,
-            output_size=DIM,
-            attention_heads=HEADS,
-            linear_units=4 * DIM,
-            num_blocks=BLOCKS,
-            dropout_rate=DROPOUT,
-            positional_dropout_rate=0.0,
-            attention_dropout_rate=DROPOUT,
-            input_layer=None,
-            macaron_style=True,
-            pos_enc_layer_type="abs_pos",
-            selfattention_layer_type="selfattn",
-            activation_type="swish",
-            use_sdpa=True,
-            cnn_module_kernel=KERNEL,
-        )
-        self.sandwich = sandwich
-        self.weight = SUBNET_WEIGHT * (1 if sandwich == "whole" else 2)
+        self.encoder = _our_encoder()
         self.head = torch.nn.Linear(DIM, LABELS)
+        family = family_of_counts(SIZES, self.encoder.num_units)
+        self.schedule = build_schedule(family, selection, conf, rule)
         self.schedule.selection.plan(10 * SEARCH)
+        weight = PUBLISHED_WEIGHT if rule == "whole" else SUBNET_WEIGHT
+        self.sampler = Sandwich(self.schedule.selection, rule, weight, LAYER_DROP)
 
     def forward(self, update: int, data: dict) -> torch.Tensor:
-        schedule = self.encoder.schedule
+        schedule = self.schedule
         schedule.update.fill_(update)
         schedule.begin_update(0)
-        subnets, penalty = schedule.sandwich(self.sandwich)
-        losses = [_loss(self.head, out, data) for out in self._encode(subnets, data)]
-        return losses[0] + self.weight * sum(losses[1:]) + penalty
+        samples = self.sampler.draw(schedule.now, schedule.draws())
+        total = schedule.penalty()
+        for sampled in samples:
+            with self.encoder.activate(sampled):
+                encoded = self.encoder(data["x"], data["lengths"])[0]
+            loss = sampled.weight * _loss(self.head, encoded, data)
+            if sampled is not samples[-1]:
+                loss = release(loss, self.parameters())
+            total = total + loss
+        return total
 
-    def _encode(self, subnets, data: dict) -> Iterator[torch.Tensor]:
-        """One after another while searching, in one pass then, as `model: dynsize`."""
-        inputs = data["x"], data["lengths"]
-        if subnets[-1].gates is None:
-            for out, _ in self.encoder.encode_subnets(*inputs, subnets):
-                yield out
-            return
-        for subnet in subnets:
-            with self.encoder.activate(subnet):
-                yield self.encoder(*inputs)[0]
+
+def _our_encoder() -> DynSizeConformerEncoder:
+    return DynSizeConformerEncoder(
+        DIM,
+        conv_norm="layer_norm",
+        output_size=DIM,
+        attention_heads=HEADS,
+        linear_units=4 * DIM,
+        num_blocks=BLOCKS,
+        dropout_rate=DROPOUT,
+        positional_dropout_rate=0.0,
+        attention_dropout_rate=DROPOUT,
+        input_layer=None,
+        macaron_style=True,
+        pos_enc_layer_type="abs_pos",
+        selfattention_layer_type="selfattn",
+        activation_type="swish",
+        use_sdpa=True,
+        cnn_module_kernel=KERNEL,
+    )
 
 
 def _loss(head, out, data) -> torch.Tensor:
@@ -248,12 +250,13 @@ def _compare_zero_out() -> dict:
     gates = theirs.layer_gate_activation(theirs.layer_gates)
     worst = slope = 0.0
     for iteration in range(8):
-        mine = ours.gates(40 * iteration, SEARCH, None)
+        values = ours.gates(40 * iteration, SEARCH, None).values
+        our_penalty = ours.penalty(40 * iteration, SEARCH, None)
         penalty = 5 * ((48 - gates.sum()) / 48 - (4 * iteration + 4) / 48).abs()
-        worst = max(worst, float((mine.values - gates).abs().max()))
-        worst = max(worst, float((mine.penalty - penalty).abs()))
+        worst = max(worst, float((values - gates).abs().max()))
+        worst = max(worst, float((our_penalty - penalty).abs()))
         gradients = (
-            torch.autograd.grad(mine.penalty, ours.scores)[0],
+            torch.autograd.grad(our_penalty, ours.scores)[0],
             torch.autograd.grad(penalty, theirs.layer_gates, retain_graph=True)[0],
         )
         slope = max(slope, float((gradients[0] - gradients[1]).abs().max()))
@@ -272,15 +275,12 @@ def batch(device: str) -> dict:
 
 
 def timed_step(model, optimizer, update: int, data: dict) -> float:
-    if data["x"].is_cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+    # Not a `Timer`, which calls twice to warm up before each time: thrice the hours.
+    start = timer()  # waits for the device
     model(update, data).backward()
     optimizer.step()
     optimizer.zero_grad()
-    if data["x"].is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return timer() - start
 
 
 def time_steps(selection: str, repeats: int, device: str) -> list[dict]:
@@ -289,8 +289,8 @@ def time_steps(selection: str, repeats: int, device: str) -> list[dict]:
     if selection == "simple_top_k":
         models["ours, hard gates"] = models["ours"]
         models["ours"] = Ours(selection, straight_through=False)
-    models["ours, default step"] = Ours(selection, sandwich="alternate")
-    models["ours, pairs"] = Ours(selection, sandwich="pairs")
+    models["ours, default step"] = Ours(selection, rule="alternate")
+    models["ours, pairs"] = Ours(selection, rule="pairs")
     models = {name: model.to(device).train() for name, model in models.items()}
     optimizers = {n: torch.optim.Adam(m.parameters()) for n, m in models.items()}
     data, rows = batch(device), []

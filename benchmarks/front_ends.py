@@ -10,7 +10,7 @@ results/front_ends.md.
 from pathlib import Path
 
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.encoder.costs import FRAMES, unit_flops
+from espnet_dynsize.encoder.costs import FRAMES, flops
 
 RESULT = Path(__file__).resolve().parent / "results" / "front_ends.md"
 FEATURES = 80
@@ -34,23 +34,23 @@ def costs(front_end: str, size: int) -> tuple[float, float, int]:
         rel_pos_type="latest",
         cnn_module_kernel=31,
     )
-    layers, fixed = unit_flops(encoder, FEATURES)
+    cost = flops(encoder)
     weights = sum(p.numel() for p in encoder.embed.parameters())
-    return fixed / SECONDS, sum(layers) / SECONDS, weights
+    return cost.fixed / SECONDS, sum(cost.units) / SECONDS, weights
 
 
 def main() -> None:
     lines = ["| " + " | ".join(HEADER) + " |", "|---:|---|---:|---:|---:|---:|"]
     for size in SHAPES:
         for front_end, frames in FRONT_ENDS.items():
-            own, layers, weights = costs(front_end, size)
+            fixed, layers, weights = costs(front_end, size)
             cells = [
                 str(size),
                 front_end,
                 f"{100 / frames:.1f}",
                 f"{weights:,}",
-                f"{own / 1e6:.0f}",
-                f"{100 * own / (own + layers):.0f} %",
+                f"{fixed / 1e6:.0f}",
+                f"{100 * fixed / (fixed + layers):.0f} %",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     RESULT.write_text("\n".join(lines) + "\n")

@@ -13,20 +13,20 @@ results/joint_step_X.md in place of results/joint_step.md.
 """
 
 import argparse
-import contextlib
 import json
 import platform
 import statistics
-import time
 from pathlib import Path
 
 import torch
-import yaml
 from an4_family import read_rows
 from an4_methods import CONF, INDIVIDUAL, KINDS, SUPERNETS, WIDE, config_file
 from peak_memory import PeakMemory
+from torch.utils.benchmark import timer
 
 import espnet_dynsize
+from espnet_dynsize.control.selection import Phase
+from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.train.task import DynSizeASRTask
 
 HERE = Path(__file__).resolve().parent
@@ -36,10 +36,8 @@ SEARCH_UPDATES = 12
 # Best layers first, as a search on AN4 has ranked them
 RANKING = [21, 18, 14, 5, 13, 10, 6, 9, 22, 17, 23, 20]
 RANKING += [19, 16, 4, 15, 12, 8, 7, 2, 11, 1, 0, 3]
-SEQUENTIAL = ", one after another"
 VARIANTS = (
     "simple_top_k",
-    "simple_top_k" + SEQUENTIAL,
     "simple_top_k, soft gates",
     "first",
     "no distillation",
@@ -50,7 +48,6 @@ VARIANTS = (
     "norm_per_size",
     "one output layer",
     "published joint step",
-    "published joint step" + SEQUENTIAL,
 )
 PHASES = ("search", "joint")
 # The other phase does not exist, or is that of simple_top_k.
@@ -60,49 +57,47 @@ ONLY = {
 }
 
 
-def build(config_file: str, changes: dict | None = None):
-    config = DynSizeASRTask.get_default_config()
-    config |= yaml.safe_load((CONF / config_file).read_text())
+def build(path: Path, changes: dict | None = None):
+    """The model of a training config with `changes`, option → keys and values."""
+    config = {**DynSizeASRTask.get_default_config(), **load_config(path)}
     config |= {"token_list": TOKENS, "normalize": "utterance_mvn"}
     for option, conf in (changes or {}).items():
         config[option] = {**config[option], **conf}
     return DynSizeASRTask.build_model(argparse.Namespace(**config)).train()
 
 
-def supernet(variant: str, phase: str):
+def supernet(method: str, phase: str):
     """A supernet in the given phase."""
-    method = variant.removesuffix(SEQUENTIAL)
-    changes = dict(SUPERNETS[method])
-    if variant != method:
-        passes = {"joint_pass": "sequential"}
-        changes["model_conf"] = {**changes.get("model_conf", {}), **passes}
-    model = build(config_file(method).name, changes)
-    for scores in model.schedule.selection.selector.parameters():
+    model = build(config_file(method), SUPERNETS[method])
+    selection = model.schedule.selection
+    for scores in selection.selector.parameters():
         scores.data.fill_(0.0)
         for place, layer in enumerate(RANKING):
             scores.data[layer] = 1.0 - 0.01 * place
     if phase == "joint":
-        model.schedule.selection.fixed_masks.copy_(
-            model.schedule.selection.selector.masks()
-        )
+        selection.fixed_masks.copy_(selection.selector.masks())
     else:
-        model.schedule.selection.search_updates.fill_(SEARCH_UPDATES)
+        selection.search_updates.fill_(SEARCH_UPDATES)
     return model
+
+
+def stock_model(layers: int):
+    """The stock Conformer of so many layers."""
+    blocks = {"encoder_conf": {"num_blocks": layers // len(KINDS)}}
+    return build(CONF / "train_asr_conformer.yaml", blocks)
 
 
 def models() -> dict[tuple[str, str], torch.nn.Module]:
     """(Name, phase) → model ready to train; the full stock model is first."""
-    found = {
-        (f"{layers} layers alone", ""): build(
-            "train_asr_conformer.yaml",
-            {"encoder_conf": {"num_blocks": layers // len(KINDS)}},
-        )
-        for layers in reversed(WIDE)
+    stock = {
+        (f"{layers} layers alone", ""): stock_model(layers) for layers in WIDE[::-1]
     }
-    for name in VARIANTS:
-        for phase in [ONLY[name]] if name in ONLY else PHASES:
-            found[name, phase] = supernet(name, phase)
-    return found
+    supernets = {
+        (name, phase): supernet(name, phase)
+        for name in VARIANTS
+        for phase in ([ONLY[name]] if name in ONLY else PHASES)
+    }
+    return {**stock, **supernets}
 
 
 def batch(device: str) -> dict:
@@ -120,28 +115,25 @@ def batch(device: str) -> dict:
 def step(model, optimizer, data) -> None:
     schedule = getattr(model, "schedule", None)
     if schedule is not None:
-        if schedule.fixed_masks.isnan().any():
-            # Go round in the search.
-            schedule.update.fill_(float(schedule.update.item()) % SEARCH_UPDATES)
+        if schedule.phase is Phase.SEARCH:  # goes round in it
+            schedule.update.fill_(schedule.now % SEARCH_UPDATES)
         model.begin_update(seed=0)
     model(**data)[0].sum().backward()
     optimizer.step()
     optimizer.zero_grad()
 
 
-def timed_step(model, optimizer, data, device: str) -> float:
-    synchronise = torch.cuda.synchronize if device == "cuda" else contextlib.nullcontext
-    synchronise()
-    start = time.perf_counter()
+def timed_step(model, optimizer, data) -> float:
+    # Not a `Timer`: it calls twice to warm up before each time, which moves k on.
+    start = timer()  # waits for the device
     step(model, optimizer, data)
-    synchronise()
-    return time.perf_counter() - start
+    return timer() - start
 
 
 def peak_bytes(model, optimizer, data) -> int:
     """Highest of three steps; the first ones of the search are the largest."""
     step(model, optimizer, data)  # makes the optimiser's state
-    state = [x for own in optimizer.state.values() for x in own.values()]
+    state = [x for values in optimizer.state.values() for x in values.values()]
     living = [*model.parameters(), *model.buffers(), *state, *data.values()]
     with PeakMemory(living) as memory:
         for _ in range(3):
@@ -149,19 +141,17 @@ def peak_bytes(model, optimizer, data) -> int:
     return memory.peak
 
 
-def time_ratios(found: dict, optimizers: dict, data, repeats: int, device: str) -> dict:
+def time_ratios(trained: dict, optimizers: dict, data, repeats: int) -> dict:
     """Name → time relative to the first model: median over turns, mean over k."""
-    names = list(found)
+    names = list(trained)
     ratios: dict = {name: [[] for _ in range(SEARCH_UPDATES)] for name in names}
     for turn in range(repeats + 1):
         for place in range(SEARCH_UPDATES):
-            times = {
-                n: timed_step(found[n], optimizers[n], data, device) for n in names
-            }
+            times = {n: timed_step(trained[n], optimizers[n], data) for n in names}
             for name, seconds in times.items() if turn > 0 else ():  # 0 warms up
                 ratios[name][place].append(seconds / times[names[0]])
     return {
-        name: statistics.mean(statistics.median(own) for own in places)
+        name: statistics.mean(map(statistics.median, places))
         for name, places in ratios.items()
     }
 
@@ -172,10 +162,10 @@ def markdown(rows: list[dict]) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in dict.fromkeys(row["name"] for row in rows):
-        own = {row["phase"]: row for row in rows if row["name"] == name}
+        by_phase = {row["phase"]: row for row in rows if row["name"] == name}
         cells = [name]
         for phase in PHASES:
-            row = own.get(phase, own.get("", {}))
+            row = by_phase.get(phase, by_phase.get("", {}))
             for kind in ("time", "memory"):
                 cells.append(f"{row[kind]:.2f}" if row else "–")
         lines.append("| " + " | ".join([*cells, _wer(name)]) + " |")
@@ -184,14 +174,14 @@ def markdown(rows: list[dict]) -> str:
 
 def _wer(name: str) -> str:
     """Medians over the seeds of an4_family.py's rows, smallest size first."""
-    method, sizes = name.removesuffix(SEQUENTIAL), WIDE
+    method, sizes = name, WIDE
     if name.endswith(" layers alone"):
         method, sizes = INDIVIDUAL, (int(name.split()[0]),)
     rows = [row for row in read_rows() if row["method"] == method]
     errors = [[r["wer"] for r in rows if r["layers"] == size] for size in sizes]
     if not all(errors):
         return "–"
-    return " / ".join(f"{statistics.median(own):.1f}" for own in errors)
+    return " / ".join(f"{statistics.median(seeds):.1f}" for seeds in errors)
 
 
 def main() -> None:
@@ -203,11 +193,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     espnet_dynsize.register()
-    found = {name: model.to(args.device) for name, model in models().items()}
-    optimizers = {n: torch.optim.Adam(m.parameters()) for n, m in found.items()}
+    trained = {name: model.to(args.device) for name, model in models().items()}
+    optimizers = {n: torch.optim.Adam(m.parameters()) for n, m in trained.items()}
     data = batch(args.device)
-    peaks = {n: peak_bytes(m, optimizers[n], data) for n, m in found.items()}
-    ratios = time_ratios(found, optimizers, data, args.repeats, args.device)
+    peaks = {n: peak_bytes(m, optimizers[n], data) for n, m in trained.items()}
+    ratios = time_ratios(trained, optimizers, data, args.repeats)
     base_peak = next(iter(peaks.values()))
     rows = [
         dict(

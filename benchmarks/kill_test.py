@@ -47,8 +47,8 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen:
 
 def epoch_of(exp: Path) -> int:
     """Epochs that the experiment has finished."""
-    found = [int(p.stem[: -len("epoch")]) for p in exp.glob("*epoch.pth")]
-    return max(found, default=0)
+    epochs = [int(p.stem[: -len("epoch")]) for p in exp.glob("*epoch.pth")]
+    return max(epochs, default=0)
 
 
 def kill_once(arguments, exp: Path, log: Path, until: float, delay: float) -> dict:

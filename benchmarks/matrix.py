@@ -9,6 +9,7 @@ so few epochs says no more than that the path works.
 """
 
 import argparse
+import itertools
 import json
 import logging
 import platform
@@ -20,6 +21,7 @@ from an4_methods import CONF
 from espnet3_run import columns, train_espnet3
 
 import espnet_dynsize
+from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.deploy.extract import extract_changed
@@ -32,25 +34,23 @@ SHAPE = dict(
     output_size=48,
     attention_heads=4,
     linear_units=192,
-    selector_conf={"search_fraction": 0.5},
 )
+SIZES = {"conformer": [6, 12], "e_branchformer": [4, 9], "transformer": [6, 12]}
 ENCODERS = {
     "conformer": dict(
-        sizes=[6, 12],
         num_blocks=3,
         macaron_style=True,
         rel_pos_type="latest",
         cnn_module_kernel=15,
     ),
     "e_branchformer": dict(
-        sizes=[4, 9],
         num_blocks=3,
         use_ffn=True,
         macaron_ffn=True,
         cgmlp_linear_units=192,
         cgmlp_conv_kernel=15,
     ),
-    "transformer": dict(sizes=[6, 12], num_blocks=6),
+    "transformer": dict(num_blocks=6),
 }
 ATTENTION = dict(attention_heads=4, linear_units=96, num_blocks=1)
 DECODERS = {
@@ -75,17 +75,18 @@ DECODING = {
 
 def config_of(encoder: str, decoder: str, epochs: int) -> dict:
     """The recipe's config with another encoder and decoder."""
-    config = yaml.safe_load((CONF / "train_asr_dynsize.yaml").read_text())
-    config |= dict(
+    family = dict(sizes=SIZES[encoder], selector_conf={"search_fraction": 0.5})
+    config = {**load_config(CONF / "train_asr_dynsize.yaml"), **DECODERS[decoder]}
+    return config | dict(
         encoder=f"dynsize_{encoder}",
         encoder_conf={**SHAPE, **ENCODERS[encoder]},
         model="dynsize",
+        model_conf={**family, **config["model_conf"]},
         max_epoch=epochs,
         best_model_criterion=[["valid", "loss", "min"]],
         keep_nbest_models=1,
         scheduler_conf={"warmup_steps": 100},
     )
-    return config | DECODERS[decoder]
 
 
 def train_espnet2(experiment: Experiment, tag: str, config: dict):
@@ -113,7 +114,7 @@ def run(experiment: Experiment, framework: str, encoder: str, decoder: str, epoc
     folder, checkpoint, losses = FRAMEWORKS[framework](experiment, tag, config)
     rows = []
     targets = list(extract_changed(folder, checkpoint).values())
-    for size, target in zip(config["encoder_conf"]["sizes"], targets):
+    for size, target in zip(SIZES[encoder], targets):
         key = f"loss_{size}"
         rows.append(
             dict(
@@ -176,7 +177,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of AN4")
     parser.add_argument("--exp", type=Path, default=HERE / "exp" / "matrix")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=4,
+        help="3 or more: ESPnet3's average needs two joint epochs",
+    )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -192,8 +198,8 @@ def main() -> None:
                 if cell not in cells:
                     cells[cell] = run(experiment, *cell, args.epochs)
                     print(markdown({cell: cells[cell]}), flush=True)
-                rows = [json.dumps(row) + "\n" for own in cells.values() for row in own]
-                ROWS.write_text("".join(rows))
+                rows = itertools.chain(*cells.values())
+                ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
     ROWS.with_suffix(".md").write_text(markdown(cells))
     print(markdown(cells))
 

@@ -11,8 +11,10 @@ of ESPnet's asr.sh (./asr.sh --help lists them). Stages 1 to 11 of asr.sh train 
 supernet. Then the sizes are cut; each is decoded (12) and scored (13), the report is
 written to <asr_exp>/RESULTS.md, and each is packed (14, with --skip_packing false) and
 uploaded to <hf_repo>_size<N> (15, with --skip_upload_hf false). From stage 12 on, what
-is done and has not changed is skipped. ESPNET_ROOT is ESPnet's checkout (default: the
-tree that the recipe lies in)."""
+is done and has not changed is skipped. <asr_exp> is exp/asr_<name of the config> (the
+language model's exp/lm_<name of its config>) where no folder or tag is given; a model
+that other options trained is never continued there. ESPNET_ROOT is ESPnet's
+checkout (default: the tree that the recipe lies in)."""
 
 
 def main(argv: Sequence[str]) -> int:

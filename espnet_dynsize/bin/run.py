@@ -1,5 +1,6 @@
 """Run a module or a script like `python` does, with the plugin known to ESPnet."""
 
+import importlib
 import importlib.abc
 import importlib.util
 import runpy
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 TASK_MODULE = "espnet2.tasks.asr"
+PLUGIN_MODULE = "espnet_dynsize.train.task"
 USAGE = "usage: espnet-dynsize run -m MODULE [ARG …] | SCRIPT.py [ARG …]"
 
 
@@ -19,30 +21,36 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     So programs that do not need it start as fast as without the plugin.
     """
 
+    def __init__(self) -> None:
+        self._stock: dict[str, importlib.abc.Loader] = {}
+
     def find_spec(
         self,
         name: str,
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
-    ):
-        if name != TASK_MODULE:
+    ) -> ModuleSpec | None:
+        if name not in (TASK_MODULE, PLUGIN_MODULE) or name in self._stock:
             return None
-        # Once: the import below must find ESPnet's module itself.
-        sys.meta_path.remove(self)
+        # Once: the search below must find the module itself.
+        self._stock[name] = None
         spec = importlib.util.find_spec(name)
         if spec is not None:
-            self._stock, spec.loader = spec.loader, self
+            self._stock[name], spec.loader = spec.loader, self
         return spec
 
-    def create_module(self, spec: ModuleSpec):
-        return self._stock.create_module(spec)
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._stock[spec.name].create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__.loader = module.__loader__ = self._stock
-        self._stock.exec_module(module)
-        import espnet_dynsize
-
-        espnet_dynsize.register()
+        loader = self._stock[module.__name__]
+        module.__spec__.loader = module.__loader__ = loader
+        loader.exec_module(module)
+        # A script that imports the plugin's task imports ESPnet's halfway through it:
+        # then the plugin registers when it is whole.
+        plugin = sys.modules.get(PLUGIN_MODULE)
+        if plugin is None or hasattr(plugin, "register"):
+            importlib.import_module(PLUGIN_MODULE).register()
 
 
 def run(argv: list[str]) -> int:

@@ -57,6 +57,16 @@ def test_the_plugin_is_known_where_the_task_is_imported(tmp_path):
     assert run(program).stdout == "DynSizeASRTask True\n"
 
 
+def test_a_script_may_import_the_plugin_s_task_first(tmp_path):
+    program = script(
+        tmp_path,
+        "from espnet_dynsize.train.task import ENCODERS\n"
+        "from espnet2.tasks.asr import ASRTask, encoder_choices\n"
+        "print(ASRTask.__name__, set(ENCODERS) <= set(encoder_choices.classes))\n",
+    )
+    assert run(program).stdout == "DynSizeASRTask True\n"
+
+
 def test_nothing_is_imported_where_it_is_not_needed(tmp_path):
     program = script(
         tmp_path,

@@ -1,6 +1,7 @@
 """LibriSpeech and TED-LIUM 2, from fixtures in their exact layout."""
 
 import gzip
+import re
 
 import numpy as np
 import pytest
@@ -136,6 +137,32 @@ def test_language_model_texts(ted, libri, tmp_path, capsys):
     libri = ["prepare", "librispeech", "--corpus_dir", str(libri)]
     assert main([*libri, *command]) == 0
     assert lines(text) == ["librispeech_lm_00000001 A B", "librispeech_lm_00000002 C"]
+
+
+def test_language_model_texts_alone(ted, tmp_path, capsys):
+    command = ["prepare", "tedlium2", "--corpus_dir", str(ted), "--lm_text", "only"]
+    assert main([*command, "--data", str(tmp_path / "data")]) == 0
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["local"]
+
+
+@pytest.mark.parametrize("corpus", ["librispeech", "tedlium2"])
+def test_without_language_model_texts_nothing_is_written(
+    libri, ted, tmp_path, capsys, corpus
+):
+    for path in (ted / "TEDLIUM_release2" / "LM").iterdir():
+        path.unlink()
+    folder = {"librispeech": libri, "tedlium2": ted}[corpus]
+    command = ["prepare", corpus, "--corpus_dir", str(folder), "--lm_text", "true"]
+    assert main([*command, "--data", str(tmp_path / "data")]) == 2
+    assert re.search("does not exist|has no .*en.gz", capsys.readouterr().err)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_transcript_that_is_no_text(libri, tmp_path):
+    path = next((libri / "LibriSpeech" / "dev-clean").rglob("*.txt"))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=".trans.txt must be UTF-8 text"):
+        librispeech.prepare(libri, tmp_path / "data", "train_960")
 
 
 def test_unknown_train_set(libri, tmp_path, capsys):

@@ -1,33 +1,38 @@
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
+from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
 from espnet_dynsize.demo import digits
 
 
-def fake_an4(folder: Path, lines: dict) -> Path:
+def write_an4(folder: Path, train: list[str], test: list[str]) -> Path:
+    """An AN4 folder with these lines as transcripts, and noise as audio."""
     (folder / "etc").mkdir(parents=True)
-    for split, texts in lines.items():
-        ids = [line.rsplit("(", 1)[1].rstrip(")") for line in texts]
-        paths = [f"an4_{split}/{i.split('-')[1]}/{i}" for i in ids]
-        (folder / "etc" / f"an4_{split}.transcription").write_text("\n".join(texts))
-        (folder / "etc" / f"an4_{split}.fileids").write_text("\n".join(paths))
-        for path in paths:
-            wav = folder / "wav" / f"{path}.wav"
+    for split, lines in (("train", train), ("test", test)):
+        names = [line.rsplit("(", 1)[1].rstrip(")") for line in lines]
+        stems = [f"an4_{split}/{name.split('-')[1]}/{name}" for name in names]
+        (folder / "etc" / f"an4_{split}.transcription").write_text("\n".join(lines))
+        (folder / "etc" / f"an4_{split}.fileids").write_text("\n".join(stems))
+        for stem in stems:
+            wav = folder / "wav" / f"{stem}.wav"
             wav.parent.mkdir(parents=True, exist_ok=True)
-            wav.touch()
+            soundfile.write(wav, np.full(160, 0.1), 16000)
     return folder
 
 
+def sentences(count: int) -> list[str]:
+    return [f"<s> A B </s> (an{i}-f{i % 5}-b)" for i in range(count)]
+
+
 def test_an4_transcripts_with_and_without_sentence_marks(tmp_path):
-    corpus = fake_an4(
-        tmp_path,
-        {"train": ["<s> GO ON </s> (an1-fash-b)"], "test": ["YES (cen2-fcaw-b)"]},
-    )
+    corpus = write_an4(tmp_path, ["<s> GO ON </s> (an1-fash-b)"], ["YES (cen2-fcaw-b)"])
     (train,) = an4.read_split(corpus, "train")
     assert (train.id, train.speaker, train.text) == ("fash-an1-b", "fash", "GO ON")
     (test,) = an4.read_split(corpus, "test")
@@ -36,8 +41,7 @@ def test_an4_transcripts_with_and_without_sentence_marks(tmp_path):
 
 
 def test_an4_split_is_that_of_the_espnet_recipe(tmp_path):
-    texts = [f"<s> A </s> (an{i}-f{i % 5}-b)" for i in range(110)]
-    corpus = fake_an4(tmp_path / "an4", {"train": texts, "test": ["B (an1-x-b)"]})
+    corpus = write_an4(tmp_path / "an4", sentences(110), ["B (an1-x-b)"])
     dirs = an4.prepare(corpus, tmp_path / "data")
     ids = {s: (d / "text").read_text().splitlines() for s, d in dirs.items()}
     assert {s: len(lines) for s, lines in ids.items()} == {
@@ -51,6 +55,82 @@ def test_an4_split_is_that_of_the_espnet_recipe(tmp_path):
 def test_a_folder_that_is_not_an4(tmp_path):
     with pytest.raises(ConfigError, match="is not an AN4 folder"):
         an4.read_split(tmp_path, "train")
+
+
+def break_an4(corpus: Path, what: str) -> None:
+    transcription = corpus / "etc" / "an4_train.transcription"
+    fileids = corpus / "etc" / "an4_train.fileids"
+    lines, stems = transcription.read_text().split("\n"), fileids.read_text().split()
+    wav = corpus / "wav" / f"{stems[7]}.wav"
+    if what == "empty transcript":
+        lines[7] = "<s> </s> (an7-f2-b)"
+    elif what == "no words at all":
+        lines[7] = "(an7-f2-b)"
+    elif what == "garbage":
+        lines[7] = "what is this?"
+    elif what == "doubled":
+        lines.append(lines[7])
+    elif what == "doubled file":
+        stems.append(f"elsewhere/{Path(stems[7]).name}")
+    elif what == "few":
+        lines = lines[:100]
+    elif what == "none":
+        lines = []
+    elif what == "no file":
+        del stems[7]
+    elif what == "no files":
+        stems = []
+    elif what == "no audio":
+        wav.unlink()
+    elif what == "no samples":
+        soundfile.write(wav, np.zeros(0), 16000)
+    elif what == "empty audio":
+        wav.write_bytes(b"")
+    transcription.write_text("\n".join(lines))
+    fileids.write_text("\n".join(stems))
+    if what == "no text":
+        transcription.write_bytes(b"\xff\xfe\x00")
+
+
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        ("empty transcript", "an4_train.transcription: .* f2-an7-b has an empty trans"),
+        ("no words at all", "an4_train.transcription: .* f2-an7-b has an empty trans"),
+        (
+            "garbage",
+            r"an4_train.transcription: 'what is this\?' must be: <s> TEXT </s>",
+        ),
+        ("doubled", "an4_train.transcription: utterance f2-an7-b is there twice"),
+        ("doubled file", "an4_train.fileids: an7-f2-b is there twice"),
+        ("few", "an4_train.transcription: .* utterances, 100, must be more than 100"),
+        ("none", "an4_train.transcription has no utterances"),
+        ("no file", "an4_train.fileids has no an7-f2-b, which is in .*transcription"),
+        ("no files", "an4_train.fileids has no an0-f0-b, which is in .*transcription"),
+        ("no audio", "an7-f2-b has no audio: a .flac, .wav or .sph file must exist"),
+        ("no samples", "audio .*an7-f2-b.wav has no samples"),
+        ("empty audio", "audio .*an7-f2-b.wav cannot be read"),
+        ("no text", "an4_train.transcription must be UTF-8 text"),
+    ],
+)
+def test_broken_an4(tmp_path, capsys, what, message):
+    corpus = write_an4(tmp_path / "an4", sentences(101), ["B (an1-x-b)"])
+    break_an4(corpus, what)
+    command = ["prepare", "an4", "--corpus_dir", str(corpus)]
+    assert main([*command, "--data", str(tmp_path / "data")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("lm_text", ["true", "only"])
+def test_an4_has_no_texts_for_language_models(tmp_path, capsys, lm_text):
+    corpus = write_an4(tmp_path / "an4", sentences(101), ["B (an1-x-b)"])
+    command = ["prepare", "an4", "--corpus_dir", str(corpus), "--lm_text", lm_text]
+    assert main([*command, "--data", str(tmp_path / "data")]) == 2
+    message = f"lm_text={lm_text} must be false for an4, which has no texts"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 def test_data_dir(tmp_path):

@@ -78,3 +78,14 @@ def test_encoders_take_them(name, encoder, conf):
     built = encoder(20, **shape).eval()
     out, lengths, _ = built(torch.randn(2, 40, 20), torch.tensor([40, 33]))
     assert out.shape[1] == lengths[0] and isinstance(built.embed, FRONT_ENDS[name])
+
+
+def test_vgg_is_two_pairs_of_convolutions_each_rectified_and_pooled():
+    front_end = FRONT_ENDS["vgg"](6, 4, 0.0).eval()
+    front_end.pos_enc = torch.nn.Identity()
+    first, second, third, fourth = front_end.conv
+    x = torch.randn(1, 12, 6)
+    y = torch.nn.functional.max_pool2d(second(first(x[:, None])).relu(), (2, 1))
+    y = torch.nn.functional.max_pool2d(fourth(third(y)).relu(), (2, 1))
+    expected = front_end.out(y.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(front_end(x, None)[0], expected)

@@ -21,6 +21,11 @@ stage=1
 echo "$@" >> calls.txt
 while [ $# -gt 0 ]; do declare "${1#--}"="$2"; shift 2; done
 if [ "${fail:-}" = "${stage}" ]; then echo "it failed" 1>&2; exit 3; fi
+if [ "${stage}" -le 7 ] && [ "${use_lm}" = true ]; then
+    mkdir -p "${lm_exp}"
+    echo "lm: transformer" > "${lm_exp}/config.yaml"
+    echo "${lm_args:-}" > "${lm_exp}/valid.loss.ave.pth"
+fi
 if [ "${stage}" -le 11 ]; then mkdir -p "${asr_exp}"; cp ../trained/* "${asr_exp}"; fi
 [ "${stop_stage}" -lt 12 ] && exit 0
 [ "${eval_valid_set:-}" = true ] && test_sets="${test_sets/ dev/} org/dev"
@@ -131,6 +136,38 @@ def test_a_rerun_does_only_what_changed(recipe, capsys):
     assert stages() == [(f"_size{size}", "13", "13") for size in (3, 5, 8)]
 
 
+def test_folders_are_named_after_the_configs(recipe, capsys):
+    options = ("--asr_tag", "", "--lm_config", "conf/lm.yaml", "--use_lm", "true")
+    assert run(*options, "--sizes", "3", "--skip_packing", "false") == 0
+    assert [call["asr_exp"] for call in calls()] == [
+        *("exp/asr_train", "exp/asr_train_size3")
+    ]
+    assert {call["lm_exp"] for call in calls()} == {"exp/lm_lm"}
+    packed = recipe / "exp/asr_train_size3/asr_train_size3_valid.loss.ave.zip"
+    names = zipfile.ZipFile(packed).namelist()
+    assert {"exp/lm_lm/config.yaml", "exp/lm_lm/valid.loss.ave.pth"} < set(names)
+    for name, value in (("asr_args", "--max_epoch 3"), ("lm_args", "--max_epoch 3")):
+        assert run(*options, f"--{name}", value) == 2
+        assert f"--{name} '{value}' must be ''" in capsys.readouterr().err
+        assert calls() == []
+    assert run(*options, "--sizes", "3", "--stage", "12") == 0
+    assert calls() == []
+
+
+def test_a_new_language_model_is_decoded_with(recipe):
+    options = ("--use_lm", "true", "--lm_tag", "y", "--sizes", "3")
+    assert run(*options) == 0
+    assert run(*options, "--stage", "12") == 0
+    assert stages() == []
+    (recipe / "exp/lm_other").mkdir()
+    (recipe / "exp/lm_other/valid.loss.ave.pth").touch()  # not the one in use
+    assert run(*options, "--stage", "12") == 0
+    assert stages() == []
+    (recipe / "exp/lm_y/1epoch.pth").touch()
+    assert run(*options, "--stage", "12") == 0
+    assert stages() == [("_size3", "12", "13")]
+
+
 def test_one_size_only(recipe):
     assert run("--sizes", "5") == 0
     assert stages()[1:] == [("_size5", "12", "13")]
@@ -155,6 +192,9 @@ def test_a_config_without_a_family_is_left_to_asr_sh(recipe):
     assert run("--stage", "12", "--stop_stage", "13", "--asr_exp", "exp/c") == 0
     (call,) = calls()
     assert (call["stage"], call["stop_stage"]) == ("12", "13")
+    assert call["asr_exp"] == "exp/c"
+    assert run("--stage", "12", "--stop_stage", "13", "--asr_tag", "") == 0
+    assert calls()[0]["asr_exp"] == "exp/asr_train"
 
 
 @pytest.mark.parametrize(

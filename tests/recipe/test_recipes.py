@@ -1,4 +1,4 @@
-"""The recipes' own scripts, on small corpora; without ESPnet's checkout but for one."""
+"""The scripts of the recipes, on small corpora; without ESPnet's checkout but one."""
 
 import argparse
 import os
@@ -64,7 +64,8 @@ def test_run_sh_reaches_asr_sh_with_its_own_options(name, tmp_path, monkeypatch)
     assert given["python"] == "espnet-dynsize run" and "sizes" not in given
     for option in ("asr_config", "inference_config"):
         assert (recipe / given[option]).is_file()
-    assert given["asr_exp"].startswith("exp/asr_train_asr_dynsize_raw_en_")
+    assert given["asr_exp"] == "exp/asr_train_asr_dynsize"
+    assert "lm_exp" not in given
     for link in ("asr.sh", "utils", "steps", "scripts", "pyscripts"):
         assert (recipe / link).is_symlink()
 
@@ -133,6 +134,173 @@ def test_data_of_tedlium2(tmp_path, monkeypatch):
     }
 
 
+# As in ESPnet's recipes: helpers are called as local/…, db.sh says where the corpus is
+ESPNET_DATA = """#!/usr/bin/env bash
+set -eu
+. ./db.sh
+. ./path.sh
+local/HELPER "${VARIABLE}"
+echo "$PWD" "${0#*egs2/}" "$@" > espnet_data.txt
+"""
+ESPNET_HELPER = '#!/usr/bin/env bash\nmkdir -p "data/from_$(basename "$1")"\n'
+
+
+def write_espnet_data(recipe, espnet_recipe, variable, helpers) -> None:
+    """ESPnet's own recipe of the corpus, in the tree around `recipe`."""
+    local = recipe.parents[1] / espnet_recipe / "asr1" / "local"
+    local.mkdir(parents=True)
+    script = ESPNET_DATA.replace("VARIABLE", variable).replace("HELPER", helpers[0])
+    for name in ("data.sh", *helpers):
+        (local / name).write_text(script if name == "data.sh" else ESPNET_HELPER)
+        (local / name).chmod(0o755)
+
+
+def espnet_call(recipe) -> list[str]:
+    """The script of ESPnet's that ran, with its options; it ran in our recipe."""
+    folder, *call = (recipe / "espnet_data.txt").read_text().split()
+    assert Path(folder) == recipe
+    return call
+
+
+@pytest.mark.parametrize(
+    "train_set, espnet_recipe",
+    [("train_960", "librispeech"), ("train_clean_100", "librispeech_100")],
+)
+def test_librispeech_with_espnet_s_own_scripts(
+    tmp_path, monkeypatch, train_set, espnet_recipe
+):
+    recipe = copied("librispeech", tmp_path, monkeypatch)
+    (recipe / "utils").symlink_to("../../TEMPLATE/asr1/utils")
+    helpers = ("data_prep.sh", "download_and_untar.sh")
+    write_espnet_data(recipe, espnet_recipe, "LIBRISPEECH", helpers)
+    (tmp_path / "libri").mkdir()
+    texts = tmp_path / "libri" / "librispeech-lm-norm.txt.gz"
+    texts.touch()
+    monkeypatch.setenv("LIBRISPEECH_DIR", str(tmp_path / "libri"))
+    command = ("local/data.sh", "--train_set", train_set)
+    done = bash(recipe, *command)
+    assert done.returncode == 0, done.stderr
+    script = f"{espnet_recipe}/asr1/local/data.sh"
+    assert espnet_call(recipe) == [script, "--stop_stage", "3"]
+    assert (recipe / "data" / "from_libri").is_dir()
+    assert bash(recipe, *command, "--lm_text", "true").returncode == 0
+    assert espnet_call(recipe) == [script, "--stop_stage", "4"]
+    link = recipe / "data" / "local" / "other_text" / texts.name
+    assert link.resolve() == texts.resolve()
+
+
+def test_tedlium2_with_espnet_s_own_scripts(tmp_path, monkeypatch):
+    recipe = copied("tedlium2", tmp_path, monkeypatch)
+    (recipe / "utils").symlink_to("../../TEMPLATE/asr1/utils")
+    helpers = ("prepare_data.sh", "download_data.sh", "join_suffix.py")
+    write_espnet_data(recipe, "tedlium2", "TEDLIUM2", helpers)
+    monkeypatch.setenv("TEDLIUM2_DIR", str(corpus(write_tedlium2, tmp_path)))
+    done = bash(recipe, "local/data.sh")
+    assert done.returncode == 1 and "sph2pipe must be in PATH" in done.stderr
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sph2pipe").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    done = bash(recipe, "local/data.sh", "--lm_text", "true")
+    assert done.returncode == 0, done.stderr
+    assert espnet_call(recipe) == ["tedlium2/asr1/local/data.sh"]
+    assert {p.name for p in (recipe / "data").iterdir()} == {"from_corpus", "local"}
+    assert (recipe / "data/local/other_text/text").read_text().count("\n") == 10
+
+
+@pytest.mark.parametrize(
+    "name, variable, layout, espnet_recipe",
+    [
+        ("librispeech", "LIBRISPEECH", write_librispeech, "librispeech"),
+        ("tedlium2", "TEDLIUM2", write_tedlium2, "tedlium2"),
+    ],
+)
+def test_data_without_espnet_s_scripts(
+    tmp_path, monkeypatch, name, variable, layout, espnet_recipe
+):
+    recipe = copied(name, tmp_path, monkeypatch)
+    (recipe / "utils").symlink_to("../../TEMPLATE/asr1/utils")
+    write_espnet_data(recipe, espnet_recipe, variable, ("helper.sh",))
+    monkeypatch.setenv(f"{variable}_DIR", str(corpus(layout, tmp_path)))
+    done = bash(recipe, "local/data.sh", "--espnet_data", "false")
+    assert done.returncode == 0, done.stderr
+    assert (recipe / "data" / "dev" / "text").is_file()
+    assert not (recipe / "espnet_data.txt").exists()
+
+
+# What asr.sh's stages leave behind, where these tests can do without their content
+STAGES_SH = """#!/usr/bin/env bash
+set -eu
+stage=1
+stop_stage=10000
+runs() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
+while [ $# -gt 0 ]; do declare "${1#--}"="$2"; shift 2; done
+raw=${dumpdir}/raw
+if runs 1; then local/data.sh ${local_data_opts:-}; fi
+if runs 3; then
+    mkdir -p "${raw}/org"
+    for name in ${test_sets}; do cp -r "data/${name}" "${raw}"; done
+    cp -r "data/${valid_set}" "${raw}/org"
+fi
+if runs 7; then
+    mkdir -p "${lm_exp}"
+    echo "lm: transformer" > "${lm_exp}/config.yaml"
+    touch "${lm_exp}/valid.loss.ave.pth"
+fi
+if runs 11; then
+    ${python} train.py "${inference_asr_model}" --config "${asr_config}" \\
+        --output_dir "${asr_exp}" ${asr_args}
+fi
+if ! runs 12; then exit; fi
+for name in ${test_sets}; do
+    [ "${name}" = "${valid_set}" ] && name=org/${name}
+    for kind in wer cer; do
+        folder=${asr_exp}/decode_x/${name}/score_${kind}
+        mkdir -p "${folder}"
+        cp "${raw}/${name}/text" "${folder%/*}"
+        awk '{ id=$1; $1=""; print $0 " (s-" id ")" }' "${raw}/${name}/text" \\
+            > "${folder}/ref.trn"
+        cp "${folder}/ref.trn" "${folder}/hyp.trn"
+        sentences=$(wc -l < "${raw}/${name}/text")
+        words=$(($(wc -w < "${raw}/${name}/text") - sentences))
+        echo "| Sum/Avg | ${sentences} ${words} | 100.0 0.0 0.0 0.0 0.0 0.0 |" \\
+            > "${folder}/result.txt"
+    done
+done
+"""
+# A supernet of the config that asr.sh gives, with random weights
+TRAIN_PY = """
+import argparse, sys
+from pathlib import Path
+import torch, yaml
+from espnet2.tasks.asr import ASRTask
+from conftest import TOKENS, fix_masks
+
+args = vars(ASRTask.get_parser().parse_args(sys.argv[2:]))
+args |= dict(token_list=TOKENS, token_type="char", bpemodel=None)
+model = ASRTask.build_model(argparse.Namespace(**args))
+fix_masks(model.schedule)
+folder = Path(args["output_dir"])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "config.yaml").write_text(yaml.safe_dump(args))
+torch.save(model.state_dict(), folder / sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_stage_with_a_stand_in_for_asr_sh(name, tmp_path, monkeypatch):
+    recipe = copied(name, tmp_path, monkeypatch)
+    template = recipe.parents[1] / "TEMPLATE" / "asr1"
+    (template / "asr.sh").write_text(STAGES_SH)
+    (recipe / "train.py").write_text(TRAIN_PY)
+    monkeypatch.setenv("PYTHONPATH", str(EGS.parent / "tests"))
+    variable, _, decoder = recipes.RECIPES[name]
+    layouts = {"librispeech": write_librispeech, "tedlium2": write_tedlium2}
+    monkeypatch.setenv(variable, str(corpus(layouts[name], tmp_path)))
+    done = bash(recipe, "run.sh", *recipes.options(decoder))
+    assert done.returncode == 0, done.stderr
+    check_every_size(recipe, recipes.outcome(recipe))
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_stage_with_stock_asr_sh(name, tmp_path):
     root, an4 = os.environ.get("ESPNET_ROOT"), os.environ.get("AN4_DIR")
@@ -144,13 +312,18 @@ def test_every_stage_with_stock_asr_sh(name, tmp_path):
             exp=tmp_path, corpus_dir=Path(an4), espnet_root=Path(root).resolve()
         ),
     )
+    check_every_size(tmp_path / name / "asr1", done)
+
+
+def check_every_size(recipe, done) -> None:
+    """Every size is packed, and scored on every word of every test set."""
     sizes = [16, 32, 48]
     assert len(done["zips"]) == len(sizes)
-    references = {}
+    scored = {}
     for size, test_set, utterances, words in done["scored"]:
-        text = tmp_path / name / "asr1" / "dump" / "raw" / test_set / "text"
+        text = recipe / "dump" / "raw" / test_set / "text"
         lines = [line.split()[1:] for line in text.read_text().splitlines()]
         assert int(utterances) == len(lines) > 0
         assert int(words) == sum(map(len, lines))
-        references.setdefault(test_set, []).append(int(size))
-    assert references and all(own == sizes for own in references.values())
+        scored.setdefault(test_set, []).append(int(size))
+    assert scored and all(each == sizes for each in scored.values())

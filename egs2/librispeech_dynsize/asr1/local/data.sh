@@ -1,15 +1,47 @@
 #!/usr/bin/env bash
-# Writes data/<train_set>, data/{dev,dev_clean,dev_other,test_clean,test_other}.
+# Writes data/<train_set>, data/{dev,dev_clean,dev_other,test_clean,test_other}: with the
+# scripts of ESPnet's own recipes where its tree has them, else with espnet-dynsize prepare.
 set -e
 set -u
 set -o pipefail
 
 train_set=train_960     # or train_clean_100
 lm_text=false           # also data/local/other_text/text, from librispeech-lm-norm.txt.gz
+espnet_data=true        # false: espnet-dynsize prepare, which needs no program like flac
 
 . utils/parse_options.sh
 . ./db.sh
 . ./path.sh
+
+case "${train_set}" in
+    train_960) recipe=librispeech ;;
+    train_clean_100) recipe=librispeech_100 ;;
+    *) recipe=unknown ;;    # espnet-dynsize prepare says which there are
+esac
+scripts=$(realpath -m "${MAIN_ROOT}/egs2/${recipe}/asr1/local")
+texts=librispeech-lm-norm.txt.gz
+
+prepare_with_espnet() {
+    # Its data.sh calls what lies beside it as local/…
+    ln -sf "${scripts}"/{data_prep,download_and_untar}.sh local/
+    if [ "${LIBRISPEECH}" = downloads ]; then
+        mkdir -p downloads
+    fi
+    local last=3    # stage 4 fetches the texts for language models, if they are not there
+    if "${lm_text}"; then
+        last=4
+        mkdir -p data/local/other_text
+        if [ -f "${LIBRISPEECH}/${texts}" ]; then
+            ln -sf "$(realpath "${LIBRISPEECH}/${texts}")" data/local/other_text/
+        fi
+    fi
+    "${scripts}/data.sh" --stop_stage "${last}"
+}
+
+if "${espnet_data}" && [ -f "${scripts}/data.sh" ]; then
+    prepare_with_espnet
+    exit
+fi
 
 fetch() {  # URL: into downloads/, whole or not at all
     local file=downloads/${1##*/}
@@ -37,7 +69,7 @@ if [ "${LIBRISPEECH}" = downloads ]; then
         fi
     done
     if "${lm_text}"; then
-        fetch https://www.openslr.org/resources/11/librispeech-lm-norm.txt.gz
+        fetch "https://www.openslr.org/resources/11/${texts}"
     fi
 fi
 espnet-dynsize prepare librispeech --corpus_dir "${LIBRISPEECH}" \
