@@ -21,7 +21,8 @@ class Sandwich:
             smallest, in every update. `alternate`: the full one and, in turn, one of
             the others. `pairs`: two of the three, each in turn left out; with two
             sizes, as `alternate`. While searching, the full network trains in every
-            update, the gated subnet in every one, every second, every third.
+            update; the gated subnet with `whole` in every one, with `alternate` in
+            every second, with `pairs` in every third.
         subnet_weight: Loss weight of all but the first of them, whose weight is 1.
         layer_drop_joint: Stochastic depth of the full network's units that the smallest
             size lacks, in the joint phase.

@@ -28,7 +28,9 @@ class Search:
     Args:
         search_fraction: Part of the run that is search.
         search_updates: Length of the search in updates, instead of the fraction.
-        score_lr: Learning rate of the scores, relative to that of the weights.
+        score_lr: Learning rate of the scores, relative to that of the weights. In a
+            search of about a thousand updates, `iterative_zero_out` and `ortho_softmax`
+            need more than 1.
 
     Raises:
         ConfigError: a value is out of range.

@@ -84,7 +84,8 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
     Args:
         input_size: Feature dimension.
         conv_norm: Norm in the convolution module: `batch_norm`, with statistics per
-            size, or `layer_norm`, as published.
+            size, or `layer_norm`, as published, with which any subnet computes without
+            calibration.
         convolution_first: The convolution module comes before the attention, as in
             arXiv 2407.18930; ESPnet has it after.
         **options: Options of `Supernet` and of `ConformerEncoder`.

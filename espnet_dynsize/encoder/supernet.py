@@ -36,9 +36,11 @@ class Supernet:
         granularity: What can be kept or dropped, a unit: a `layer`, or a `component`
             of one (an attention head, a chunk of feed-forward channels, any other
             module).
-        ffn_chunks: With `component`, into how many chunks a feed-forward layer is cut.
-        skip_empty_blocks: A block without kept layers loses its final norm, too.
-        keep_layers: Build these layers only (a cut model).
+        ffn_chunks: With `component`, into how many chunks a feed-forward layer is cut;
+            must divide its channels (`linear_units`).
+        skip_empty_blocks: A block without kept layers loses its final norm, too. For
+            sizes that are whole blocks, as those of `selector: first`.
+        keep_layers: Build these layers only: what `extract` writes for a cut model.
         keep_components: The same with `granularity: component`.
         **stock: Options of the stock encoder. Its `input_layer` can also be one of
             `FRONT_ENDS`.

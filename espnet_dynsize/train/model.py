@@ -41,10 +41,12 @@ class JointLoss:
     drawn encodes and gets its loss; the weighted sum is the step's loss.
 
     Args:
-        sizes: Layers kept by each subnet, increasing, ending with all layers.
-        budgets: Instead of `sizes`, parts of the encoder's cost that each subnet may
-            have, as `{flops: [0.4, 1]}` or `{params: [0.4, 1]}`, ending with 1. The
-            sizes are then named by their per cent.
+        sizes: Layers kept by each size, increasing, ending with all layers. Either this
+            or `budgets` is needed.
+        budgets: Instead of `sizes`, parts of the encoder's FLOPs or parameters that
+            each size may have: `{flops: [0.4, 1]}` or `{params: [0.4, 1]}`, increasing,
+            ending with 1. The sizes are then named by their per cent (40, 100). Needed
+            with `granularity: component`.
         selector: How layers are chosen: see `espnet_dynsize.control.selectors`, or the
             dotted path of your own `LayerSelector`.
         selector_conf: The selector's options, and those of the search.
@@ -55,13 +57,14 @@ class JointLoss:
         norm_per_size: The layers' norms have weights of their own for every size.
         output_per_size: One CTC output layer per size; else all sizes share one.
         decoder_per_size: One attention decoder per size; else all sizes share one.
-        subnet_weight: Loss weight of every sampled subnet but the largest, whose
-            weight is 1 (section 3.3; published with `sandwich: whole`: 0.3).
+        subnet_weight: Loss weight of every subnet of a step but the largest, whose
+            weight is 1 (published with `sandwich: whole`: 0.3).
         sandwich: What trains in a step, see `espnet_dynsize.control.sampler`: `whole`,
             `alternate` or `pairs`.
         distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
-            the largest one's; None: 0.5, without CTC 0.
-        subnet: Compute this size when nothing else is active (decoding).
+            the largest one's. Left out: 0.5, or 0 for a model without CTC.
+        subnet: The size that computes when nothing else is active: for decoding, and
+            refused in training.
         **stock: Arguments of the stock model.
 
     Raises:

@@ -20,7 +20,11 @@ class FixedSelector(LayerSelector):
 
 
 class First(FixedSelector):
-    """The lowest layers; with `output_per_size` this is the aux-loss baseline."""
+    """The lowest layers.
+
+    With `skip_empty_blocks`, `output_per_size` and sizes of whole blocks, this is the
+    aux-loss baseline: output layers after lower blocks, cut there.
+    """
 
     def ranking(self) -> list[int]:
         return list(range(self.num_units))

@@ -23,7 +23,7 @@ def orthogonality_penalty(rows: torch.Tensor) -> torch.Tensor:
 
 
 class OrthoSoftmax(LayerSelector):
-    """One softmax over the units a rank; rows are kept apart by a penalty.
+    """One softmax over the units for each rank; made for budgets and components.
 
     Row i of an N × N matrix says which unit is the i-th best. An update draws one of
     the smaller budgets, takes the rows whose expected cost comes closest, and gates

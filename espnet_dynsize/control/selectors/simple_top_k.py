@@ -39,13 +39,15 @@ def annealed_k(
 
 
 class SimpleTopK(LayerSelector):
-    """One score a unit; the gated subnet is the relaxed top-k, k annealed.
+    """One score a unit; the gated subnet keeps the k units with the best scores.
+
+    k falls over the search from almost all units to those of the smallest size.
 
     Args:
         family: The sizes and the units' costs.
-        k_step: By how much k falls at a time (r in the paper).
-        straight_through: Gates are a hard k-hot with the soft one's gradient (the
-            paper's figure 1); else the soft k-hot itself.
+        k_step: By how many units k falls at a time (r in the paper).
+        straight_through: Gates are exactly 0 or 1, with the gradient of soft ones (the
+            paper's figure 1); else the soft ones themselves, which add up to k.
 
     Raises:
         ConfigError: `k_step` is not between 1 and the number of units.
