@@ -58,9 +58,9 @@ _NOTE = (
 def _table(rows: list[dict], layers: tuple[int, ...], methods: tuple[str, ...]) -> str:
     """The methods that have rows, next to Conformers of `layers` trained alone."""
     methods = [m for m in methods if any(row["method"] == m for row in rows)]
-    if not methods:
-        return ""
     alone = [r for r in rows if r["method"] == INDIVIDUAL and r["layers"] in layers]
+    if not methods or not alone:
+        return ""
     header = ["method", "seeds", "thousand parameters", "MFLOPs a second"]
     for name in MEASURES.values():
         header += [name, "ratio"]
