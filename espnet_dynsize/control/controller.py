@@ -18,10 +18,10 @@ class Counters(torch.nn.Module):
 
     def _apply(self, fn: Callable, recurse: bool = True):
         """Follow the model to its device, but count in float32 at any precision."""
-        # bfloat16 counts up to 256 only.
+        exact = dict(self._buffers)  # bfloat16 counts up to 256 only
         super()._apply(fn, recurse)
-        for name, buffer in self._buffers.items():
-            self._buffers[name] = buffer.float()
+        for name, moved in self._buffers.items():
+            self._buffers[name] = exact[name].to(moved.device)
         return self
 
     def read(self, name: str):

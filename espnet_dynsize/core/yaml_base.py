@@ -13,8 +13,8 @@ def load_config(path: Path) -> dict:
     """Read a training config and the one that its `base` names, if any.
 
     `base` is a path relative to the config's own folder. Sections (`encoder_conf`) are
-    merged key by key, and a key of a section that is null is left out; all else
-    replaces what the base says.
+    merged key by key, one level deep, and a key of a section that is null is left out;
+    all else replaces what the base says.
 
     Args:
         path: A yaml file.
@@ -50,9 +50,9 @@ def _load(path: Path, above: tuple[Path, ...]) -> dict:
 def _merged(base: dict, changes: dict) -> dict:
     merged = dict(base)
     for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
+        if isinstance(value, dict) and isinstance(base.get(key, {}), dict):
             # Null leaves a key out: options of one encoder are errors for another.
-            section = {**base[key], **value}
+            section = {**base.get(key, {}), **value}
             merged[key] = {k: v for k, v in section.items() if v is not None}
         else:
             merged[key] = value

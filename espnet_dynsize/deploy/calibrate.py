@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
+from espnet_dynsize.core.errors import ConfigError
+
 
 @torch.no_grad()
 def calibrate(model: torch.nn.Module, audio: Iterable[torch.Tensor]) -> int:
@@ -18,6 +20,9 @@ def calibrate(model: torch.nn.Module, audio: Iterable[torch.Tensor]) -> int:
 
     Returns:
         How many inputs there were.
+
+    Raises:
+        ConfigError: there were none.
     """
     model.eval()
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
@@ -31,6 +36,8 @@ def calibrate(model: torch.nn.Module, audio: Iterable[torch.Tensor]) -> int:
     for speech in audio:
         model.encode(speech[None], torch.tensor([len(speech)]))
         number += 1
+    if number == 0:
+        raise ConfigError("calibrate: there must be at least one audio file.")
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
         norm.eval()

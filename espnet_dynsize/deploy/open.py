@@ -122,21 +122,25 @@ def _check(
             f"path={path} holds encoder: {config.get('encoder')}, not a model of this "
             "plugin; open it with ESPnet's Speech2Text."
         )
-    cut_size = _cut_size(config, config_file.parent)
-    if size is not None and cut_size is not None and cut_size != size:
-        raise ConfigError(f"size={size} is not in {path}, which holds size {cut_size}.")
+    held = _held(config, config_file.parent)
+    if size is not None and held is not None and size not in held:
+        raise ConfigError(f"size={size} is not in {path}, which holds size {held[0]}.")
     return config
 
 
-def _cut_size(config: dict, folder: Path) -> int | None:
-    """The size of a cut model; None for a supernet.
+def _held(config: dict, folder: Path) -> list[int | Subnet] | None:
+    """The size and the subnet of a cut model; None for a supernet.
 
     Without the record of its origin, a cut model is called by its units.
     """
     kept = kept_units(config)
     if kept is None:
         return None
-    return (origin.read(folder) or {}).get("size", len(kept))
+    record = origin.read(folder) or {"size": len(kept)}
+    held = [record["size"]] if "size" in record else []
+    if "subnet" in record:
+        held.append(Subnet.from_yaml(record["subnet"], f"{folder}/{origin.NAME}"))
+    return held
 
 
 def _extracted(

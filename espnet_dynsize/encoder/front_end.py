@@ -6,6 +6,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     _subsample_mask,
 )
 
+from espnet_dynsize.encoder.swap import swap_class
 from espnet_dynsize.encoder.switch import Switch
 
 
@@ -105,7 +106,8 @@ class SharedFrontEnd:
         """As the stock module, or what it has returned before for this batch."""
         memo = self.switch.memo
         if memo is None:
-            return super().forward(*inputs)
+            with self.switch.lock:  # positions are computed anew for longer inputs
+                return super().forward(*inputs)
         if not memo:
             memo.append(super().forward(*inputs))
         return memo[0]
@@ -113,7 +115,5 @@ class SharedFrontEnd:
 
 def share_front_end(embed: torch.nn.Module, switch: Switch) -> None:
     """Turn `embed` into a front-end whose output the switch can remember."""
-    stock = type(embed)
-    # As for blocks: names stay, and ESPnet's own isinstance checks hold.
-    embed.__class__ = type(f"Shared{stock.__name__}", (SharedFrontEnd, stock), {})
+    swap_class(embed, SharedFrontEnd)
     embed.switch = switch

@@ -7,6 +7,7 @@ import torch
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import FULL
+from espnet_dynsize.encoder.swap import swap_class
 from espnet_dynsize.encoder.switch import Switch
 
 
@@ -101,6 +102,15 @@ _DECODER_CALLS = (
 )
 
 
+class SizedDecoder(PerSize):
+    """Mixin for a decoder that exists once per size."""
+
+    @classmethod
+    def attributes(cls, stock: type) -> dict:
+        """The stock class's calls, each passed on to the decoder whose turn it is."""
+        return {n: _of_size(n, stock) for n in _DECODER_CALLS if hasattr(stock, n)}
+
+
 def make_decoder_sized(
     decoder: torch.nn.Module, smaller: Sequence[int], switch: Switch
 ) -> None:
@@ -114,9 +124,7 @@ def make_decoder_sized(
         switch: Names the active subnet.
     """
     by_size = copies(decoder, smaller)
-    stock = type(decoder)
-    calls = {n: _of_size(n, stock) for n in _DECODER_CALLS if hasattr(stock, n)}
-    decoder.__class__ = type(f"Sized{stock.__name__}", (PerSize, stock), calls)
+    swap_class(decoder, SizedDecoder)
     decoder.switch = switch
     decoder.by_size = by_size
 

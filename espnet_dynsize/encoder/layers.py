@@ -104,14 +104,17 @@ class Block:
             raise NotImplementedError("A supernet block has no incremental cache.")
         x, pos_emb = x_input if isinstance(x_input, tuple) else (x_input, None)
         now = self.switch.now
-        for layer in self.layers:
-            if has_layer(self, layer.kind):
-                x = self._add(layer, now, x, pos_emb, mask)
-            if not self.normalize_before:
-                # Norms after the layer belong to the block: they always compute.
-                x = getattr(self, layer.norm)(x)
-        if self._has_final_norm(now):
-            x = self.norm_final(x)
+        # One thread at a time: ESPnet's attention leaves its weights in an attribute
+        # and reads them again, and views put other parameters into modules.
+        with self.switch.lock:
+            for layer in self.layers:
+                if has_layer(self, layer.kind):
+                    x = self._add(layer, now, x, pos_emb, mask)
+                if not self.normalize_before:
+                    # Norms after the layer belong to the block: they always compute.
+                    x = getattr(self, layer.norm)(x)
+            if self._has_final_norm(now):
+                x = self.norm_final(x)
         return (x if pos_emb is None else (x, pos_emb)), mask
 
     def _add(
@@ -131,7 +134,7 @@ class Block:
         if not rows.any:
             return x
         y = rows.take(x)  # [n, T, D]
-        call = weights.call(getattr(self, layer.kind, None), layer, now, self.switch)
+        call = weights.call(getattr(self, layer.kind, None), layer, now)
         # A closed gate passes no gradient into its layer, but its score needs y. (Under
         # autocast the weights' casts are cached with their graph all the same, as the
         # full network has come first.)

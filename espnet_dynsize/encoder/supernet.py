@@ -51,6 +51,7 @@ class Supernet:
 
     block_class: type[Block]
     input_size: int
+    is_cut: bool
     switch: Switch
 
     def __init__(
@@ -81,6 +82,7 @@ class Supernet:
                 input_size, self.output_size(), 0.0, self.embed.pos_enc
             )
         self.input_size = input_size
+        self.is_cut = keep_layers is not None or keep_components is not None
         self.switch = Switch()
         if self.embed is not None:
             share_front_end(self.embed, self.switch)
@@ -126,14 +128,25 @@ class Supernet:
         """Let `chosen` compute inside the `with` block, in this thread.
 
         Raises:
-            ConfigError: it is not a subnet.
+            ConfigError: it is not a subnet of this encoder.
         """
         if not isinstance(chosen, Subnet | Sampled):
             raise ConfigError(
                 f"activate({chosen!r}) of an encoder takes a Subnet; a supernet's "
                 "model takes sizes (asr_model.activate(16)), a cut model has only one."
             )
+        self.check_units(chosen if isinstance(chosen, Subnet) else chosen.subnet)
         return self.switch.activate(chosen)
+
+    def check_units(self, subnet: Subnet) -> None:
+        """Refuse a subnet of another encoder.
+
+        Raises:
+            ConfigError: it has not as many units.
+        """
+        number = len(subnet.units)
+        allowed = f"{self.num_units}, the encoder's"
+        check(number == self.num_units, "subnet: num_units", number, allowed)
 
     def make_sized(self, smaller: list[int], norm_per_size: bool = False) -> None:
         """Give every smaller size norm statistics of its own.

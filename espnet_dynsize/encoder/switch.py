@@ -18,7 +18,7 @@ class Switch:
 
     Attributes:
         default: What computes outside `activate`; None for the full network.
-        lock: Held while a module computes with parameters that are not its own.
+        lock: Held while a block computes, so that threads take turns.
     """
 
     def __init__(self, default: Sampled | None = None) -> None:

@@ -16,7 +16,6 @@ from torch.func import functional_call
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Sampled
 from espnet_dynsize.encoder.kinds import KINDS, Layer
-from espnet_dynsize.encoder.switch import Switch
 
 Parameters = dict[str, torch.Tensor]
 
@@ -57,28 +56,24 @@ VIEWS = (narrow, gate)
 
 
 def call(
-    module: torch.nn.Module, layer: Layer, now: Sampled | None, switch: Switch
+    module: torch.nn.Module, layer: Layer, now: Sampled | None
 ) -> Callable[..., torch.Tensor]:
     """What computes the layer's module for the subnet that computes now."""
-    if len(layer.units) == 1:
+    if len(layer.units) == 1 or now is None:
         return module
-    return partial(_call_viewed, module, layer, now, switch)
+    return partial(_call_viewed, module, layer, now)
 
 
-def _call_viewed(
-    module: torch.nn.Module, layer: Layer, now: Sampled | None, switch: Switch, *inputs
-):
-    # While another subnet's parameters stand in the module, no other thread may use it.
-    with switch.lock:
-        whole = dict(module.named_parameters())
-        seen = whole
-        for view in VIEWS if now is not None else ():
-            seen = view(seen, layer, now)
-        # Most layers of most subnets: no copy, no indirection.
-        if seen is whole:
-            return module(*inputs)
-        with _heads(module, len(layer.kept(now))):
-            return functional_call(module, seen, inputs)
+def _call_viewed(module: torch.nn.Module, layer: Layer, now: Sampled, *inputs):
+    whole = dict(module.named_parameters())
+    seen = whole
+    for view in VIEWS:
+        seen = view(seen, layer, now)
+    # Most layers of most subnets: no copy, no indirection.
+    if seen is whole:
+        return module(*inputs)
+    with _heads(module, len(layer.kept(now))):
+        return functional_call(module, seen, inputs)
 
 
 def delete_units(module: torch.nn.Module, layer: Layer, now: Sampled) -> None:

@@ -34,6 +34,11 @@ def build_family(
             f"model_conf: sizes={sizes} and budgets={budgets}: model: dynsize needs "
             "one of them; a cut model trains with model: espnet."
         )
+    if encoder.is_cut:
+        raise ConfigError(
+            "model: dynsize is not for an encoder with keep_layers or keep_components: "
+            "a cut model trains with model: espnet."
+        )
     # A count of units would mean heads and chunks of very different cost.
     components = len(encoder.layers) != encoder.num_units
     if sizes is not None:

@@ -174,18 +174,20 @@ class JointLoss:
             calibrated: Its norm statistics will be measured anew.
 
         Raises:
-            ConfigError: it is of another encoder, has no such head, or is not of the
-                family and needs norm statistics.
+            ConfigError: it is of another encoder, has no such head, is asked for while
+                searching, or is not of the family and needs norm statistics.
         """
         family = self.schedule.selection.family
-        if len(subnet.units) != family.num_units:
-            raise ConfigError(
-                f"subnet: num_units={len(subnet.units)} must be {family.num_units}, "
-                "the encoder's."
-            )
+        self.encoder.check_units(subnet)
         heads = [FULL, *map(str, family.sizes[:-1])]
         if subnet.head not in heads:
             raise ConfigError(f"subnet: head={subnet.head} must be one of {heads}.")
+        if self.schedule.phase is Phase.SEARCH and subnet != family.full:
+            raise ConfigError(
+                f"subnet: kept={list(subnet.kept)} has not trained yet: the checkpoint "
+                "is from the search phase, or an average with one; use a joint-phase "
+                "checkpoint."
+            )
         listed = subnet in self.schedule.selection.subnets()
         if not listed and not calibrated and self._keeps_statistics(subnet):
             raise ConfigError(

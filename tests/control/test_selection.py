@@ -164,9 +164,11 @@ def test_a_loaded_schedule_goes_on_like_the_old_one():
 
 def test_counters_do_not_follow_the_model_to_half_precision():
     planned = schedule().to(torch.bfloat16)
-    planned.selection.plan(2000)
+    planned.selection.plan(200000)
+    planned.update.fill_(70001)
     advance(planned, 300)
-    assert planned.update == 300
+    planned.half().to(torch.bfloat16)
+    assert planned.update == 70301
     assert planned.selection.selector.scores.dtype is torch.bfloat16
 
 

@@ -1,5 +1,7 @@
 """Any subnet can be cut out, not only the named sizes."""
 
+import pickle
+
 import pytest
 import soundfile
 import torch
@@ -97,6 +99,9 @@ def test_calibrated_statistics_are_those_of_the_audio():
     model, config = random_model(conv_norm="batch_norm")
     subnet = unlisted(model)
     audio = [torch.randn(40, 5) for _ in range(6)]
+    for name, count in model.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            count.fill_(1000)  # as training leaves it: a new average must not know it
     small = small_model(*cut(model, config, subnet, audio))
     norm = small.encoder.blocks[1].conv_module.norm
     means = []
@@ -134,6 +139,47 @@ def test_subnets_of_other_supernets(subnet, message):
         model.activate(subnet)
 
 
+def test_a_subnet_of_the_search_phase_is_refused():
+    config = model_config()
+    model = build(config)
+    subnet = Subnet.of([0, 2, 6], 8, "5")
+    for use in (lambda: cut(model, config, subnet), lambda: model.activate(subnet)):
+        with pytest.raises(ConfigError, match="has not trained yet: the checkpoint is"):
+            use()
+    with model.activate(8):  # the full network always trains
+        pass
+
+
+def test_a_cut_encoder_is_no_supernet():
+    with pytest.raises(ConfigError, match="not for an encoder with keep_layers"):
+        build(model_config(keep_layers=[0, 1, 2], sizes=[1, 2, 8]))
+
+
+def test_calibration_needs_audio():
+    model, config = random_model(conv_norm="batch_norm")
+    with pytest.raises(ConfigError, match="must be at least one audio file"):
+        cut(model, config, unlisted(model), [])
+
+
+@pytest.mark.parametrize("decoder_per_size", [False, True])
+def test_models_can_be_pickled(decoder_per_size):
+    conf = {"ctc_weight": 0.3, "decoder_per_size": decoder_per_size}
+    config = model_config(conf) | {"decoder": "transformer"}
+    config["decoder_conf"] = {"linear_units": 8, "attention_heads": 2, "num_blocks": 1}
+    model = build(config).eval()
+    fix_masks(model.schedule)
+    data = batch()
+    for one in (model, small_model(*cut(model, config, model.subnet(3)))):
+        twin = pickle.loads(pickle.dumps(one))
+        assert torch.equal(log_probs(twin, data), log_probs(one, data))
+        losses = [m.eval()(**batch_copy(data))[0] for m in (one, twin)]
+        assert torch.equal(*losses)
+
+
+def batch_copy(data):
+    return {key: value.clone() for key, value in data.items()}
+
+
 def test_only_a_supernet_can_be_cut():
     model, config = random_model()
     small_config, states = cut(model, config, model.subnet(3))
@@ -157,6 +203,9 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert Subnet.from_yaml(record["subnet"]) == Subnet.of([0, 2, 3], 8, "3")
     small, config = load_model(tmp_path / "asr_tiny", MODEL)
     assert config["encoder_conf"]["keep_layers"] == [0, 2, 3]
+    with pytest.raises(ConfigError, match="size=3 is not in"):
+        espnet_dynsize.load(tmp_path / "asr_tiny", 3)  # three layers, but not size 3
+    espnet_dynsize.load(tmp_path / "asr_tiny", Subnet.of([0, 2, 3], 8, "3"))
     zipped = pack(tmp_path / "asr_tiny", MODEL)
     audio = torch.randn(8000)
     loaded = espnet_dynsize.load(zipped).asr_model
@@ -174,6 +223,8 @@ def test_load_takes_a_subnet(tmp_path):
         expected = posteriors(model, audio)
     loaded = espnet_dynsize.load(folder, subnet, AVERAGED).asr_model
     torch.testing.assert_close(posteriors(loaded, audio), expected, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="num_units=20 must be 8, the encoder's"):
+        loaded.encoder.activate(Subnet((True,) * 20))
     small = loaded.encoder
     with pytest.raises(ConfigError, match="takes a Subnet; a supernet's"):
         small.activate(5)

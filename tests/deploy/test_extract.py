@@ -221,6 +221,16 @@ def test_aux_loss_sizes_are_stock_conformers_of_fewer_blocks(tmp_path):
     assert_stock_blocks(tmp_path, model, config, 4, left_out=1)
 
 
+def test_stock_format_refuses_a_skipped_block_that_has_to_stay(tmp_path):
+    """ESPnet counts intermediate outputs by blocks: none can go."""
+    conf = {"selector": "first", "skip_empty_blocks": True, "conv_norm": "batch_norm"}
+    model, config = random_supernet(sizes=[4, 8], interctc_layer_idx=[1], **conf)
+    exp = write_experiment(tmp_path / "asr", model, config)
+    with pytest.raises(ConfigError, match="is not for skip_empty_blocks where a block"):
+        extract(exp, MODEL, [4], format="stock")
+    assert not (tmp_path / "asr_size4_stock").exists()
+
+
 def test_stock_format_refuses_components(tmp_path):
     model, config = random_supernet(
         sizes=None, budgets={"flops": [0.6, 1]}, **COMPONENTS

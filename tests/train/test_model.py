@@ -230,6 +230,71 @@ def test_features_and_front_end_are_computed_once():
     assert calls == ["normalize", "embed"]
 
 
+class Scaled(torch.nn.Module):
+    """A front-end, or a pre-encoder, with a weight that trains; counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(5))
+        self.calls = 0
+
+    def forward(self, speech, lengths):
+        self.calls += 1
+        return speech * self.scale, lengths
+
+
+@pytest.mark.parametrize("part", ["frontend", "preencoder"])
+@pytest.mark.parametrize("phase", ["search", "joint"])
+def test_what_comes_before_the_encoder_trains_and_runs_once(part, phase):
+    model = search_model() if phase == "search" else joint_model().train()
+    scaled = Scaled()
+    setattr(model, part, scaled)
+    data = batch()
+    names = ["8", "gated"] if phase == "search" else ["8", "5", "3"]
+    loss, stats, _ = model(**data)
+    loss.sum().backward()
+    assert scaled.calls == 1 and set(names) == {
+        name.removeprefix("loss_") for name in stats if name.startswith("loss_")
+    } - {"ctc_8", "ctc_5", "ctc_3", "ctc_gated"}
+    # The same features, scaled by hand.
+    expected = scaled.scale.grad.clone()
+    speech = (data["speech"] * torch.ones(5)).requires_grad_()
+    setattr(model, part, None)
+    model(**{**data, "speech": speech})[0].sum().backward()
+    torch.testing.assert_close(expected, (speech.grad * data["speech"]).sum((0, 1)))
+
+
+def test_scaled_gradients_are_left_to_the_trainer(monkeypatch):
+    """In float16, gradients that are computed early would vanish."""
+    released = []
+    monkeypatch.setattr(
+        "espnet_dynsize.train.model.release",
+        lambda loss, _: released.append(loss) or loss,
+    )
+    model = joint_model().train()
+    for dtype, early in ((torch.float16, 0), (torch.bfloat16, 2)):
+        released.clear()
+        monkeypatch.setattr(torch, "get_autocast_dtype", lambda _, d=dtype: d)
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: True)
+        model(**batch())
+        assert len(released) == early
+
+
+def test_every_size_starts_from_the_weights_that_were_loaded():
+    model = search_model()
+    fresh = build(model_config(**NO_DROPOUT)).train()
+    with torch.no_grad():  # as --init_param of a stock model does
+        fresh.ctc.ctc_lo.weight.fill_(3.0)
+    fresh.schedule.selection.plan(100)
+    fresh.begin_update(0)
+    assert all((m.weight == 3.0).all() for m in fresh.ctc.ctc_lo.by_size.values())
+    with torch.no_grad():
+        fresh.ctc.ctc_lo.weight.fill_(4.0)
+    fresh.begin_update(0)  # only once
+    assert (fresh.ctc.ctc_lo.by_size["3"].weight == 3.0).all()
+    assert model.schedule.started
+
+
 def test_one_output_layer_per_size():
     model = joint_model().train()
     model(**batch())[0].sum().backward()

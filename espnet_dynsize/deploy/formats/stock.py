@@ -30,8 +30,8 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
         Stock config, stock state dict, and a sentence on what was done.
 
     Raises:
-        ConfigError: a convolution module is kept whose norm stock ESPnet lacks, or
-            single components are.
+        ConfigError: a convolution module is kept whose norm stock ESPnet lacks, single
+            components are, or a skipped block would have to stay.
     """
     if config["encoder_conf"].get("keep_components") is not None:
         raise ConfigError(
@@ -50,6 +50,7 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
     states = _without_blocks(states, gone, conf["num_blocks"])
     conf["num_blocks"] -= len(gone)
     template = build_model(config).state_dict()
+    _check_final_norms(template, states)
     zeroed = _zeroed_layers(template, states)
     states = {n: states.get(n, torch.zeros_like(v)) for n, v in template.items()}
     note = f"{len(gone)} whole blocks left out, {len(zeroed)} dropped layers zeroed"
@@ -100,6 +101,17 @@ def _without_blocks(states: dict, gone: list[int], num_blocks: int) -> dict:
             if name.startswith(BLOCK.format(old)):
                 renamed[BLOCK.format(new) + name[len(BLOCK.format(old)) :]] = value
     return renamed
+
+
+def _check_final_norms(template: dict, states: dict) -> None:
+    """Refuse a block that is skipped whole but has to stay: it would put out zeros."""
+    for name in template:
+        if ".norm_final." in name and name not in states:
+            raise ConfigError(
+                "format=stock is not for skip_empty_blocks where a block without "
+                "layers has to stay (interctc_layer_idx, or no layers at all): stock "
+                "ESPnet computes its final norm."
+            )
 
 
 def _zeroed_layers(template: dict, states: dict) -> set[tuple[str, str]]:
