@@ -125,6 +125,20 @@ def schedule(
     return built
 
 
+@torch.no_grad()
+def randomise(model, scale: float) -> None:
+    """Move every parameter at random: what starts equal is no longer so."""
+    for parameter in model.parameters():
+        parameter.add_(scale * torch.randn_like(parameter))
+
+
+@torch.no_grad()
+def log_probs(model, data: dict) -> torch.Tensor:
+    """CTC output [B, T, V] of a batch."""
+    out, _ = model.encode(data["speech"], data["speech_lengths"])
+    return model.ctc.log_softmax(out[0] if isinstance(out, tuple) else out)
+
+
 def dynsize_encoder(input_size: int = 20, name: str = "conformer", **conf):
     """An encoder without a model around it."""
     return ENCODERS[f"dynsize_{name}"](input_size, **conf)

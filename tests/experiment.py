@@ -4,7 +4,7 @@ import argparse
 
 import torch
 import yaml
-from conftest import TOKENS, encoder_conf, fix_masks, split
+from conftest import TOKENS, encoder_conf, fix_masks, randomise, split
 
 import espnet_dynsize
 from espnet_dynsize.train.task import DynSizeASRTask
@@ -41,9 +41,7 @@ def experiment(folder, conf=None, **changes):
     model = DynSizeASRTask.build_model(argparse.Namespace(**config))
     if config["model"] == "dynsize":
         fix_masks(model.schedule)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    randomise(model, 0.3)
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     torch.save(model.state_dict(), folder / AVERAGED)

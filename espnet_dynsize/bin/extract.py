@@ -70,8 +70,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _extract_subnet(asr_exp: Path, checkpoint: str, args: argparse.Namespace):
     from espnet_dynsize.core.subnet import Subnet
+    from espnet_dynsize.core.yaml_base import read_yaml
     from espnet_dynsize.deploy.audio import read_audio, resampled
-    from espnet_dynsize.deploy.experiment import read_config, read_yaml, sampling_rate
+    from espnet_dynsize.deploy.experiment import read_config, sampling_rate
     from espnet_dynsize.deploy.extract import extract_subnet
 
     subnet = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))

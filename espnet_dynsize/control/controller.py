@@ -27,8 +27,8 @@ class Counters(torch.nn.Module):
     def read(self, name: str):
         """A buffer as numbers; the device is waited for only after a change."""
         buffer = getattr(self, name)
-        # Tensors made under inference_mode have no version, and never change.
-        # In-place changes count a tensor's version up.
+        # In-place changes count a tensor's version up; tensors that were made under
+        # inference_mode have none, and are read anew.
         version = None if buffer.is_inference() else (id(buffer), buffer._version)
         if version is None or self._on_host.get(name, (None,))[0] != version:
             self._on_host[name] = (version, buffer.tolist())

@@ -75,6 +75,27 @@ class Search:
         return updates
 
 
+def check_search_fits(
+    search: int, total_updates: int | None, option: str, source: str
+) -> None:
+    """Refuse to resume a search that would not end within the run.
+
+    Args:
+        search: Its length in updates, which is in the checkpoint.
+        total_updates: Those of the run; None: unknown.
+        option: What sets them, for the message.
+        source: What is resumed, for the message.
+
+    Raises:
+        ConfigError: it would not.
+    """
+    if total_updates is not None and search >= total_updates:
+        raise ConfigError(
+            f"{option} gives {total_updates} updates, but the search of {source} is "
+            f"{search} long; give more epochs."
+        )
+
+
 class Selection(Controller):
     """Phase, gates and masks, all functions of tensors in the checkpoint.
 

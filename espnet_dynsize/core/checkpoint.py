@@ -13,8 +13,10 @@ _MOVED = {
 
 
 def model_states(checkpoint: dict) -> dict:
-    """The model's state dict, also out of a checkpoint of Lightning."""
-    return checkpoint.get("state_dict", checkpoint)
+    """The model's state dict with its present names, also out of Lightning's."""
+    states = dict(checkpoint.get("state_dict", checkpoint))
+    rename_moved(states)
+    return states
 
 
 def rename_moved(states: dict, prefix: str = "") -> None:
@@ -32,9 +34,8 @@ def rename_moved(states: dict, prefix: str = "") -> None:
 
 
 def misfit(model: torch.nn.Module, states: Mapping[str, torch.Tensor]) -> str | None:
-    """What is first wrong with `states` for `model`; None where they fit exactly."""
+    """What is first wrong with `model_states` for `model`; None where they fit."""
     expected, given = model.state_dict(), dict(states)
-    rename_moved(given)
     for prefix, module in model.named_modules():
         if getattr(module, "is_opaque", False):  # has state that is not read here
             given = {n: v for n, v in given.items() if not n.startswith(f"{prefix}.")}

@@ -1,4 +1,4 @@
-"""Training configs that say only in what they differ from another one."""
+"""Reading yaml, and training configs that only say in what they differ."""
 
 from pathlib import Path
 
@@ -7,6 +7,20 @@ import yaml
 from espnet_dynsize.core.errors import ConfigError
 
 BASE = "base"
+
+
+def read_yaml(path: Path):
+    """What a yaml file holds.
+
+    Raises:
+        ConfigError: there is no such file, or it is not yaml.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist.")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a yaml file: {error}.") from error
 
 
 def load_config(path: Path) -> dict:
@@ -26,15 +40,10 @@ def load_config(path: Path) -> dict:
 
 
 def _load(path: Path, above: tuple[Path, ...]) -> dict:
-    if not path.is_file():
-        raise ConfigError(f"config {path} does not exist.")
     real = path.resolve()  # a link to a recipe's config: its base lies there
     if real in above:
         raise ConfigError(f"config {path}: base={path} is the base of itself.")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} is not a yaml file: {error}.") from error
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise ConfigError(f"config {path} must have keys and values.")
     base = config.pop(BASE, None)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import humanfriendly
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
@@ -13,21 +12,8 @@ from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core.checkpoint import misfit, model_states
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.train.task import DynSizeASRTask
-
-
-def read_yaml(path: Path):
-    """What a yaml file holds.
-
-    Raises:
-        ConfigError: there is no such file, or it is not yaml.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist.")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a yaml file: {error}.") from error
 
 
 def read_config(asr_exp: Path) -> dict:

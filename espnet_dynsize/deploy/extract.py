@@ -56,9 +56,8 @@ def extract(
     asr_exp = Path(asr_exp)
     model, config = _supernet(asr_exp, model_file)
     sizes = list(sizes) or list(model.schedule.selection.sizes)
-    subnets = [
-        model.subnet(size) for size in sizes
-    ]  # raises before anything is written
+    # All are asked for, and may be refused, before anything is written.
+    subnets = [model.subnet(size) for size in sizes]
     targets = [_target(asr_exp, f"size{size}", format) for size in sizes]
     digest = origin.digest(asr_exp, model_file)
     extracted = []

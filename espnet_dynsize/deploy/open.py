@@ -14,6 +14,7 @@ from espnet2.main_funcs.pack_funcs import unpack
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import is_plugin, kept_units
 from espnet_dynsize.core.subnet import Subnet
+from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import (
@@ -114,7 +115,7 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
 def _check(
     path: str | Path, config_file: Path, size: int | Subnet | None, plugin_only: bool
 ) -> dict:
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    config = read_yaml(config_file)
     if not is_plugin(config):
         if size is None and not plugin_only:
             return config

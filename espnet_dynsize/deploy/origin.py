@@ -7,6 +7,7 @@ import yaml
 
 from espnet_dynsize.core.about import VERSION
 from espnet_dynsize.core.subnet import Subnet
+from espnet_dynsize.core.yaml_base import read_yaml
 
 NAME = "origin.yaml"
 
@@ -45,4 +46,4 @@ def write(folder: Path, record: dict) -> None:
 def read(folder: Path) -> dict | None:
     """The record of an extracted model; None where there is none."""
     path = folder / NAME
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+    return read_yaml(path) if path.is_file() else None

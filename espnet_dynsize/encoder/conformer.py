@@ -7,6 +7,7 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 
 from espnet_dynsize.core.errors import check
+from espnet_dynsize.encoder.branches import ScaledFeedForward, SelfAttention
 from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.norm import ChannelLayerNorm
 from espnet_dynsize.encoder.supernet import Supernet
@@ -14,7 +15,7 @@ from espnet_dynsize.encoder.supernet import Supernet
 CONV_NORMS = ("batch_norm", "layer_norm")
 
 
-class ConformerBlock(Block, EncoderLayer):
+class ConformerBlock(SelfAttention, ScaledFeedForward, Block, EncoderLayer):
     """ESPnet's Conformer block, layer by layer."""
 
     norms = {
@@ -23,28 +24,6 @@ class ConformerBlock(Block, EncoderLayer):
         "conv_module": "norm_conv",
         "feed_forward": "norm_ff",
     }
-
-    def _feed_forward_macaron(
-        self,
-        call: Callable[..., torch.Tensor],
-        x: torch.Tensor,
-        pos_emb: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ):
-        return self.ff_scale * self.dropout(call(x))
-
-    def _self_attn(
-        self,
-        call: Callable[..., torch.Tensor],
-        x: torch.Tensor,
-        pos_emb: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ):
-        position = () if pos_emb is None else (pos_emb,)
-        x_att = call(x, x, x, *position, mask)
-        if self.concat_after:
-            return self.concat_linear(torch.cat((x, x_att), dim=-1))
-        return self.dropout(x_att)
 
     def _conv_module(
         self,
@@ -56,15 +35,6 @@ class ConformerBlock(Block, EncoderLayer):
         # ESPnet's block knows whether its convolution wants the padding's mask.
         masked = {"mask_pad": mask} if self._conv_takes_mask else {}
         return self.dropout(call(x, **masked))
-
-    def _feed_forward(
-        self,
-        call: Callable[..., torch.Tensor],
-        x: torch.Tensor,
-        pos_emb: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ):
-        return self.ff_scale * self.dropout(call(x))
 
 
 class ConvolutionFirstBlock(ConformerBlock):

@@ -12,11 +12,12 @@ from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
     mask_padded_frames,
 )
 
+from espnet_dynsize.encoder.branches import ScaledFeedForward
 from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.supernet import Supernet
 
 
-class EBranchformerBlock(Block, EBranchformerEncoderLayer):
+class EBranchformerBlock(ScaledFeedForward, Block, EBranchformerEncoderLayer):
     """ESPnet's E-Branchformer block, layer by layer."""
 
     norms = {
@@ -24,15 +25,6 @@ class EBranchformerBlock(Block, EBranchformerEncoderLayer):
         "merged_branch": None,
         "feed_forward": "norm_ff",
     }
-
-    def _feed_forward_macaron(
-        self,
-        call: Callable[..., torch.Tensor],
-        x: torch.Tensor,
-        pos_emb: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ):
-        return self.ff_scale * self.dropout(call(x))
 
     def _merged_branch(
         self,
@@ -60,15 +52,6 @@ class EBranchformerBlock(Block, EBranchformerEncoderLayer):
 
     def _gating_mlp(self, x: torch.Tensor, mask: torch.Tensor | None):
         return self.dropout(self.cgmlp(self.norm_mlp(x), mask))
-
-    def _feed_forward(
-        self,
-        call: Callable[..., torch.Tensor],
-        x: torch.Tensor,
-        pos_emb: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ):
-        return self.ff_scale * self.dropout(call(x))
 
 
 class DynSizeEBranchformerEncoder(Supernet, EBranchformerEncoder):

@@ -105,12 +105,13 @@ class SharedFrontEnd:
     def forward(self, *inputs):
         """As the stock module, or what it has returned before for this batch."""
         memo = self.switch.memo
-        if memo is None:
-            with self.switch.lock:  # positions are computed anew for longer inputs
-                return super().forward(*inputs)
-        if not memo:
-            memo.append(super().forward(*inputs))
-        return memo[0]
+        if memo:
+            return memo[0]
+        with self.switch.lock:  # positions are computed anew for longer inputs
+            out = super().forward(*inputs)
+        if memo is not None:
+            memo.append(out)
+        return out
 
 
 def share_front_end(embed: torch.nn.Module, switch: Switch) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import family_sizes, is_family
+from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import FAMILY_REPORT, packed_name
 from espnet_dynsize.deploy.experiment import read_config
@@ -125,7 +126,7 @@ def _decode(options: Options, folder: Path, first: int, last: int) -> None:
     key, fingerprint = _decoding_name(options), _fingerprint(options, folder)
     both = (first, last) == (DECODE, SCORE)
     path = folder / DECODED
-    done = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    done = read_yaml(path) if path.is_file() else {}
     if both and done.get(key) == fingerprint and _has_scores(options, folder):
         print(f"{folder}: decoded and scored before, nothing has changed", flush=True)
         return

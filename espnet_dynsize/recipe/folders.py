@@ -11,6 +11,7 @@ from typing import NamedTuple
 import yaml
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.recipe.options import Options
 
 RECORD = "recipe.yaml"
@@ -80,7 +81,7 @@ def _check_same(folder: Path, model: Model, given: dict[str, str]) -> None:
             f"{folder} has a model, but no {RECORD} that says how it was trained: name "
             f"this run with {tag}, or continue that one with --{model.prefix}_exp."
         )
-    recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recorded = read_yaml(path)
     for name, value in given.items():
         if recorded.get(name, "") != value:
             raise ConfigError(

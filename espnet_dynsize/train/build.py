@@ -39,10 +39,9 @@ def build_family(
             "model: dynsize is not for an encoder with keep_layers or keep_components: "
             "a cut model trains with model: espnet."
         )
-    # A count of units would mean heads and chunks of very different cost.
-    components = len(encoder.layers) != encoder.num_units
     if sizes is not None:
-        if components:
+        # A count of units would mean heads and chunks of very different cost.
+        if len(encoder.layers) != encoder.num_units:
             raise ConfigError(
                 f"sizes={sizes} counts layers: with granularity=component give budgets."
             )

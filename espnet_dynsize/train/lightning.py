@@ -10,9 +10,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
 from espnet_dynsize.control.schedule import Schedule
-from espnet_dynsize.control.selection import Phase
+from espnet_dynsize.control.selection import Phase, check_search_fits
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.train.model import JointLoss
+from espnet_dynsize.train.scores import separate_scores
 
 
 class SubnetScheduleCallback(Callback):
@@ -79,11 +80,7 @@ class SubnetScheduleCallback(Callback):
         if not schedule.selection.planned:
             schedule.selection.plan(total)
         search = int(schedule.selection.search_updates)
-        if total is not None and search >= total:
-            raise ConfigError(
-                f"trainer: max_epochs gives {total} updates, but the search of the "
-                f"resumed run is {search} long; give more epochs."
-            )
+        check_search_fits(search, total, "trainer: max_epochs", "the resumed run")
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(lambda *_: schedule.after_step())
 
@@ -124,15 +121,10 @@ def optimizer_with_scores_apart(
         **options: Its options.
     """
     params = list(params)
-    weights = [p for p in params if not hasattr(p, "score_lr")]
-    groups = [{"params": weights}]
-    for score in (p for p in params if hasattr(p, "score_lr")):
-        group = {"params": [score], "weight_decay": 0.0}
-        # Schedulers scale each group's own rate.
-        if "lr" in options:
-            group["lr"] = score.score_lr * options["lr"]
-        groups.append(group)
-    return get_class(optimizer)(groups, **options)
+    built = get_class(optimizer)(params, **options)
+    scores = [p for p in params if hasattr(p, "score_lr")]
+    separate_scores(built, scores, scores[0].score_lr if scores else 1.0)
+    return built
 
 
 _APART = f"{__name__}.{optimizer_with_scores_apart.__name__}"

@@ -216,15 +216,17 @@ class JointLoss:
         """
         # Heads are made when the model is built, and weights may be loaded after that:
         # what sizes start from is copied at the first update, and after the search.
-        sized = [module for module in self.modules() if isinstance(module, PerSize)]
         if not self.schedule.started:
-            for module in sized:
+            for module in self._sized_modules():
                 module.begin_training()
         before = self.schedule.phase
         self.schedule.begin_update(seed)
         if before is Phase.SEARCH and self.schedule.phase is Phase.JOINT:
-            for module in sized:
+            for module in self._sized_modules():
                 module.begin_joint()
+
+    def _sized_modules(self) -> list[PerSize]:
+        return [module for module in self.modules() if isinstance(module, PerSize)]
 
     def forward(
         self,

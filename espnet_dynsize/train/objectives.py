@@ -103,8 +103,7 @@ class Distillation:
             output, target, reduction="none", log_target=True
         ).sum(dim=-1)  # [B, T]
         lengths = encoded.lengths
-        valid = (
-            torch.arange(frames.size(1), device=lengths.device) < lengths[:, None]
-        )  # [B, T]
+        positions = torch.arange(frames.size(1), device=lengths.device)
+        valid = positions < lengths[:, None]  # [B, T]
         distance = (frames * valid).sum() / frames.size(0)
         return self.weight * distance, {"loss_distill": distance.detach()}

@@ -9,7 +9,6 @@ from espnet2.tasks import asr as asr_tasks
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
-from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core.checkpoint import misfit, model_states
 from espnet_dynsize.core.errors import ConfigError
@@ -20,6 +19,7 @@ from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
 from espnet_dynsize.train.model import DynSizeASRModel, JointLoss
 from espnet_dynsize.train.parser import BasedArgumentParser
+from espnet_dynsize.train.scores import separate_scores
 from espnet_dynsize.train.trainer import DynSizeTrainer
 from espnet_dynsize.train.transducer import rnnt_loss_available
 
@@ -111,8 +111,10 @@ class DynSizeASRTask(ASRTask):
         """Stock optimisers, with the selector's scores kept out of weight decay."""
         optimizers = super().build_optimizers(args, model)
         if isinstance(model, JointLoss):
+            selection = model.schedule.selection
+            scores = list(selection.selector.parameters())
             for optimizer in optimizers:
-                separate_scores(optimizer, model.schedule)
+                separate_scores(optimizer, scores, selection.search.score_lr)
             optimizers[-1].register_step_post_hook(
                 lambda *_: model.schedule.after_step()
             )
@@ -161,17 +163,6 @@ def _check_checkpoint(
             f"{args.encoder}: use the config.yaml that was written with it, or extract "
             "a size."
         )
-
-
-def separate_scores(optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
-    """Give the scores a group with their own learning rate and no weight decay."""
-    scores = list(schedule.selection.selector.parameters())
-    ids = {id(p) for p in scores}
-    for group in optimizer.param_groups:
-        group["params"] = [p for p in group["params"] if id(p) not in ids]
-    if scores:
-        rate = schedule.selection.search.score_lr * optimizer.param_groups[0]["lr"]
-        optimizer.add_param_group({"params": scores, "weight_decay": 0.0, "lr": rate})
 
 
 def register() -> None:

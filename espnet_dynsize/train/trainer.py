@@ -13,8 +13,8 @@ from espnet2.train.reporter import Average, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_dynsize.control.schedule import Schedule
-from espnet_dynsize.control.selection import Phase
-from espnet_dynsize.core.checkpoint import misfit, rename_moved
+from espnet_dynsize.control.selection import Phase, check_search_fits
+from espnet_dynsize.core.checkpoint import misfit, model_states
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import MODEL
 from espnet_dynsize.train.crash import (
@@ -258,8 +258,7 @@ def _prepare_resume(
     checkpoint = _first_rank_first(lambda: load_checkpoint(folder))
     if checkpoint is None:
         return
-    states = dict(checkpoint["model"])
-    rename_moved(states)
+    states = model_states(checkpoint["model"])
     wrong = misfit(model, states)
     if wrong is not None:
         raise ConfigError(
@@ -267,11 +266,8 @@ def _prepare_resume(
             "another output_dir or the config that the run began with."
         )
     search = int(states["schedule.selection.search_updates"])
-    if updates is not None and search >= updates:
-        raise ConfigError(
-            f"max_epoch={options.max_epoch} gives {updates} updates, but the search of "
-            f"{folder / CHECKPOINT} is {search} long; give more epochs."
-        )
+    option = f"max_epoch={options.max_epoch}"
+    check_search_fits(search, updates, option, str(folder / CHECKPOINT))
     # ESPnet asks for the options of the epoch that was last, before it trains the next.
     if not states["schedule.selection.fixed_masks"].isnan().any():
         options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))

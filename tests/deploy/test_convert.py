@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import batch, build, encoder_conf, model_config, stock_config
+from conftest import batch, build, encoder_conf, model_config, randomise, stock_config
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
@@ -36,9 +36,7 @@ def test_norms_agree_where_frames_are_as_the_statistics_say():
 
 def stock_checkpoint(path):
     model = build(stock_config())
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    randomise(model, 0.2)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_()

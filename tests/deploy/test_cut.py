@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import batch, build, fix_masks, model_config
+from conftest import batch, build, fix_masks, log_probs, model_config, randomise
 from experiment import AVERAGED, MODEL, experiment, posteriors
 
 import espnet_dynsize
@@ -24,9 +24,7 @@ def random_model(**changes):
     config = model_config(**changes)
     model = build(config)
     fix_masks(model.schedule)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    randomise(model, 0.2)
     return model.eval(), config
 
 
@@ -34,12 +32,6 @@ def small_model(config, states):
     small = build_model(config)
     load_states(small, states, "the cut model")
     return small
-
-
-@torch.no_grad()
-def log_probs(model, data):
-    out, _ = model.encode(data["speech"], data["speech_lengths"])
-    return model.ctc.log_softmax(out)
 
 
 def unlisted(model) -> Subnet:

@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import batch, build, fix_masks, model_config, stock_config
+from conftest import (
+    batch,
+    build,
+    fix_masks,
+    log_probs,
+    model_config,
+    randomise,
+    stock_config,
+)
 from espnet2.tasks.asr import encoder_choices
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
@@ -33,17 +41,8 @@ def random_supernet(seed=0, **changes):
     model.train()
     for _ in range(3):  # running statistics of their own for every size
         model(**batch())
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    randomise(model, 0.1)
     return model.eval(), config
-
-
-@torch.no_grad()
-def log_probs(model, data):
-    out, _ = model.encode(data["speech"], data["speech_lengths"])
-    out = out[0] if isinstance(out, tuple) else out
-    return model.ctc.log_softmax(out)
 
 
 @pytest.mark.parametrize(

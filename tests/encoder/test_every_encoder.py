@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 import yaml
-from conftest import batch, build, fix_masks, model_config, split
+from conftest import batch, build, fix_masks, model_config, randomise, split
 from espnet2.tasks.asr import encoder_choices
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 
@@ -125,9 +125,7 @@ def random_model(name, options, layers, conv_norm):
     )
     model = build(config)
     fix_masks(model.schedule)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    randomise(model, 0.1)
     return model.eval(), config
 
 

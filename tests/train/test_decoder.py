@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from conftest import batch, build, fix_masks, model_config
+from conftest import batch, build, fix_masks, model_config, randomise
 from experiment import AVERAGED, experiment
 
 import espnet_dynsize
@@ -29,9 +29,7 @@ def hybrid(**model_conf):
 def joint(**model_conf):
     model, config = hybrid(**model_conf)
     fix_masks(model.schedule)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    randomise(model, 0.2)
     return model.eval(), config
 
 
