@@ -49,6 +49,20 @@ class Options(dict):
         """Whether hypotheses are scored with a language model, too."""
         return self.get("use_lm") == "true"
 
+    def wants(self, what: str) -> bool:
+        """Whether `--skip_<what>` is off."""
+        return self.get(f"skip_{what}") != "true"
+
+    def test_sets(self) -> list[str]:
+        """What asr.sh decodes; the validation set as it was before any was removed."""
+        names, valid = self.get("test_sets").split(), self.get("valid_set")
+        both = valid in names or self.get("eval_valid_set") == "true"
+        return ([f"org/{valid}"] if both else []) + [n for n in names if n != valid]
+
+    def data_folder(self) -> Path:
+        """Where asr.sh keeps the formatted data directories."""
+        return Path(self.get("dumpdir")) / self.get("feats_type")
+
     def arguments(self, **changes: object) -> list[str]:
         """The command line for asr.sh, with `changes` in place of what was given."""
         merged = {**self, **{name: str(value) for name, value in changes.items()}}
@@ -81,3 +95,16 @@ def training_config(options: Options) -> dict:
     if not path.is_file():
         raise ConfigError(f"--asr_config {path} must be an existing yaml file.")
     return load_config(path)
+
+
+def choose_sizes(names: str, family: Sequence[int]) -> list[int]:
+    """The sizes in `names`, all where it is empty.
+
+    Raises:
+        ConfigError: one is not in the family.
+    """
+    chosen = names.replace(",", " ").split() or [str(size) for size in family]
+    for size in chosen:
+        if size not in [str(s) for s in family]:
+            raise ConfigError(f"--sizes {names}: {size} is not one of {list(family)}.")
+    return [int(size) for size in chosen]

@@ -11,7 +11,7 @@ from conftest import build, fix_masks, model_config
 
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.recipe.family import choose_sizes
+from espnet_dynsize.recipe.options import choose_sizes
 
 MODEL = "valid.loss.ave.pth"
 # Notes its arguments; "trains" by copying, and "decodes" every reference as it is

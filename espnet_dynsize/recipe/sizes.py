@@ -1,0 +1,140 @@
+"""Stages 12 to 15 of a recipe for every size of a trained family."""
+
+import hashlib
+from pathlib import Path
+
+import yaml
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import family_sizes
+from espnet_dynsize.core.yaml_base import read_yaml
+from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.card import FAMILY_REPORT, packed_name
+from espnet_dynsize.deploy.experiment import read_config
+from espnet_dynsize.deploy.extract import extract_changed
+from espnet_dynsize.deploy.pack import pack
+from espnet_dynsize.deploy.upload import upload
+from espnet_dynsize.recipe.asr_sh import (
+    DECODE,
+    PACK,
+    SCORE,
+    TRAIN,
+    UPLOAD,
+    run_asr_sh,
+)
+from espnet_dynsize.recipe.options import Options, choose_sizes
+from espnet_dynsize.report.results import results
+from espnet_dynsize.report.write import write_report
+
+DECODED = "decoded.yaml"
+# Options of asr.sh on which hypotheses or scores depend
+_DECODING = (
+    *("use_lm", "lm_exp", "lm_tag", "inference_lm", "use_ngram", "ngram_exp"),
+    *("test_sets", "eval_valid_set", "batch_size", "inference_config"),
+    *("inference_args", "inference_tag", "inference_asr_model", "use_streaming"),
+    *("nlsyms_txt", "cleaner", "hyp_cleaner", "score_opts", "local_score_opts"),
+)
+
+
+def run_sizes(options: Options, names: str, first: int, last: int) -> None:
+    """Cut the sizes, then decode, score, report, pack and upload each.
+
+    Args:
+        options: Those of `asr.sh`; `asr_exp` is the supernet's folder.
+        names: The sizes, all where it is empty.
+        first: First stage.
+        last: Last stage.
+
+    Raises:
+        ConfigError: there is no such checkpoint or size.
+        StageError: `asr.sh` failed.
+    """
+    asr_exp = Path(options.get("asr_exp"))
+    checkpoint = options.get("inference_asr_model")
+    if not (asr_exp / checkpoint).is_file():
+        raise ConfigError(
+            f"{asr_exp} has no {checkpoint}: train first (stages 1 to {TRAIN}), or "
+            "name another checkpoint with --inference_asr_model."
+        )
+    sizes = choose_sizes(names, family_sizes(read_config(asr_exp)))
+    folders = extract_changed(asr_exp, checkpoint, sizes)
+    if first <= SCORE and options.wants("eval"):
+        for folder in folders.values():
+            _decode(options, folder, first, min(last, SCORE))
+        if last >= SCORE:
+            _report(options, asr_exp, folders)
+    if first <= PACK <= last and options.wants("packing"):
+        _pack(options, folders)
+    if last >= UPLOAD and options.wants("upload_hf"):
+        _upload(options, folders)
+
+
+def _decode(options: Options, folder: Path, first: int, last: int) -> None:
+    key, fingerprint = _decoding_name(options), _fingerprint(options, folder)
+    both = (first, last) == (DECODE, SCORE)
+    path = folder / DECODED
+    done = read_yaml(path) if path.is_file() else {}
+    if both and done.get(key) == fingerprint and _has_scores(options, folder):
+        print(f"{folder}: decoded and scored before, nothing has changed", flush=True)
+        return
+    if done.pop(key, None):
+        path.write_text(yaml.safe_dump(done))
+    run_asr_sh(options, asr_exp=folder, stage=first, stop_stage=last)
+    if both:
+        path.write_text(yaml.safe_dump({**done, key: fingerprint}))
+
+
+def _decoding_name(options: Options) -> str:
+    """Tells apart what asr.sh decodes into different folders."""
+    names = [n for n in _DECODING if "inference" in n or "lm" in n or "ngram" in n]
+    return " ".join(f"{n}={options.get(n)}" for n in names if options.get(n))
+
+
+def _has_scores(options: Options, folder: Path) -> bool:
+    return all(
+        any(folder.glob(f"*/{name}/score_wer/result.txt"))
+        for name in options.test_sets()
+    )
+
+
+def _fingerprint(options: Options, folder: Path) -> str:
+    """Changes with everything that hypotheses and scores depend on."""
+    digest = hashlib.sha256(repr(origin.read(folder)).encode())
+    digest.update(repr([options.get(name) for name in _DECODING]).encode())
+    files = [Path(options.get("inference_config"))]
+    for name in options.test_sets():
+        files += [options.data_folder() / name / file for file in ("text", "wav.scp")]
+    for path in files:
+        digest.update(path.read_bytes() if path.is_file() else b"none")
+    if options.uses_lm():
+        for path in sorted(Path(options.get("lm_exp")).glob("*.pth")):
+            digest.update(f"{path} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
+    text = results(str(asr_exp), folders, options.test_sets(), options.data_folder())
+    pictures = write_report(
+        list(folders.values()),
+        options.get("inference_asr_model"),
+        asr_exp / FAMILY_REPORT.parent,
+    )
+    names = [p.name for p in sorted(pictures.glob("*.png"))]
+    text += "\n" + "".join(f"![{n}]({pictures.name}/{n})\n" for n in names)
+    (asr_exp / "RESULTS.md").write_text(text, encoding="utf-8")
+    print(f"{text}\nwritten: {asr_exp / 'RESULTS.md'}", flush=True)
+
+
+def _pack(options: Options, folders: dict[int, Path]) -> None:
+    checkpoint = options.get("inference_asr_model")
+    lm_exp = Path(options.get("lm_exp")) if options.uses_lm() else None
+    lm_file = options.get("inference_lm")
+    for folder in folders.values():
+        print(pack(folder, checkpoint, None, lm_exp, lm_file), flush=True)
+
+
+def _upload(options: Options, folders: dict[int, Path]) -> None:
+    checkpoint = options.get("inference_asr_model")
+    for size, folder in folders.items():
+        packed = folder / packed_name(folder, checkpoint)
+        upload(packed, f"{options.get('hf_repo')}_size{size}")
