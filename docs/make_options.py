@@ -15,8 +15,8 @@ from espnet_dynsize.control.selectors import SELECTORS
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
+from espnet_dynsize.train.choices import ENCODERS
 from espnet_dynsize.train.model import JointLoss
-from espnet_dynsize.train.task import ENCODERS
 
 PAGE = Path(__file__).with_name("options.md")
 # What a docstring names → where this page has it

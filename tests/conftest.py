@@ -13,7 +13,8 @@ import espnet_dynsize  # noqa: E402
 from espnet_dynsize.core.family import family_of_counts  # noqa: E402
 from espnet_dynsize.core.keys import FAMILY_KEYS  # noqa: E402
 from espnet_dynsize.train.build import build_schedule  # noqa: E402
-from espnet_dynsize.train.task import ENCODERS, DynSizeASRTask  # noqa: E402
+from espnet_dynsize.train.choices import ENCODERS  # noqa: E402
+from espnet_dynsize.train.task import DynSizeASRTask  # noqa: E402
 
 # The joint step as published: what the other ways are compared with
 PUBLISHED_STEP = dict(sandwich="whole", subnet_weight=0.3, distill_weight=0.0)

@@ -22,8 +22,8 @@ from espnet_dynsize.core.keys import ENCODER_KEYS, FAMILY_KEYS
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
+from espnet_dynsize.train.choices import ENCODERS
 from espnet_dynsize.train.model import DynSizeASRModel, JointLoss
-from espnet_dynsize.train.task import ENCODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

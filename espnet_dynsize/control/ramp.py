@@ -27,6 +27,7 @@ class Ramp:
             return self.points[0][1]
         for (start, low), (end, high) in pairwise(self.points):
             if update < end:
+                # A segment without length is never entered: no division by zero.
                 return low + (high - low) * (update - start) / (end - start)
         return self.points[-1][1]
 

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import Literal
 
 import torch
 
 from espnet_dynsize.control.selection import Phase, Selection
 from espnet_dynsize.core.subnet import Sampled, Subnet
 
-# What trains in an update → while searching, the gated subnet does in every n-th
-SANDWICHES = {"whole": 1, "alternate": 2, "pairs": 3}
+SandwichRule = Literal["whole", "alternate", "pairs"]
+# While searching, the gated subnet trains in every n-th update
+GATE_EVERY: dict[SandwichRule, int] = {"whole": 1, "alternate": 2, "pairs": 3}
 
 
 class Sandwich:
@@ -33,7 +35,7 @@ class Sandwich:
     def __init__(
         self,
         selection: Selection,
-        rule: str = "alternate",
+        rule: SandwichRule = "alternate",
         subnet_weight: float = 0.6,
         layer_drop_joint: float = 0.0,
         layer_drop_search: float = 0.0,
@@ -62,12 +64,14 @@ class Sandwich:
             return [self._full()]  # needs no gates
         gates = self.selection.gates(update, generator)
         # Stochastic depth only where a smaller subnet can do without.
+# Stochastic depth only where a smaller subnet can do without.
         lacking = self.selection.selector.ranking()[gates.k :]
         full = self._full(lacking, self.layer_drop_search)
         if not gated_trains:
             return [full]
         # With soft gates, every unit takes part.
         units = (gates.values > 0.5).tolist() if gates.hard else family.full.units
+        # The heads of the smallest size, which k falls to.
         subnet = Subnet(tuple(units), family.head(0))
         return [full, Sampled(subnet, self.subnet_weight, "gated", gates.values)]
 
@@ -78,6 +82,7 @@ class Sandwich:
         samples = [self._full(lacking, self.layer_drop_joint)]
         if last > 1:
             # Drawn in every update, so that what is drawn does not depend on the turns.
+# Drawn in every update, so that what is drawn does not depend on the turns.
             between = int(torch.randint(1, last, (1,), generator=generator))
             samples.append(self._smaller(sizes[between], subnets[between]))
         if last > 0:
@@ -89,6 +94,7 @@ class Sandwich:
             left_out = 2 - update % 2
             del samples[left_out : left_out + 1]
         # Where the full network sits out, the largest of the others leads the step.
+# Where the full network sits out, the largest of the others leads the step.
         samples[0] = dataclasses.replace(samples[0], weight=1.0)
         return samples
 

@@ -21,9 +21,11 @@ class Schedule(Counters):
         self.register_buffer("update", torch.zeros(()))  # exact up to 2**24
         self.register_buffer("joint_epochs", torch.zeros(()))
         # Submodules by name, so that a checkpoint's keys say whose state they are.
+# Submodules by name, so that a checkpoint's keys say whose state they are.
         self._names = tuple(controllers)
         for name, controller in controllers.items():
             self.add_module(name, controller)
+        # Not a buffer: the seed is the config's, and comes anew with every update.
         self._seed = 0
 
     @property
@@ -71,12 +73,17 @@ class Schedule(Counters):
         """What the controllers add to the loss."""
         total = self.update.new_zeros(())
         for controller in self.controllers:
+            # Draws from their beginning for each: one more controller would not change
+            # them, and the selection's are those that its gates get.
             total = total + controller.penalty(self.now, self.draws())
         return total
 
     def draws(self) -> torch.Generator:
         """Random numbers of this update: the same on every rank and when resumed."""
+        # On the CPU: the generators of other devices give other numbers.
         generator = torch.Generator()
-        # Own numbers for every update, whatever dropout has drawn elsewhere.
+        # Own numbers for every update, whatever dropout has drawn elsewhere. The factor
+        # keeps the updates of runs with neighbouring seeds apart.
+# Own numbers for every update, whatever dropout has drawn elsewhere.
         generator.manual_seed(1_000_003 * self._seed + self.now)
         return generator

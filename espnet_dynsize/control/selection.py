@@ -3,15 +3,19 @@
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Annotated
 
 import torch
 
 from espnet_dynsize.control.controller import Controller
 from espnet_dynsize.control.selectors.selector import Gates, LayerSelector
 from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.schema import Positive, Range, Share
 from espnet_dynsize.core.subnet import Subnet
 
 UNSET = math.nan
+SEARCH_FRACTION = 0.6
+Updates = Annotated[int, Range(0)]
 
 
 class Phase(IntEnum):
@@ -26,32 +30,31 @@ class Search:
     """How long the search is, and how fast scores learn in it.
 
     Args:
-        search_fraction: Part of the run that is search.
+        search_fraction: Part of the run that is search. Left out: 0.6.
         search_updates: Length of the search in updates, instead of the fraction.
         score_lr: Learning rate of the scores, relative to that of the weights. In a
             search of about a thousand updates, `iterative_zero_out` and `ortho_softmax`
             need more than 1.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: both lengths are given.
     """
 
-    search_fraction: float = 0.6
-    search_updates: int | None = None
-    score_lr: float = 1.0
+    search_fraction: Share | None = None
+    search_updates: Updates | None = None
+    score_lr: Positive = 1.0
 
     def __post_init__(self):
-        if not 0.0 <= self.search_fraction < 1.0:
-            raise ConfigError(
-                f"selector_conf: search_fraction={self.search_fraction} must be at "
-                "least 0 and below 1; a search as long as the run leaves no joint "
-                "phase."
-            )
-        updates = self.search_updates
-        good = updates is None or (type(updates) is int and updates >= 0)
-        check(good, "selector_conf: search_updates", updates, "at least 0")
-        good = 0.0 < self.score_lr < math.inf
-        check(good, "selector_conf: score_lr", self.score_lr, "above 0")
+        both = None not in (self.search_fraction, self.search_updates)
+        allowed = f"left out with search_updates={self.search_updates}"
+        key = "selector_conf: search_fraction"
+        check(not both, key, self.search_fraction, allowed)
+
+    @property
+    def fraction(self) -> float:
+        """Part of the run that is search, where no number of updates is given."""
+        given = self.search_fraction
+        return SEARCH_FRACTION if given is None else given
 
     def length(self, total_updates: int | None) -> int:
         """Updates of search in a run of `total_updates` (None: unknown).
@@ -63,10 +66,10 @@ class Search:
         if updates is None:
             if total_updates is None:
                 raise ConfigError(
-                    f"selector_conf: search_fraction={self.search_fraction} needs a "
+                    f"selector_conf: search_fraction={self.fraction} needs a "
                     "run of known length; give search_updates with this iterator."
                 )
-            updates = round(self.search_fraction * total_updates)
+            updates = round(self.fraction * total_updates)
         if total_updates is not None and updates >= total_updates:
             raise ConfigError(
                 f"selector_conf: search_updates={updates} must be less than the run's "
@@ -119,7 +122,9 @@ class Selection(Controller):
         self.gate_every = gate_every
         shape = (len(self.family.sizes), selector.num_units)
         # [sizes, units] of 0 and 1; floats, so that averages keep them exactly.
+# [sizes, units] of 0 and 1; floats, so that averages keep them exactly.
         self.register_buffer("fixed_masks", torch.full(shape, UNSET))
+        # In the checkpoint: a run that is resumed for more epochs keeps its search.
         self.register_buffer("search_updates", torch.full((), UNSET))
 
     @property
@@ -130,6 +135,7 @@ class Selection(Controller):
     def phase(self) -> Phase:
         masks = self.read("fixed_masks")
         # One NaN is enough: an average of a search epoch and joint ones.
+# One NaN is enough: an average of a search epoch and joint ones.
         unset = any(math.isnan(kept) for row in masks for kept in row)
         return Phase.SEARCH if unset else Phase.JOINT
 
@@ -158,14 +164,17 @@ class Selection(Controller):
         if not self.planned:
             raise RuntimeError("Selection.plan() comes before training.")
         # Fixed before the update's first batch: the same masks on every rank.
+# Fixed before the update's first batch: the same masks on every rank.
         if update > self.read("search_updates"):
             self.fixed_masks.copy_(self.selector.masks())
         else:
+            # Updates of a run count from 1, those of a search from 0.
             self.selector.begin_update(update - 1, self._length())
 
     def gates_train(self, update: int) -> bool:
         """Whether the gated subnet trains in this update of the search."""
         # The first update is one of them: the search is never without gates.
+# The first update is one of them: the search is never without gates.
         return (update - 1) % self.gate_every == 0
 
     def gates(self, update: int, generator: torch.Generator) -> Gates:
@@ -177,6 +186,7 @@ class Selection(Controller):
             return 0.0
         penalty = self.selector.penalty(update - 1, self._length(), generator)
         # As much over the run as in every update.
+# As much over the run as in every update.
         return self.gate_every * penalty
 
     def masks(self) -> torch.Tensor:
@@ -191,9 +201,11 @@ class Selection(Controller):
         Raises:
             ConfigError: `size` is not in the family, or has no fixed mask yet.
         """
+        # True == 1: it would pass as size 1.
         if type(size) is bool or size not in self.sizes:
             raise ConfigError(f"size={size} must be one of {list(self.sizes)}.")
         index = self.sizes.index(size)
+        # The full size needs no mask.
         if self.phase is Phase.SEARCH and size != self.sizes[-1]:
             raise ConfigError(
                 f"size={size} has no layers yet: the checkpoint is from the search "
@@ -207,6 +219,7 @@ class Selection(Controller):
         While searching, smaller sizes use the heads that the gated subnet trains.
         """
         # The heads of the sizes between have not trained yet.
+# The heads of the sizes between have not trained yet.
         search, last = self.phase is Phase.SEARCH, len(self.sizes) - 1
         return [
             Subnet(tuple(mask), self.family.head(0 if search and i < last else i))

@@ -15,7 +15,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import model_card, packed_name
 from espnet_dynsize.deploy.experiment import read_config, write_config
-from espnet_dynsize.train.task import ENCODERS, INSTALL_HINT
+from espnet_dynsize.train.choices import ENCODERS, INSTALL_HINT
 
 # Keys of a config that name files; dots go into sections
 _FILES = ("normalize_conf.stats_file", "bpemodel", "non_linguistic_symbols")
@@ -58,6 +58,7 @@ def pack(
                 _copy(asr_exp / name, stage / exp / name)
                 options.append(exp / name)
         # Before the encoder's name gets its hint: the card shows the trained config.
+# Before the encoder's name gets its hint: the card shows the config as it trains.
         card = model_card(asr_exp, config, model_file)
         (stage / "README.md").write_text(card, encoding="utf-8")
         options.append(Path("README.md"))
@@ -85,6 +86,7 @@ def _zip(
     with contextlib.chdir(stage), said:
         pack_files(files, yamls, "packed.zip", options)
     # Across file systems a move is a copy, and a copy can be cut short.
+# Across file systems a move is a copy, and a copy can be cut short.
     partial = outpath.with_name(f"{outpath.name}.partial")
     shutil.move(stage / "packed.zip", partial)
     partial.replace(outpath)

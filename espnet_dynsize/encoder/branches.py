@@ -15,9 +15,11 @@ class SelfAttention:
         pos_emb: torch.Tensor | None,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
+        # Absolute positions have been added to x, and their attention takes none.
         position = () if pos_emb is None else (pos_emb,)
         x_att = call(x, x, x, *position, mask)
         if self.concat_after:
+            # [n, T, 2D] -> [n, T, D], without dropout, as in the stock block.
             return self.concat_linear(torch.cat((x, x_att), dim=-1))
         return self.dropout(x_att)
 
@@ -32,6 +34,9 @@ class ScaledFeedForward:
         pos_emb: torch.Tensor | None,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
+        # ESPnet sets the scale when it builds the block (0.5 with `macaron_style`): it
+        # stays where a subnet lacks the other feed-forward layer.
         return self.ff_scale * self.dropout(call(x))
 
+    # The two differ in weights and norm only: `call` and the caller have these.
     _feed_forward_macaron = _feed_forward

@@ -1,18 +1,19 @@
 """`dynsize_conformer`: ESPnet's Conformer as a supernet."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 
-from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.schema import check_value
 from espnet_dynsize.encoder.branches import ScaledFeedForward, SelfAttention
 from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.norm import ChannelLayerNorm
 from espnet_dynsize.encoder.supernet import Supernet
 
-CONV_NORMS = ("batch_norm", "layer_norm")
+ConvNorm = Literal["batch_norm", "layer_norm"]
 
 
 class ConformerBlock(SelfAttention, ScaledFeedForward, Block, EncoderLayer):
@@ -32,7 +33,9 @@ class ConformerBlock(SelfAttention, ScaledFeedForward, Block, EncoderLayer):
         pos_emb: torch.Tensor | None,
         mask: torch.Tensor | None,
     ):
-        # ESPnet's block knows whether its convolution wants the padding's mask.
+        # ESPnet's block knows whether its convolution wants the padding's mask: one of
+        # a user's own may not.
+# ESPnet's block knows whether its convolution wants the padding's mask.
         masked = {"mask_pad": mask} if self._conv_takes_mask else {}
         return self.dropout(call(x, **masked))
 
@@ -69,16 +72,18 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
     def __init__(
         self,
         input_size: int,
-        conv_norm: str = "batch_norm",
+        conv_norm: ConvNorm = "batch_norm",
         convolution_first: bool = False,
         **options,
     ):
         if convolution_first:
+            # On the instance, before its blocks are built: the class keeps its own.
             self.block_class = ConvolutionFirstBlock
-        allowed = f"one of {list(CONV_NORMS)}"
-        check(conv_norm in CONV_NORMS, "conv_norm", conv_norm, allowed)
+        check_value("encoder_conf: conv_norm", conv_norm, ConvNorm)
         super().__init__(input_size, **options)
         for block in self.blocks if conv_norm == "layer_norm" else []:
+            # None without `use_cnn_module`, or where a cut model has lost the layer.
             if block.conv_module is not None:
+                # What is called `norm` is handed [B, C, T] by ESPnet's module.
                 channels = block.conv_module.norm.num_features
                 block.conv_module.norm = ChannelLayerNorm(channels)

@@ -38,17 +38,23 @@ def flops(encoder: Supernet) -> CostModel:
     2 per multiply-add, in matrix products and convolutions.
     """
     training = encoder.training
+    # Counting must not change the run: in evaluation mode no random number is drawn,
+    # and batch norms keep their statistics.
     encoder.eval()
     units = [0.0] * encoder.num_units
-    with encoder.switch.remember():  # the front-end is counted in the first pass only
-        fixed = _count(encoder, ())
-        without_front_end = _count(encoder, ())
-        for layer in encoder.layers:
-            # Alone in the network: costs add up, whatever else is kept.
-            in_layer = _count(encoder, layer.units) - without_front_end
-            for unit in layer.units:
-                units[unit] = in_layer / len(layer.units)
-    encoder.train(training)
+    try:
+        # The front-end is counted in the first pass only.
+        with encoder.switch.remember():
+            fixed = _count(encoder, ())
+            without_front_end = _count(encoder, ())
+            for layer in encoder.layers:
+                # Alone in the network: costs add up, whatever else is kept.
+    # Alone in the network: costs add up, whatever else is kept.
+                in_layer = _count(encoder, layer.units) - without_front_end
+                for unit in layer.units:
+                    units[unit] = in_layer / len(layer.units)
+    finally:
+        encoder.train(training)
     return CostModel(tuple(units), fixed)
 
 
@@ -59,8 +65,20 @@ def _count(encoder: Supernet, units: Sequence[int]) -> float:
         encoder.activate(Subnet.of(units, encoder.num_units)),
         count_flops() as counter,
     ):
-        encoder(x, torch.tensor([FRAMES], device=device))
+        # With `interctc_use_conditioning`, the encoder asks for posteriors.
+        encoder(x, torch.tensor([FRAMES], device=device), ctc=_NoPosteriors(encoder))
     return float(counter.get_total_flops())
+
+
+class _NoPosteriors:
+    """Stands in for the CTC output, which is no part of the encoder."""
+
+    def __init__(self, encoder: Supernet):
+        self.encoder = encoder
+
+    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+        """Zeros [B, T, V] for x [B, T, D]."""
+        return x.new_zeros(*x.shape[:-1], self.encoder.conditioning_layer.in_features)
 
 
 @contextmanager

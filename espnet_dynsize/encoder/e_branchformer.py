@@ -34,11 +34,14 @@ class EBranchformerBlock(ScaledFeedForward, Block, EBranchformerEncoderLayer):
         mask: torch.Tensor | None,
     ):
         # Attention and gating MLP read the same x, each through a norm of its own.
+        # `call` is for modules that may lose heads or chunks; this layer is one unit.
+# Attention and gating MLP read the same x, each through a norm of its own.
         branches = torch.cat(
             [self._attention(x, pos_emb, mask), self._gating_mlp(x, mask)], dim=-1
-        )
+        )  # [n, T, 2D]
+        # The convolution runs along time: padded frames must not leak into valid ones.
         fused = mask_padded_frames(branches.transpose(1, 2), mask)
-        fused = self.depthwise_conv_fusion(fused).transpose(1, 2)
+        fused = self.depthwise_conv_fusion(fused).transpose(1, 2)  # [n, T, 2D]
         return self.dropout(self.merge_proj(branches + fused))
 
     def _attention(
@@ -46,11 +49,13 @@ class EBranchformerBlock(ScaledFeedForward, Block, EBranchformerEncoderLayer):
     ):
         x = self.norm_mha(x)
         if isinstance(self.attn, FastSelfAttention):
+            # Fastformer's attention takes x once, and no relative positions.
             return self.dropout(self.attn(x, mask))
         position = () if pos_emb is None else (pos_emb,)
         return self.dropout(self.attn(x, x, x, *position, mask))
 
     def _gating_mlp(self, x: torch.Tensor, mask: torch.Tensor | None):
+        # The stock block hands over (x, positions), and gets both back unused.
         return self.dropout(self.cgmlp(self.norm_mlp(x), mask))
 
 

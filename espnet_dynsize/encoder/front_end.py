@@ -32,11 +32,14 @@ class VGGSubsampling(Conv2dSubsampling):
         dropout_rate: float,
         pos_enc: torch.nn.Module | None = None,
     ):
+        # A `conv2d` with other layers: ESPnet's encoders hand the mask only to classes
+        # that they know (`isinstance`), and refuse too short inputs for these.
         super().__init__(idim, odim, dropout_rate, pos_enc)
         channels = [1, 32, 64, 64, 32]
         self.conv = torch.nn.ModuleList(
             torch.nn.Conv2d(i, o, 3, padding=1) for i, o in zip(channels, channels[1:])
         )
+        # Frequency is neither strided nor pooled: all `idim` bins of every channel.
         self.out = torch.nn.Linear(channels[-1] * idim, odim)
 
     def forward(self, x: torch.Tensor, x_mask: torch.Tensor | None):
@@ -49,15 +52,19 @@ class VGGSubsampling(Conv2dSubsampling):
         Returns:
             [B, T // 4, odim] (with positions, if these are relative) and its mask.
         """
-        x = x.unsqueeze(1)
+        x = x.unsqueeze(1)  # [B, T, F] -> [B, 1, T, F]
         for i, conv in enumerate(self.conv):
             # A bias makes padding non-zero, and the next convolution would read it.
+# A bias makes padding non-zero, and the next convolution would read it.
             if x_mask is not None:
                 x = x.masked_fill(~x_mask.bool().unsqueeze(-1), 0.0)
             x = conv(x)
             if i % 2:
+                # [B, C, T, F] -> [B, C, T // 2, F]; lengths follow from kernel size and
+                # stride of the pooling: the convolutions are padded.
                 x = torch.nn.functional.max_pool2d(torch.relu(x), (2, 1))
                 x_mask = _subsample_mask(x_mask, x.size(2), ((2, 2),))
+        # [B, C, T // 4, F] -> [B, T // 4, C · F] -> [B, T // 4, odim]
         x = self.out(x.transpose(1, 2).flatten(2))
         return self.pos_enc(x), x_mask
 
@@ -83,6 +90,8 @@ class SeparableConv2dSubsampling(Conv2dSubsampling):
         pos_enc: torch.nn.Module | None = None,
     ):
         super().__init__(idim, odim, dropout_rate, pos_enc)
+        # Kernels and strides along time and frequency are those of `conv2d`, so its
+        # `forward`, its lengths and the shape of `out` hold.
         self.conv = torch.nn.Sequential(
             torch.nn.Conv2d(1, odim, 3, 2),
             torch.nn.ReLU(inplace=True),
@@ -105,9 +114,12 @@ class SharedFrontEnd:
     def forward(self, *inputs):
         """As the stock module, or what it has returned before for this batch."""
         memo = self.switch.memo
+        # None: nothing is to be remembered. Empty: this is the first pass.
         if memo:
             return memo[0]
-        with self.switch.lock:  # positions are computed anew for longer inputs
+        # ESPnet's positional encoding replaces its table for a longer input, or one of
+        # another type or device: threads take turns.
+        with self.switch.lock:
             out = super().forward(*inputs)
         if memo is not None:
             memo.append(out)

@@ -1,6 +1,7 @@
 """Modules that exist once per size: output layers, decoders (norms: see norm.py)."""
 
 import copy
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,8 @@ from espnet_dynsize.encoder.switch import Switch
 
 def copies(module: torch.nn.Module, smaller: Sequence[int]) -> torch.nn.ModuleDict:
     """A copy of `module` for each of the sizes, increasing: a `PerSize.by_size`."""
+    # Names of modules are strings, as are heads; the order is that of insertion, and
+    # `begin_joint` takes the first for the smallest.
     return torch.nn.ModuleDict(
         {str(size): copy.deepcopy(module) for size in sorted(smaller)}
     )
@@ -50,6 +53,7 @@ class PerSize:
         """Let every smaller size start from the full one, which may be pretrained."""
         states = self.state_dict()
         for module in self.by_size.values():
+            # Its share of them: norm statistics exist per size, scale and shift do not.
             names = module.state_dict().keys()
             module.load_state_dict({name: states[name] for name in names})
 
@@ -73,7 +77,9 @@ class SizedLinear(PerSize, torch.nn.Linear):
     """
 
     def __init__(self, stock: torch.nn.Linear, smaller: Sequence[int], switch: Switch):
-        # The weights are replaced at once; the draws must not shift anybody else's.
+        # The weights are replaced at once; the draws must not shift anybody else's. No
+        # devices: they are made on the CPU, and torch would fork every GPU, too.
+# The weights are replaced at once; the draws must not shift anybody else's.
         with torch.random.fork_rng(devices=()):
             super().__init__(stock.in_features, stock.out_features)
         self.load_state_dict(stock.state_dict())
@@ -123,6 +129,7 @@ def make_decoder_sized(
         smaller: The sizes below the full one.
         switch: Names the active subnet.
     """
+    # Before the swap: the copies are plain decoders, without sizes of their own.
     by_size = copies(decoder, smaller)
     swap_class(decoder, SizedDecoder)
     decoder.switch = switch
@@ -131,13 +138,15 @@ def make_decoder_sized(
 
 def _of_size(name: str, stock: type):
     """The method `name` of the decoder whose turn it is."""
+    # Out of the stock class: on the decoder, this name is what is made here.
     full_size = getattr(stock, name)
 
+    # ESPnet's beam search looks for arguments (`xs_mask`) in the signature.
+    @functools.wraps(full_size)
     def method(self, *args, **kwargs):
         decoder = self.of_size()
         if decoder is None:
             return full_size(self, *args, **kwargs)
         return getattr(decoder, name)(*args, **kwargs)
 
-    method.__name__ = name
     return method

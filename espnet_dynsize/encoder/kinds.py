@@ -27,6 +27,9 @@ class Kind(NamedTuple):
     projection: str = ""
 
 
+# Linear weights are [out, in]. ESPnet reshapes channels to [heads, d_k], so a head is a
+# run of rows where channels are made, and of columns in the projection. That one's bias
+# is shared by all. Without relative positions, the names with `pos` do not exist.
 _HEADS = {
     "linear_q.weight": 0,
     "linear_q.bias": 0,
@@ -39,7 +42,10 @@ _HEADS = {
     "pos_bias_v": 0,
     "linear_out.weight": 1,
 }
+# ESPnet's feed-forward layers of convolutions have these names and dimensions, too.
 _CHUNKS = {"w_1.weight": 0, "w_1.bias": 0, "w_2.weight": 1}
+# `merge_proj` is first: through it goes all that the branch adds, so that the layer is
+# there where it is, and adds nothing where it is zero.
 _MERGED_BRANCH = (
     "merge_proj",
     "depthwise_conv_fusion",
@@ -71,6 +77,7 @@ class Layer(NamedTuple):
     def modules(self, block: torch.nn.Module) -> dict[str, torch.nn.Module]:
         """What belongs to the layer alone, by the name it has in its block."""
         names = list(KINDS[self.kind].modules)
+        # A norm after the layer computes on the residual sum, also without the layer.
         if self.norm is not None and block.normalize_before:
             names.append(self.norm)
         modules = {name: getattr(block, name, None) for name in names}

@@ -25,6 +25,7 @@ class Block:
     """
 
     norms: dict[str, str | None]
+    # Where ESPnet's block has no such option (E-Branchformer), its norms come before.
     normalize_before = True
     layers: list[Layer]
     switch: Switch
@@ -53,6 +54,7 @@ class Block:
             ConfigError: the hidden channels cannot be cut into `ffn_chunks`.
         """
         # Swapping the class keeps every parameter under its stock name.
+# Swapping the class keeps every parameter under its stock name.
         block.__class__ = cls
         block.switch = switch
         block.skip_empty = skip_empty
@@ -61,6 +63,7 @@ class Block:
             number = 1
             if ffn_chunks is not None:
                 module = getattr(block, kind, None)
+                # No module of that name, as for a merged branch: the layer is one unit.
                 number = weights.count_units(kind, module, ffn_chunks)
             units = range(first, first + number)
             block.layers.append(Layer(kind, cls.norms[kind], units))
@@ -78,6 +81,7 @@ class Block:
             kept = subnet.within(layer.units)
             if not kept:
                 for name in layer.modules(self):
+                    # None is what ESPnet has for a module that is not built.
                     setattr(self, name, None)
             elif len(kept) < len(layer.units):
                 weights.delete_units(getattr(self, layer.kind), layer, Sampled(subnet))
@@ -130,6 +134,7 @@ class Block:
         if gates is None and not kept:
             return x
         # Stochastic depth picks sequences before anything is computed for them.
+# Stochastic depth picks sequences before anything is computed for them.
         rows = self._rows(layer, now, x)
         if not rows.any:
             return x
@@ -141,6 +146,7 @@ class Block:
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(kept)):
             if self.normalize_before and layer.norm is not None:
                 y = getattr(self, layer.norm)(y)
+            # Positions have no batch: they are the same for every sequence.
             y = getattr(self, f"_{layer.kind}")(
                 call, y, pos_emb, rows.take(mask)
             )  # [n, T, D]
@@ -152,6 +158,7 @@ class Block:
         """The sequences that stochastic depth lets through the layer."""
         if now is None or now.drop is None or not self.training:
             return Rows()
+        # A layer is dropped whole: not if the smaller subnet needs one of its units.
         return Rows.draw(x, min(now.drop[unit] for unit in layer.units))
 
     def _has_final_norm(self, now: Sampled | None) -> bool:

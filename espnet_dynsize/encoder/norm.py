@@ -12,6 +12,7 @@ class ChannelLayerNorm(torch.nn.LayerNorm):
     """LayerNorm over the channels of [B, C, T]; takes the place of BatchNorm1d."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # [B, C, T] -> [B, T, C] and back: LayerNorm norms the last dimension.
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -35,6 +36,8 @@ class SizedBatchNorm1d(PerSize, torch.nn.BatchNorm1d):
         self.switch = switch
         # Scale and shift are shared: only the statistics differ so much between subnets
         # that one set would be wrong for both.
+# Scale and shift are shared: only the statistics differ so much between subnets
+# that one set would be wrong for both.
         statistics = torch.nn.BatchNorm1d(
             stock.num_features, stock.eps, stock.momentum, affine=False
         )
@@ -45,6 +48,7 @@ class SizedBatchNorm1d(PerSize, torch.nn.BatchNorm1d):
         statistics = self.of_size()
         if statistics is None:
             return super().forward(x)
+        # Normalised only (`affine=False`), then [C, 1] against [B, C, T].
         return statistics(x) * self.weight[:, None] + self.bias[:, None]
 
 

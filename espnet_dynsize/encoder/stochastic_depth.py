@@ -23,6 +23,7 @@ class Rows(NamedTuple):
             return cls()
         # Drawn on the CPU, so that no device has to be waited for.
         index = (torch.rand(x.size(0)) >= p).nonzero().flatten()
+        # Scaled, so that on average the layer adds what it adds in evaluation.
         return cls(index.to(x.device), 1.0 / (1.0 - p))
 
     @property

@@ -1,11 +1,13 @@
 """What every supernet encoder shares: its layers, its units and its switch."""
 
 from contextlib import AbstractContextManager
+from typing import Annotated, Literal
 
 import torch
 
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import refuse_moved
+from espnet_dynsize.core.schema import Count, NotEmpty, Range, check_value
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import Sampled, Subnet
 from espnet_dynsize.encoder.front_end import FRONT_ENDS, share_front_end
@@ -14,7 +16,9 @@ from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.norm import SizedBatchNorm1d, SizedLayerNorm
 from espnet_dynsize.encoder.switch import Switch
 
-GRANULARITIES = ("layer", "component")
+Granularity = Literal["layer", "component"]
+Units = Annotated[list[Annotated[int, Range(0)]], NotEmpty()]
+FFN_CHUNKS = 4
 # Stock options that cannot be combined with subnets, and why.
 _REFUSED = {
     "stochastic_depth_rate": "use layer_drop_joint, which knows the subnets",
@@ -36,8 +40,8 @@ class Supernet:
         granularity: What can be kept or dropped, a unit: a `layer`, or a `component`
             of one (an attention head, a chunk of feed-forward channels, any other
             module).
-        ffn_chunks: With `component`, into how many chunks a feed-forward layer is cut;
-            must divide its channels (`linear_units`).
+        ffn_chunks: With `component` only, into how many chunks a feed-forward layer is
+            cut; must divide its channels (`linear_units`). Left out: 4.
         skip_empty_blocks: A block without kept layers loses its final norm, too. For
             sizes that are whole blocks, as those of `selector: first`.
         keep_layers: Build these layers only: what `extract` writes for a cut model.
@@ -57,11 +61,11 @@ class Supernet:
     def __init__(
         self,
         input_size: int,
-        granularity: str = "layer",
-        ffn_chunks: int = 4,
+        granularity: Granularity = "layer",
+        ffn_chunks: Count | None = None,
         skip_empty_blocks: bool = False,
-        keep_layers: list[int] | None = None,
-        keep_components: list[int] | None = None,
+        keep_layers: Units | None = None,
+        keep_components: Units | None = None,
         **stock,
     ):
         refuse_moved(stock)
@@ -70,12 +74,19 @@ class Supernet:
                 raise ConfigError(
                     f"{option}={stock[option]} is not for a supernet: {why}."
                 )
-        allowed = f"one of {list(GRANULARITIES)}"
-        check(granularity in GRANULARITIES, "granularity", granularity, allowed)
+        check_value("encoder_conf: granularity", granularity, Granularity)
+        if granularity == "component":
+            ffn_chunks = ffn_chunks or FFN_CHUNKS
+        else:
+            allowed = "left out with granularity=layer"
+            check(ffn_chunks is None, "encoder_conf: ffn_chunks", ffn_chunks, allowed)
         front_end = FRONT_ENDS.get(stock.get("input_layer"))
         if front_end is not None:
+            # ESPnet refuses names that it does not know; of its `conv2d`, only the
+            # positional encoding is kept.
             stock["input_layer"] = "conv2d"
         # ESPnet builds its blocks with its names; then their classes are swapped.
+# ESPnet builds its blocks with its names; then their classes are swapped.
         super().__init__(input_size, **stock)
         if front_end is not None:
             self.embed = front_end(
@@ -84,10 +95,12 @@ class Supernet:
         self.input_size = input_size
         self.is_cut = keep_layers is not None or keep_components is not None
         self.switch = Switch()
+        # ESPnet's Transformer has none with `input_layer: null` where sizes are equal.
         if self.embed is not None:
             share_front_end(self.embed, self.switch)
-        chunks = ffn_chunks if granularity == "component" else None
-        self._take_over_blocks(chunks, skip_empty_blocks)
+        self._take_over_blocks(ffn_chunks, skip_empty_blocks)
+        # Built whole and cut afterwards: units keep the numbers that they have in the
+        # supernet, and so do the blocks in a checkpoint.
         for key, kept in (
             ("keep_layers", keep_layers),
             ("keep_components", keep_components),
@@ -104,6 +117,7 @@ class Supernet:
 
     def _take_over_blocks(self, ffn_chunks: int | None, skip_empty: bool) -> None:
         # Units are counted in the order in which they compute, over all blocks.
+# Units are counted in the order in which they compute, over all blocks.
         first = 0
         for stock_block in self.encoders:
             block = self.block_class.take_over(
@@ -159,8 +173,11 @@ class Supernet:
         for block in self.blocks:
             for name, module in list(block.named_modules()):
                 sized = None
+                # Not `isinstance`: one that is sized already is a BatchNorm1d, too.
                 if type(module) is torch.nn.BatchNorm1d:
                     sized = SizedBatchNorm1d(module, smaller, self.switch)
+                # A dot: a norm inside of a layer's module, such as `q_norm` or the
+                # convolution's, which may norm another dimension.
                 elif norm_per_size and "." not in name and _is_layer_norm(module):
                     sized = SizedLayerNorm(module, smaller, self.switch)
                 if sized is not None:
@@ -187,4 +204,5 @@ class Supernet:
 
 
 def _is_layer_norm(module: torch.nn.Module) -> bool:
+    # ESPnet's LayerNorm is a subclass, with an `eps` of its own.
     return isinstance(module, torch.nn.LayerNorm)

@@ -7,6 +7,7 @@ import torch
 
 def swap_class(module: torch.nn.Module, mixin: type) -> None:
     """Put `mixin` before the module's own class, in place."""
+    # ESPnet's constructors name the classes that they build, so it is done afterwards.
     module.__class__ = swapped_class(mixin, type(module))
 
 
@@ -31,5 +32,6 @@ def swapped_class(mixin: type, stock: type) -> type:
 
 
 def _remade(mixin: type, stock: type) -> torch.nn.Module:
+    # Cached: the class of the original. Its state comes after, so no `__init__`.
     cls = swapped_class(mixin, stock)
     return cls.__new__(cls)

@@ -24,10 +24,12 @@ class Switch:
     def __init__(self, default: Sampled | None = None) -> None:
         self.default = default
         self.lock = threading.RLock()
+        # A new thread begins with an empty context: with `default`, and no memory.
         self._active: ContextVar[Sampled | None] = ContextVar("active", default=None)
         self._memo: ContextVar[list | None] = ContextVar("memo", default=None)
 
     # Models are copied and sent to other processes; what computes here and now is not.
+    # (Neither locks nor context variables could be.)
     def __getstate__(self) -> dict:
         return {"default": self.default}
 
@@ -46,6 +48,7 @@ class Switch:
         if isinstance(chosen, Subnet):
             chosen = Sampled(chosen)
         # A token restores what was active before, also when blocks are nested.
+# A token restores what was active before, also when blocks are nested.
         token = self._active.set(chosen)
         try:
             yield

@@ -23,6 +23,7 @@ class TransformerBlock(SelfAttention, Block, EncoderLayer):
         pos_emb: torch.Tensor | None,
         mask: torch.Tensor | None,
     ):
+        # Without the mask: ESPnet's encoder never builds blocks with `apply_ff_mask`.
         return self.dropout(call(x))
 
 

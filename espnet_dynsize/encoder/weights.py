@@ -26,8 +26,10 @@ def narrow(parameters: Parameters, layer: Layer, now: Sampled) -> Parameters:
     if len(kept) == number:
         return parameters
     # All matrices of a layer lose the same units: one index set, by name and dimension.
+# All matrices of a layer lose the same units: one index set, by name and dimension.
     smaller = dict(parameters)
     for name, dim in KINDS[layer.kind].unit_dims.items():
+        # Attention with absolute positions has not all of these.
         if name in smaller:
             smaller[name] = _select(smaller[name], dim, kept, number)
     return smaller
@@ -43,15 +45,18 @@ def gate(parameters: Parameters, layer: Layer, now: Sampled) -> Parameters:
     gates = now.gates[layer.units.start : layer.units.stop]
     out = KINDS[layer.kind].projection
     weight = parameters[f"{out}.weight"]  # [D, channels of all units, …]
-    # A unit's channels lie together: heads and chunks are contiguous.
+    # Scaling a unit's columns scales what it puts out: (W · g) u = W (g · u). A unit's
+    # channels lie together: heads and chunks are contiguous.
+# A unit's channels lie together: heads and chunks are contiguous.
     per_channel = gates.repeat_interleave(weight.size(1) // len(gates))
-    shape = [1, -1] + [1] * (weight.dim() - 2)
+    shape = [1, -1] + [1] * (weight.dim() - 2)  # a convolution has its kernel behind
     return parameters | {
         f"{out}.weight": weight * per_channel.view(shape),
         f"{out}.bias": parameters[f"{out}.bias"] * gates.max(),
     }
 
 
+# Under gates nothing is narrowed (see `Layer.kept`), so `gate` finds whole matrices.
 VIEWS = (narrow, gate)
 
 
@@ -72,6 +77,8 @@ def _call_viewed(module: torch.nn.Module, layer: Layer, now: Sampled, *inputs):
     # Most layers of most subnets: no copy, no indirection.
     if seen is whole:
         return module(*inputs)
+    # ESPnet's attention views channels as [h, d_k]: with fewer of them, h must follow.
+    # What each head has, d_k, stays.
     with _heads(module, len(layer.kept(now))):
         return functional_call(module, seen, inputs)
 
@@ -83,6 +90,7 @@ def delete_units(module: torch.nn.Module, layer: Layer, now: Sampled) -> None:
         owner = module.get_submodule(path)
         setattr(owner, leaf, torch.nn.Parameter(value.detach().clone()))
         if isinstance(owner, torch.nn.Linear):
+            # Dynamic quantisation reads these; the layer itself does not.
             owner.out_features, owner.in_features = owner.weight.shape
     if hasattr(module, "h"):
         module.h = len(layer.kept(now))
@@ -96,6 +104,7 @@ def count_units(kind: str, module: torch.nn.Module, ffn_chunks: int) -> int:
     """
     dims = KINDS[kind].unit_dims
     if "w_1.weight" not in dims:
+        # Heads, in ESPnet's attention.
         return module.h if dims else 1
     hidden = module.w_1.weight.size(0)
     if ffn_chunks < 1 or hidden % ffn_chunks:
@@ -111,6 +120,7 @@ def _select(
 ) -> torch.Tensor:
     units = parameter.unflatten(dim, (num_units, -1))
     # […, units · channels, …] → […, units, channels, …], choose, and flatten again.
+# […, units · channels, …] → […, units, channels, …], choose, and flatten again.
     index = torch.tensor(kept, device=parameter.device)
     shape = list(parameter.shape)
     shape[dim] = -1

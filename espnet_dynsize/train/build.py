@@ -1,20 +1,23 @@
 """From the keys of `model_conf` to the family, its selection and its sampler."""
 
-import math
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
-from espnet_dynsize.control.sampler import SANDWICHES
+from espnet_dynsize.control.sampler import GATE_EVERY, SandwichRule
 from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Search, Selection
-from espnet_dynsize.control.selectors import SEARCH_KEYS, build_selector
+from espnet_dynsize.control.selectors import find_selector
 from espnet_dynsize.control.selectors.stored import StoredSelector
-from espnet_dynsize.core.errors import ConfigError, check_all
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.family import Family, family_of_budgets, family_of_counts
+from espnet_dynsize.core.schema import check_options
 from espnet_dynsize.encoder import costs
 from espnet_dynsize.encoder.supernet import Supernet
 
+BudgetKind = Literal["flops", "params"]
 # What a budget can count → how an encoder's units are measured in it
 BUDGETS = {"flops": costs.flops, "params": costs.parameters}
 
@@ -58,7 +61,7 @@ def build_schedule(
     family: Family,
     selector: str,
     selector_conf: dict | None,
-    sandwich: str = "alternate",
+    sandwich: SandwichRule = "alternate",
 ) -> Schedule:
     """The schedule of a run.
 
@@ -66,44 +69,20 @@ def build_schedule(
         ConfigError: the selector or one of its options is not allowed.
     """
     conf = dict(selector_conf or {})
-    timing = {key: conf.pop(key) for key in SEARCH_KEYS if key in conf}
+    found = find_selector(selector)
+    if found is not StoredSelector:  # of a model that does not search again
+        takers = (found, Search)
+        check_options("selector_conf", conf, selector, *takers, taken=("family",))
+    keys = [field.name for field in dataclasses.fields(Search)]
+    timing = {key: conf.pop(key) for key in keys if key in conf}
     # A stock model of the same seed starts from the same weights.
     with torch.random.fork_rng(devices=()):
-        chosen = build_selector(selector, conf, family)
-    opened = isinstance(chosen, StoredSelector)  # of a model that does not search again
+        chosen = found(family, **({} if found is StoredSelector else conf))
     for key, value in timing.items():
-        if not chosen.searches and not opened:
+        if not chosen.searches and found is not StoredSelector:
             raise ConfigError(
                 f"selector_conf: {key}={value} must be left out: {selector} has no "
                 "search."
             )
     search = Search(**timing) if chosen.searches else Search(search_fraction=0.0)
-    return Schedule(selection=Selection(chosen, search, SANDWICHES[sandwich]))
-
-
-def check_numbers(
-    subnet_weight: float,
-    distill_weight: float,
-    layer_drop_joint: float,
-    layer_drop_search: float,
-    sandwich: str,
-) -> None:
-    """Refuse values of `model_conf` that are out of range.
-
-    Raises:
-        ConfigError: one is.
-    """
-    below_one = "at least 0 and below 1"
-    check_all(
-        "model_conf",
-        (0 < subnet_weight < math.inf, "subnet_weight", subnet_weight, "above 0"),
-        (
-            0 <= distill_weight < math.inf,
-            "distill_weight",
-            distill_weight,
-            "at least 0",
-        ),
-        (0 <= layer_drop_joint < 1, "layer_drop_joint", layer_drop_joint, below_one),
-        (0 <= layer_drop_search < 1, "layer_drop_search", layer_drop_search, below_one),
-        (sandwich in SANDWICHES, "sandwich", sandwich, f"one of {tuple(SANDWICHES)}"),
-    )
+    return Schedule(selection=Selection(chosen, search, GATE_EVERY[sandwich]))

@@ -27,6 +27,7 @@ def keep_checkpoint(output_dir: Path) -> None:
         partial = output_dir / f"{PREVIOUS}.partial"
         shutil.copyfile(output_dir / CHECKPOINT, partial)
         # Whole or not at all: a kill while copying leaves the one before.
+# Whole or not at all: a kill while copying leaves the one before.
         os.replace(partial, output_dir / PREVIOUS)
 
 
@@ -50,8 +51,10 @@ def load_checkpoint(output_dir: Path) -> dict | None:
                 "it to begin anew."
             ) from error
         logging.warning(f"{path} is incomplete ({error}); resuming from {previous}.")
+    # Read before it is moved: it may be cut, too, and then both files stay.
     states = safe_torch_load(previous, map_location="cpu")
     # ESPnet resumes from this name.
+# ESPnet resumes from this name.
     os.replace(previous, path)
     return states
 
@@ -66,6 +69,8 @@ def finish_epoch(
         states: The checkpoint.
         criteria: (phase, statistic, mode) by which the best models are chosen.
     """
+    # ESPnet writes checkpoint, model, `latest.pth` and the best ones' links in this
+    # order: all but the checkpoint may be missing, and the model may be cut.
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
     epoch = reporter.get_epoch()

@@ -51,6 +51,7 @@ class SubnetScheduleCallback(Callback):
                 "SubnetScheduleCallback needs model: dynsize with a supernet encoder."
             )
         strategy = trainer.strategy
+        # A private attribute, but Lightning keeps DDP's options nowhere else.
         if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get(
             "find_unused_parameters", False
         ):
@@ -60,9 +61,11 @@ class SubnetScheduleCallback(Callback):
             )
         schedule = pl_module.model.schedule
         # The optimizer is built later, from parameters without names: mark the scores.
+# The optimizer is built later, from parameters without names: mark the scores.
         for score in schedule.selection.selector.parameters():
             score.score_lr = schedule.selection.search.score_lr
         optimizer = dict(pl_module.config.optimizer)
+        # Lightning comes here once for each of fit, validate and test.
         if optimizer["_target_"] != _APART:
             optimizer["optimizer"] = optimizer["_target_"]
             pl_module.config.optimizer = {**optimizer, "_target_": _APART}
@@ -74,14 +77,17 @@ class SubnetScheduleCallback(Callback):
             ConfigError: the search does not fit into the run.
         """
         updates = trainer.estimated_stepping_batches
+        # Infinite with `max_epochs: -1`.
         total = int(updates) if updates < math.inf else None
         schedule: Schedule = pl_module.model.schedule
         # Lightning has loaded the checkpoint by now; the length of the search is in it.
+# Lightning has loaded the checkpoint by now; the length of the search is in it.
         if not schedule.selection.planned:
             schedule.selection.plan(total)
         search = int(schedule.selection.search_updates)
         check_search_fits(search, total, "trainer: max_epochs", "the resumed run")
         for optimizer in trainer.optimizers:
+            # Lightning calls back before a step and after a batch, not after a step.
             optimizer.register_step_post_hook(lambda *_: schedule.after_step())
 
     def on_train_batch_start(
@@ -93,6 +99,7 @@ class SubnetScheduleCallback(Callback):
     ) -> None:
         """Advance before an update's first batch."""
         # Lightning steps after an epoch's last batch, too: indices begin anew there.
+# Lightning steps after an epoch's last batch, too, however many it has added up.
         if batch_idx % trainer.accumulate_grad_batches == 0:
             pl_module.model.begin_update(self.seed)
 
@@ -102,8 +109,10 @@ class SubnetScheduleCallback(Callback):
         for checkpoint in trainer.checkpoint_callbacks:
             if getattr(checkpoint, "monitor", None) is None:
                 continue
+            # The user's number, as it was before this callback changed it.
             kept = self._kept.setdefault(checkpoint, checkpoint.save_top_k)
             # 0: nothing is ranked; `last.ckpt` is written all the same.
+# 0: nothing is ranked; `last.ckpt` is written all the same.
             checkpoint.save_top_k = kept if joint else 0
 
 
@@ -127,4 +136,5 @@ def optimizer_with_scores_apart(
     return built
 
 
+# Hydra finds functions by their path.
 _APART = f"{__name__}.{optimizer_with_scores_apart.__name__}"

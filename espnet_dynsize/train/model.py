@@ -1,21 +1,22 @@
 """`dynsize`: the joint loss over the subnets sampled in a step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
-from espnet_dynsize.control.sampler import Sandwich
+from espnet_dynsize.control.sampler import Sandwich, SandwichRule
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.core.checkpoint import rename_moved
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, Share
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
 from espnet_dynsize.encoder.heads import PerSize, SizedLinear, make_decoder_sized
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.train.build import build_family, build_schedule, check_numbers
+from espnet_dynsize.train.build import BudgetKind, build_family, build_schedule
 from espnet_dynsize.train.objectives import (
     Distillation,
     Encoded,
@@ -27,6 +28,8 @@ from espnet_dynsize.train.objectives import (
 from espnet_dynsize.train.release import release
 from espnet_dynsize.train.view import View
 
+# Twice the published 0.3: with `alternate`, a smaller subnet trains in every second
+# update only
 SUBNET_WEIGHT = 0.6
 DISTILL_WEIGHT = 0.5
 # ESPnet's parts that run once per batch: what they put out serves every subnet
@@ -74,18 +77,18 @@ class JointLoss:
     def __init__(
         self,
         *,
-        sizes: Sequence[int] | None = None,
-        budgets: dict[str, Sequence[float]] | None = None,
+        sizes: list[Count] | None = None,
+        budgets: dict[BudgetKind, list[Fraction]] | None = None,
         selector: str = "simple_top_k",
         selector_conf: dict | None = None,
-        layer_drop_joint: float = 0.0,
-        layer_drop_search: float = 0.0,
+        layer_drop_joint: Share = 0.0,
+        layer_drop_search: Share = 0.0,
         norm_per_size: bool = False,
         output_per_size: bool = True,
         decoder_per_size: bool = False,
-        subnet_weight: float = SUBNET_WEIGHT,
-        sandwich: str = "alternate",
-        distill_weight: float | None = None,
+        subnet_weight: Positive = SUBNET_WEIGHT,
+        sandwich: SandwichRule = "alternate",
+        distill_weight: NotNegative | None = None,
         subnet: int | None = None,
         **stock,
     ):
@@ -98,19 +101,21 @@ class JointLoss:
         if distill_weight is None:
             distill_weight = 0.0 if self.ctc is None else DISTILL_WEIGHT
         drops = (layer_drop_joint, layer_drop_search)
-        check_numbers(subnet_weight, distill_weight, *drops, sandwich)
         self._check_parts(distill_weight, decoder_per_size)
 
         # Measured before the norms are made per size: costs are those of one size.
+# Measured before the norms are made per size: costs are those of one size.
         family = build_family(self.encoder, sizes, budgets)
         self.schedule = build_schedule(family, selector, selector_conf, sandwich)
         selection = self.schedule.selection
         self.sampler = Sandwich(selection, sandwich, subnet_weight, *drops)
+        # A plain list: objectives have no weights, so none of them is a submodule.
         self.objectives: list[Objective] = [stock_loss]
         if distill_weight:
             self.objectives.append(Distillation(distill_weight))
 
         # The full size uses the stock modules themselves, under their stock names.
+# The full size uses the stock modules themselves, under their stock names.
         smaller = list(family.sizes[:-1])
         if smaller:
             self.encoder.make_sized(smaller, norm_per_size)
@@ -120,6 +125,7 @@ class JointLoss:
             if decoder_per_size:
                 make_decoder_sized(self.decoder, smaller, self.encoder.switch)
         # Its units are in the checkpoint; see `_fix_subnet`.
+# Its units are in the checkpoint; see `_fix_subnet`.
         self.fixed_size = subnet
         if subnet is not None and subnet not in family.sizes:
             raise ConfigError(
@@ -137,6 +143,11 @@ class JointLoss:
         if distill_weight and self.ctc is None:
             raise ConfigError(
                 f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
+            )
+        if distill_weight and getattr(self.encoder, "ctc_trim", False):
+            raise ConfigError(
+                f"model_conf: distill_weight={distill_weight} must be 0 with ctc_trim, "
+                "which leaves every subnet other frames."
             )
         attends = self.decoder is not None and not self.use_transducer_decoder
         if decoder_per_size and not attends:
@@ -188,6 +199,7 @@ class JointLoss:
                 "is from the search phase, or an average with one; use a joint-phase "
                 "checkpoint."
             )
+        # With its head: the same layers under another head have other statistics.
         listed = subnet in self.schedule.selection.subnets()
         if not listed and not calibrated and self._keeps_statistics(subnet):
             raise ConfigError(
@@ -250,8 +262,10 @@ class JointLoss:
             **kwargs: What else ESPnet's model takes.
         """
         # Draws SpecAugment's masks once: all subnets of a step see the same features.
+# Draws SpecAugment's masks once: all subnets of a step see the same features.
         features = self._features(speech, speech_lengths)
         batch = dict(text=text, text_lengths=text_lengths, **kwargs)
+        # Under the names of audio: a view without front-end takes them for its input.
         batch |= dict(speech=features[0], speech_lengths=features[1])
         with self.encoder.switch.remember() as embedded:
             if self.training:
@@ -259,6 +273,7 @@ class JointLoss:
             else:
                 loss, stats = self._valid_loss(batch)
         stats.update(loss=loss.detach(), phase=float(self.schedule.phase))
+        # As ESPnet's models do: a vector for every number, to be averaged over ranks.
         return force_gatherable((loss, stats, len(text)), loss.device)
 
     def _train_loss(self, batch: dict, embedded: list) -> tuple[torch.Tensor, Stats]:
@@ -269,9 +284,11 @@ class JointLoss:
                 encoded = self._encode(batch)
                 loss, detail = self._sampled_loss(sampled, encoded, batch, teacher)
             # Largest first: the first one teaches the others.
+# Largest first: the first one teaches the others.
             teacher = teacher or Teacher(self, sampled, encoded)
             loss = sampled.weight * loss
             # The last one's graph is freed by the trainer's own backward pass.
+# The last one's graph is freed by the trainer's own backward pass.
             if sampled is not samples[-1] and not _scales_gradients():
                 loss = release(loss, self._inputs(batch["speech"], embedded))
             total = total + loss
@@ -290,8 +307,10 @@ class JointLoss:
             for key, value in detail.items():
                 stats[f"{key}_{size}"] = value
                 means.setdefault(key, []).append(float(value))
+        # Under ESPnet's own names, by which recipes choose and average models.
         stats |= {key: sum(values) / len(values) for key, values in means.items()}
         # No penalty, no weights: a validation loss is comparable over phases and runs.
+# No penalty, no weights: a validation loss is comparable over phases and runs.
         return torch.stack(losses).mean(dim=0), stats
 
     def _sampled_loss(
@@ -307,15 +326,18 @@ class JointLoss:
 
     def stock_loss(self, encoded: Encoded, batch: dict) -> tuple[torch.Tensor, Stats]:
         """ESPnet's loss, a scalar, and its statistics for an encoded batch."""
+        # ESPnet's `forward` begins with `encode`: here it finds that done.
         view = View(self, encode=lambda *audio: encoded)
         # ESPnet changes the lengths in place.
         batch = dict(batch, text_lengths=batch["text_lengths"].clone())
         loss, stats, _ = self._stock().forward(view, **batch)
         stats = {key: value for key, value in stats.items() if value is not None}
+        # `force_gatherable` has made a vector of the loss.
         return loss.squeeze(0), stats
 
     def _features(self, speech: torch.Tensor, lengths: torch.Tensor) -> tuple:
         """What ESPnet's `encode` does before the encoder: [B, L, D] and [B]."""
+        # ESPnet does this inside of `encode` only.
         view = View(self, encoder=_pass_on, postencoder=None)
         return self._stock().encode(view, speech, lengths)
 
@@ -327,14 +349,17 @@ class JointLoss:
 
     def _stock(self) -> type:
         """The stock model's methods, to be called with a view."""
+        # What follows the mixin among the bases; of a class, so methods are unbound.
         return super(JointLoss, type(self))
 
     def _inputs(self, features: torch.Tensor, embedded: list) -> Iterator[torch.Tensor]:
         """What gets gradients from a subnet: the front-end's outputs, parameters."""
         # The graph before these serves every subnet, and must outlive each one's.
+# The graph before these serves every subnet, and must outlive each one's.
         yield from _tensors(embedded or features)
         before = [getattr(self, name) for name in _BEFORE_ENCODER]
         before = [m for m in (*before, self.encoder.embed) if m is not None]
+        # Their parameters get gradients in the trainer's backward pass, once.
         shared = {id(p) for module in before for p in module.parameters()}
         yield from (p for p in self.parameters() if id(p) not in shared)
 
@@ -357,6 +382,7 @@ def _rename_moved(
 def _fix_subnet(model: JointLoss, incompatible: object) -> None:
     """Let the config's `subnet` compute: its layers are known with the checkpoint."""
     if model.fixed_size is not None:
+        # Refuses a checkpoint of the search, where the size has no layers.
         model.encoder.switch.default = Sampled(model.subnet(model.fixed_size))
 
 
@@ -371,5 +397,7 @@ def _tensors(nested: object) -> Iterator[torch.Tensor]:
 
 def _scales_gradients() -> bool:
     """Whether gradients are too small for their type unless the trainer scales them."""
+    # `release` differentiates a loss that the GradScaler has not scaled yet: float16
+    # would lose what is below 6e-8.
     half = torch.get_autocast_dtype("cuda") is torch.float16
     return half and torch.is_autocast_enabled("cuda")

@@ -21,6 +21,8 @@ class BasedArgumentParser(ArgumentParser):
         """As ESPnet's; see `load_config`."""
         # ESPnet's own reading of the file is skipped: it would refuse the key `base`.
         plain = super(ArgumentParser, self).parse_known_args
+        # Into a namespace of its own: argparse sets defaults only where nothing is yet,
+        # and those of this pass do not know the config.
         config, _ = plain(args, argparse.Namespace())
         if config.config is not None:
             try:

@@ -17,11 +17,14 @@ def separate_scores(
         scores: May be none.
         score_lr: Learning rate relative to that of the first group.
     """
+    # By identity: `in` would compare tensors element by element.
     ids = {id(p) for p in scores}
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in ids]
     if scores:
+        # Schedulers that scale each group's first rate keep the relation.
         rate = score_lr * optimizer.param_groups[0]["lr"]
+        # What is not given, such as betas, is the optimizer's default.
         optimizer.add_param_group(
             {"params": list(scores), "weight_decay": 0.0, "lr": rate}
         )

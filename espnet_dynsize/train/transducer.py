@@ -50,6 +50,8 @@ class RNNTLoss(torch.nn.Module):
             label_lens: int32 [B].
         """
         # ESPnet's lengths leave the last frames out where the joint output is padded.
+        # Torchaudio refuses frames beyond the longest length, bfloat16 and strides; the
+        # softmax is part of its loss.
         acts = acts[:, : int(act_lens.max())].float().contiguous()
         return rnnt_loss(acts, labels, act_lens, label_lens, blank=self.blank)
 
@@ -61,12 +63,14 @@ def rnnt_loss_available() -> Iterator[None]:
     The real package is used where it is installed. Threads wait for each other.
     """
     with _LOCK:
+        # In this order: `find_spec` fails on a module without spec, as that below is.
         if PACKAGE in sys.modules or importlib.util.find_spec(PACKAGE) is not None:
             yield
             return
         module = ModuleType(PACKAGE)
         module.RNNTLoss = RNNTLoss
         # Nobody else may find it there later and take it for the real package.
+# Nobody else may find it there later and take it for the real package.
         sys.modules[PACKAGE] = module
         try:
             yield

@@ -60,7 +60,7 @@ def test_the_plugin_is_known_where_the_task_is_imported(tmp_path):
 def test_a_script_may_import_the_plugin_s_task_first(tmp_path):
     program = script(
         tmp_path,
-        "from espnet_dynsize.train.task import ENCODERS\n"
+        "from espnet_dynsize.train.choices import ENCODERS\n"
         "from espnet2.tasks.asr import ASRTask, encoder_choices\n"
         "print(ASRTask.__name__, set(ENCODERS) <= set(encoder_choices.classes))\n",
     )

@@ -232,10 +232,21 @@ def test_bad_sizes(sizes, message):
             {"search_fraction": 1.0},
             "search_fraction=1.0 must be at least 0 and below 1",
         ),
-        ({"search_updates": -1}, "search_updates=-1 must be at least 0"),
-        ({"search_updates": 2.5}, "search_updates=2.5 must be at least 0"),
+        (
+            {"search_updates": -1},
+            "search_updates=-1 must be a whole number, at least 0",
+        ),
+        ({"search_updates": 2.5}, "search_updates=2.5 must be a whole number"),
         ({"score_lr": float("inf")}, "score_lr=inf must be above 0"),
-        ({"k_stepp": 1}, "k_stepp"),
+        (
+            {"k_stepp": 1},
+            "k_stepp=1 is not an option .*; did you mean k_step",
+        ),
+        ({"search_fractoin": 0.5}, "did you mean search_fraction?"),
+        (
+            {"search_fraction": 0.5, "search_updates": 4},
+            "search_fraction=0.5 must be left out with search_updates=4",
+        ),
     ],
 )
 def test_bad_selector_conf(conf, message):

@@ -89,12 +89,18 @@ def test_extracted_model_has_the_parameters_that_were_budgeted():
 @pytest.mark.parametrize(
     "budgets, message",
     [
-        ({"time": [0.5, 1]}, "budgets={'time': .* must have one key of"),
+        (
+            {"time": [0.5, 1]},
+            "must be a section of keys .one of flops, params",
+        ),
         ({"flops": [1], "params": [1]}, "must have one key of"),
         ({}, "must have one key of"),
-        (0.7, "budgets=0.7 must have one key of"),
-        ({"flops": 0.7}, "budgets: flops=0.7 must be a list"),
-        ({"flops": None}, "budgets: flops=None must be a list"),
+        (0.7, "budgets=0.7 must be a section of keys"),
+        (
+            {"flops": 0.7},
+            "budgets={'flops': 0.7} must be a section of .*each a list",
+        ),
+        ({"flops": None}, "budgets={'flops': None} must be a section"),
         ({"flops": [0.001, 1]}, "budgets: flops=.* must be at least 0"),
     ],
 )
@@ -111,3 +117,13 @@ def test_budgets_and_sizes_exclude_each_other():
 def test_component_sizes_are_budgets():
     with pytest.raises(ConfigError, match=r"sizes=\[3, 8\] counts layers"):
         build(model_config(sizes=[3, 8], granularity="component"))
+
+
+def test_flops_of_an_encoder_that_reads_ctc_posteriors():
+    """The encoder's own FLOPs; the CTC output that it asks for is not one of them."""
+    conf = dict(interctc_layer_idx=[1], interctc_use_conditioning=True)
+    config = model_config(budgets={"flops": [0.9, 1]}, sizes=None, **conf)
+    config["model_conf"]["interctc_weight"] = 0.3
+    reading = build(config).schedule.selection.family
+    plain = build(model_config(budgets={"flops": [0.9, 1]}, sizes=None))
+    assert reading.costs.units == plain.schedule.selection.family.costs.units

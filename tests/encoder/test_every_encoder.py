@@ -13,7 +13,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.train.task import ENCODERS
+from espnet_dynsize.train.choices import ENCODERS
 
 MODEL = "valid.loss.ave.pth"
 SHAPE = dict(

@@ -13,6 +13,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Sampled, Subnet
 
 EVERYTHING = Subnet((True,) * 8)
+CUT = {"layer": {}, "component": {"granularity": "component", "ffn_chunks": 3}}
 STILL = dict(dropout_rate=0.0, positional_dropout_rate=0.0, conv_norm="layer_norm")
 
 
@@ -98,7 +99,7 @@ def test_the_front_end_is_run_once_for_all_subnets():
 @pytest.mark.parametrize("granularity", ["layer", "component"])
 def test_each_thread_has_its_own_subnet(granularity):
     """Two threads, one model: no thread computes what another one activated."""
-    encoder = supernet(granularity=granularity, ffn_chunks=3).eval()
+    encoder = supernet(**CUT[granularity]).eval()
     units = encoder.num_units
     subnets = [
         None,

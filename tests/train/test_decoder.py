@@ -1,9 +1,12 @@
 """Hybrid CTC/attention models."""
 
+import inspect
+
 import pytest
 import torch
 import yaml
 from conftest import batch, build, fix_masks, model_config, randomise
+from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from experiment import AVERAGED, experiment
 
 import espnet_dynsize
@@ -132,3 +135,11 @@ def test_decoder_per_size_needs_attention(decoder, conf):
     config["joint_net_conf"] = {"joint_space_size": 8} if decoder else None
     with pytest.raises(ConfigError, match="needs an attention decoder"):
         build(config)
+
+
+def test_a_decoder_per_size_takes_the_stock_one_s_arguments():
+    """ESPnet's beam search asks the signature whether padding can be masked."""
+    decoder = hybrid(decoder_per_size=True)[0].decoder
+    stock = inspect.signature(TransformerDecoder.batch_score)
+    assert "xs_mask" in stock.parameters
+    assert inspect.signature(type(decoder).batch_score) == stock

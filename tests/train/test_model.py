@@ -195,7 +195,10 @@ def test_smaller_sizes_start_from_the_gated_output_layer():
         ({"sandwich": "half"}, "sandwich=half must be one of"),
         ({"distill_weight": -0.1}, "distill_weight=-0.1 must be at least 0"),
         ({"subnet_weight": float("inf")}, "subnet_weight=inf must be above 0"),
-        ({"layer_drop_joint": 1.0}, "layer_drop_joint=1.0 must be at least 0"),
+        (
+            {"layer_drop_joint": 1.0},
+            "layer_drop_joint=1.0 must be at least 0 and bel",
+        ),
         ({"layer_drop_search": -0.1}, "layer_drop_search=-0.1 must be at least 0"),
         ({"sizes": None}, "sizes=None and budgets=None: model: dynsize needs"),
     ],
@@ -401,3 +404,9 @@ def seeded(config: dict):
 def assert_contains(state: dict, part: dict) -> None:
     for name, value in part.items():
         assert torch.equal(state[name], value), name
+
+
+def test_distillation_needs_the_same_frames():
+    with pytest.raises(ConfigError, match="distill_weight=0.5 must be 0 with ctc_trim"):
+        build(model_config({"distill_weight": 0.5}, ctc_trim=True))
+    assert build(model_config({"distill_weight": 0.0}, ctc_trim=True)).objectives

@@ -1,7 +1,6 @@
 """How layers are chosen: by learned scores, or by a rule."""
 
 import importlib
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,7 +12,6 @@ from espnet_dynsize.control.selectors.selector import LayerSelector
 from espnet_dynsize.control.selectors.simple_top_k import SimpleTopK
 from espnet_dynsize.control.selectors.stored import StoredSelector
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.family import Family
 
 SELECTORS = {
     "simple_top_k": SimpleTopK,
@@ -23,8 +21,6 @@ SELECTORS = {
     "first": First,
     "random": Random,
 }
-# Keys of `selector_conf` that belong to the search, not to the selector
-SEARCH_KEYS = ("search_fraction", "search_updates", "score_lr")
 _opening = ContextVar("opening", default=False)
 
 
@@ -38,42 +34,27 @@ def opening() -> Iterator[None]:
         _opening.reset(token)
 
 
-def build_selector(name: str, conf: dict, family: Family) -> LayerSelector:
-    """Build a selector.
-
-    Args:
-        name: A key of `SELECTORS`, or `package.module.Class` of your own.
-        conf: Its options.
-        family: The sizes and the units' costs.
-
-    Raises:
-        ConfigError: there is no such selector or option.
-    """
-    # Masks are in the checkpoint: opening needs no code of the user's.
-    if name not in SELECTORS and _opening.get():
-        return StoredSelector(family)
-    selector = find_selector(name)
-    _check_keys(name, selector, conf)
-    try:
-        return selector(family, **conf)
-    except TypeError as error:
-        raise ConfigError(f"selector_conf={conf} of {name}: {error}.") from error
-
-
 def find_selector(name: str) -> type[LayerSelector]:
-    """The selector class of that name or dotted path, which is imported.
+    """The selector class of a name of `SELECTORS`, or of a dotted path.
+
+    The path's module is imported.
+
+    While `opening`, nothing is imported: `StoredSelector` stands in for it.
 
     Raises:
         ConfigError: there is none.
     """
     if name in SELECTORS:
         return SELECTORS[name]
+    # Masks are in the checkpoint: opening needs no code of the user's.
+    if _opening.get():
+        return StoredSelector
     module, _, attribute = str(name).rpartition(".")
     try:
         selector = (
             getattr(importlib.import_module(module), attribute) if module else None
         )
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(f"selector={name} cannot be imported: {error}.") from error
     if not (isinstance(selector, type) and issubclass(selector, LayerSelector)):
         raise ConfigError(
@@ -81,14 +62,3 @@ def find_selector(name: str) -> type[LayerSelector]:
             "of a subclass of LayerSelector."
         )
     return selector
-
-
-def _check_keys(name: str, selector: type, conf: dict) -> None:
-    # The first one is the family.
-    allowed = list(inspect.signature(selector).parameters)[1:]
-    for key, value in conf.items():
-        if key not in allowed:
-            raise ConfigError(
-                f"selector_conf: {key}={value} is not an option of {name}; it has "
-                f"{[*allowed, *SEARCH_KEYS] if selector.searches else allowed}."
-            )

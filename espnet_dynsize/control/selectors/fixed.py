@@ -39,6 +39,8 @@ class Uniform(FixedSelector):
     """
 
     def ranking(self) -> list[int]:
+        # Three-gap theorem: neighbours among the units whose place is below a bound
+        # have at most three different distances, whatever the bound.
         places = [(GOLDEN_RATIO * i) % 1.0 for i in range(self.num_units)]
         return sorted(range(self.num_units), key=places.__getitem__)
 
@@ -48,6 +50,7 @@ class Random(FixedSelector):
 
     def __init__(self, family: Family):
         super().__init__(family)
+        # A buffer: the checkpoint says what was drawn.
         self.register_buffer("scores", torch.empty(self.num_units))
         self.reset_parameters()
 

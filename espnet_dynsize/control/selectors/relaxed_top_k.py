@@ -17,6 +17,7 @@ def relaxed_top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
         Shape [L], sums to k.
     """
     # log(0) would make the gradient NaN where a unit has been picked with certainty.
+# log(0) would make the gradient NaN where a unit has been picked with certainty.
     tiny = torch.finfo(scores.dtype).tiny
     khot = torch.zeros_like(scores)
     for _ in range(k):
@@ -30,4 +31,5 @@ def straight_through_top_k(soft: torch.Tensor, k: int) -> torch.Tensor:
     """Hard k-hot of the k largest entries, with the gradient of the soft one."""
     hard = torch.zeros_like(soft)
     hard[soft.topk(k).indices] = 1.0
+    # The value is exactly `hard`: rounding of (1 - s) + s and (0 - s) + s cancels.
     return hard - soft.detach() + soft

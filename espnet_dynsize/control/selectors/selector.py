@@ -78,4 +78,5 @@ class LayerSelector(torch.nn.Module, ABC):
 
 def best_first(scores: torch.Tensor) -> list[int]:
     """Positions of the scores [N], highest first."""
+    # Stable: every rank and every device breaks ties alike.
     return scores.detach().cpu().argsort(descending=True, stable=True).tolist()

@@ -12,6 +12,7 @@ from espnet_dynsize.control.selectors.relaxed_top_k import (
 from espnet_dynsize.control.selectors.selector import Gates, LayerSelector, best_first
 from espnet_dynsize.core.errors import check
 from espnet_dynsize.core.family import Family
+from espnet_dynsize.core.schema import Count
 
 INITIAL_SCORE = 0.5
 # Far below one optimiser step: it only decides between scores that are still equal.
@@ -33,6 +34,7 @@ def annealed_k(
         smallest: Units of the smallest size.
         step: r.
     """
+    # L = 48, smallest 12, r = 12: three parts with k = 36, 24, 12.
     parts = max(math.ceil((num_units - smallest) / step), 1)
     part = min(Ramp([(0, 0), (search_updates, parts)]).step(update), parts - 1)
     return max(num_units - step * (part + 1), smallest)
@@ -53,10 +55,12 @@ class SimpleTopK(LayerSelector):
         ConfigError: `k_step` is not between 1 and the number of units.
     """
 
-    def __init__(self, family: Family, k_step: int = 1, straight_through: bool = True):
+    def __init__(
+        self, family: Family, k_step: Count = 1, straight_through: bool = True
+    ):
         super().__init__(family)
         allowed = f"between 1 and {self.num_units}, the number of layers"
-        check(1 <= k_step <= self.num_units, "selector_conf: k_step", k_step, allowed)
+        check(k_step <= self.num_units, "selector_conf: k_step", k_step, allowed)
         self.k_step = k_step
         self.straight_through = straight_through
         self.scores = torch.nn.Parameter(torch.empty(self.num_units))
@@ -71,6 +75,7 @@ class SimpleTopK(LayerSelector):
         self, update: int, search_updates: int, generator: torch.Generator
     ) -> Gates:
         # With budgets, how many units that is depends on which are best now.
+# With budgets, how many units that is depends on which are best now.
         smallest = self.family.costs.count(self.ranking(), self.family.budgets[0])
         k = annealed_k(update, search_updates, self.num_units, smallest, self.k_step)
         values = relaxed_top_k(self.scores, k)

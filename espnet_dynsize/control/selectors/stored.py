@@ -14,8 +14,10 @@ class StoredSelector(FixedSelector):
     is_opaque = True
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # Torch's own method would report the selector's state as unexpected.
         for name in [name for name in state_dict if name.startswith(prefix)]:
             del state_dict[name]
 
     def ranking(self) -> list[int]:
+        # Not asked for in the joint phase, whose masks are in the checkpoint.
         return list(range(self.num_units))

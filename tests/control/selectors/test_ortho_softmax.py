@@ -8,7 +8,6 @@ from espnet_dynsize.control.selectors.ortho_softmax import (
     orthogonality_penalty,
 )
 from espnet_dynsize.core.cost import CostModel
-from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.family import Family, family_of_counts
 
 
@@ -74,16 +73,3 @@ def test_a_unit_is_ranked_once_even_if_two_rows_want_it():
     made.scores.data = torch.tensor([[0.0, 3.0, 1.0], [0.0, 2.0, 1.0], [0.0, 5.0, 4.0]])
     assert made.ranking() == [1, 2, 0]
     assert made.masks()[0].tolist() == [False, True, False]
-
-
-@pytest.mark.parametrize(
-    "conf, message",
-    [
-        ({"final_temperature": 0.0}, "final_temperature=0.0 must be above 0, up to 1"),
-        ({"penalty_weight": -1.0}, "penalty_weight=-1.0 must be at least 0"),
-        ({"noise": -0.1}, "noise=-0.1 must be at least 0"),
-    ],
-)
-def test_bad_options(conf, message):
-    with pytest.raises(ConfigError, match=message):
-        selector(**conf)

@@ -57,11 +57,6 @@ def test_every_selector_refuses_what_it_does_not_know(name):
         build(name, {"colour": "red"})
 
 
-def test_score_learning_rate_must_be_positive():
-    with pytest.raises(ConfigError, match="score_lr=0 must be above 0"):
-        build("simple_top_k", {"score_lr": 0})
-
-
 def test_a_model_that_is_opened_imports_nothing():
     with opening():
         schedule = build("nowhere.Selector", {"search_updates": 3, "colour": "red"})

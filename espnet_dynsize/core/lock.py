@@ -1,0 +1,36 @@
+"""One process at a time in a folder."""
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from espnet_dynsize.core.errors import ConfigError
+
+NAME = ".lock"
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold the folder's lock inside the block; it ends with the process, however that.
+
+    Args:
+        folder: Made where it is missing.
+        what: What another process would be doing there, for the message.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / NAME).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder} is in use: another process is {what} there; wait for it, "
+                "or use another folder."
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            logging.warning(f"{folder} cannot be locked: {error}")
+        yield

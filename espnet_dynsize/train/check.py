@@ -1,0 +1,93 @@
+"""What is refused before a model is built or trained."""
+
+import argparse
+import importlib.util
+from collections.abc import Mapping
+
+import torch
+
+from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.keys import ENCODER_PREFIX, check_model_keys, refuse_moved
+from espnet_dynsize.core.schema import check_options
+from espnet_dynsize.train.choices import ENCODERS, MODELS, plain_name
+
+# Arguments of ESPnet's models that are not options
+_PARTS = (
+    *("vocab_size", "token_list", "frontend", "specaug", "normalize", "preencoder"),
+    *("encoder", "postencoder", "decoder", "ctc", "joint_network"),
+)
+
+
+def check_config(config: Mapping) -> None:
+    """Check the plugin's options in a training config: names, types and ranges.
+
+    Args:
+        config: A training config's keys, all or only those that differ from ESPnet's.
+
+    Raises:
+        ConfigError: one is not allowed.
+    """
+    for key, section in config.items():
+        if key.endswith("_conf"):
+            good = section is None or isinstance(section, Mapping)
+            check(good, key, section, "a section of keys")
+    encoder, conf = plain_name(config.get("encoder")), config.get("encoder_conf") or {}
+    refuse_moved(conf)
+    check_model_keys(config)
+    if encoder.startswith(ENCODER_PREFIX):
+        allowed = f"one of {', '.join(ENCODERS)}"
+        check(encoder in ENCODERS, "encoder", encoder, allowed)
+        taker = ENCODERS[encoder]
+        check_options("encoder_conf", conf, encoder, taker, taken=("input_size",))
+    model = config.get("model")
+    if model in MODELS:
+        conf = config.get("model_conf")
+        taker = MODELS[model]
+        check_options("model_conf", conf, f"model: {model}", taker, taken=_PARTS)
+
+
+def check_training(args: argparse.Namespace) -> None:
+    """Check the options of a supernet's training, before anything is built.
+
+    Raises:
+        ConfigError: they would train a wrong model, or none.
+    """
+    if args.ngpu > 1 and not getattr(args, "distributed", False):
+        raise ConfigError(
+            f"ngpu={args.ngpu} needs multiprocessing_distributed: true: threads of one "
+            "process (DataParallel) would share the switch that says which size "
+            "computes."
+        )
+    for package, needed in (
+        ("editdistance", True),
+        ("tensorboard", args.use_tensorboard),
+    ):
+        if needed and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"training needs the package {package}: pip install {package}."
+            )
+    size = args.model_conf.get("subnet")
+    if size is not None and not args.collect_stats:
+        raise ConfigError(
+            f"model_conf: subnet={size} must be left out of a training config: it is "
+            "the size that decodes."
+        )
+    # Adapted matrices are other modules, with other names, than those that are cut.
+    adapts = getattr(args, "use_adapter", False)
+    allowed = "false for a supernet; extract a size, and adapt that"
+    check(not adapts, "use_adapter", adapts, allowed)
+    for phase, name, mode in args.best_model_criterion:
+        criterion = f"best_model_criterion: [{phase}, {name}, {mode}]"
+        check(mode in ("min", "max"), criterion, mode, "min or max")
+
+
+def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:
+    """Refuse a training in which only scores, or nothing, would learn.
+
+    Raises:
+        ConfigError: no weight is left to be trained.
+    """
+    scores = {id(p) for p in model.schedule.selection.selector.parameters()}
+    weights = [p for p in model.parameters() if id(p) not in scores]
+    free = any(p.requires_grad for p in weights)
+    check(free, "freeze_param", freeze_param, "less than all of the model")

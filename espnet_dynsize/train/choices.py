@@ -1,0 +1,30 @@
+"""The encoders and models that the plugin adds to ESPnet's choices."""
+
+from espnet_dynsize.core.keys import MODEL
+from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
+from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
+from espnet_dynsize.train.model import DynSizeASRModel
+
+ENCODERS = {
+    "dynsize_conformer": DynSizeConformerEncoder,
+    "dynsize_e_branchformer": DynSizeEBranchformerEncoder,
+    "dynsize_transformer": DynSizeTransformerEncoder,
+}
+MODELS = {MODEL: DynSizeASRModel}
+# What a packed config has after its encoder's name, so that ESPnet, which repeats names
+# that it does not know, tells users without the plugin what is missing.
+INSTALL_HINT = " (needs the plugin espnet_dynsize)"
+# The hint that version 0.1 wrote
+_OLD_HINT = " (pip install espnet-dynsize)"
+
+
+def plain_name(encoder: object) -> str:
+    """An encoder's name without the hint."""
+    return str(encoder).removesuffix(INSTALL_HINT).removesuffix(_OLD_HINT)
+
+
+def names_with_hints() -> dict[str, type]:
+    """All names of encoders that a config may have."""
+    hints = ("", INSTALL_HINT, _OLD_HINT)
+    return {n + hint: c for n, c in ENCODERS.items() for hint in hints}
