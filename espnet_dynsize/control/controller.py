@@ -20,7 +20,6 @@ class Counters(torch.nn.Module):
     def _apply(self, fn: Callable, recurse: bool = True):
         """Follow the model to its device, but count in float32 at any precision."""
         exact = dict(self._buffers)  # bfloat16 counts up to 256 only
-# bfloat16 counts up to 256 only.
         super()._apply(fn, recurse)
         # Only the device is taken from what torch has made of them.
         for name, moved in self._buffers.items():
@@ -32,7 +31,6 @@ class Counters(torch.nn.Module):
         buffer = getattr(self, name)
         # In-place changes count a tensor's version up; tensors that were made under
         # inference_mode have none, and are read anew.
-# In-place changes count a tensor's version up.
         version = None if buffer.is_inference() else (id(buffer), buffer._version)
         if version is None or self._on_host.get(name, (None,))[0] != version:
             self._on_host[name] = (version, buffer.tolist())

@@ -64,7 +64,6 @@ class Sandwich:
             return [self._full()]  # needs no gates
         gates = self.selection.gates(update, generator)
         # Stochastic depth only where a smaller subnet can do without.
-# Stochastic depth only where a smaller subnet can do without.
         lacking = self.selection.selector.ranking()[gates.k :]
         full = self._full(lacking, self.layer_drop_search)
         if not gated_trains:
@@ -82,7 +81,6 @@ class Sandwich:
         samples = [self._full(lacking, self.layer_drop_joint)]
         if last > 1:
             # Drawn in every update, so that what is drawn does not depend on the turns.
-# Drawn in every update, so that what is drawn does not depend on the turns.
             between = int(torch.randint(1, last, (1,), generator=generator))
             samples.append(self._smaller(sizes[between], subnets[between]))
         if last > 0:
@@ -94,7 +92,6 @@ class Sandwich:
             left_out = 2 - update % 2
             del samples[left_out : left_out + 1]
         # Where the full network sits out, the largest of the others leads the step.
-# Where the full network sits out, the largest of the others leads the step.
         samples[0] = dataclasses.replace(samples[0], weight=1.0)
         return samples
 

@@ -21,7 +21,6 @@ class Schedule(Counters):
         self.register_buffer("update", torch.zeros(()))  # exact up to 2**24
         self.register_buffer("joint_epochs", torch.zeros(()))
         # Submodules by name, so that a checkpoint's keys say whose state they are.
-# Submodules by name, so that a checkpoint's keys say whose state they are.
         self._names = tuple(controllers)
         for name, controller in controllers.items():
             self.add_module(name, controller)
@@ -84,6 +83,5 @@ class Schedule(Counters):
         generator = torch.Generator()
         # Own numbers for every update, whatever dropout has drawn elsewhere. The factor
         # keeps the updates of runs with neighbouring seeds apart.
-# Own numbers for every update, whatever dropout has drawn elsewhere.
         generator.manual_seed(1_000_003 * self._seed + self.now)
         return generator

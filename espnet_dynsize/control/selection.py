@@ -122,7 +122,6 @@ class Selection(Controller):
         self.gate_every = gate_every
         shape = (len(self.family.sizes), selector.num_units)
         # [sizes, units] of 0 and 1; floats, so that averages keep them exactly.
-# [sizes, units] of 0 and 1; floats, so that averages keep them exactly.
         self.register_buffer("fixed_masks", torch.full(shape, UNSET))
         # In the checkpoint: a run that is resumed for more epochs keeps its search.
         self.register_buffer("search_updates", torch.full((), UNSET))
@@ -135,7 +134,6 @@ class Selection(Controller):
     def phase(self) -> Phase:
         masks = self.read("fixed_masks")
         # One NaN is enough: an average of a search epoch and joint ones.
-# One NaN is enough: an average of a search epoch and joint ones.
         unset = any(math.isnan(kept) for row in masks for kept in row)
         return Phase.SEARCH if unset else Phase.JOINT
 
@@ -164,7 +162,6 @@ class Selection(Controller):
         if not self.planned:
             raise RuntimeError("Selection.plan() comes before training.")
         # Fixed before the update's first batch: the same masks on every rank.
-# Fixed before the update's first batch: the same masks on every rank.
         if update > self.read("search_updates"):
             self.fixed_masks.copy_(self.selector.masks())
         else:
@@ -174,7 +171,6 @@ class Selection(Controller):
     def gates_train(self, update: int) -> bool:
         """Whether the gated subnet trains in this update of the search."""
         # The first update is one of them: the search is never without gates.
-# The first update is one of them: the search is never without gates.
         return (update - 1) % self.gate_every == 0
 
     def gates(self, update: int, generator: torch.Generator) -> Gates:
@@ -186,7 +182,6 @@ class Selection(Controller):
             return 0.0
         penalty = self.selector.penalty(update - 1, self._length(), generator)
         # As much over the run as in every update.
-# As much over the run as in every update.
         return self.gate_every * penalty
 
     def masks(self) -> torch.Tensor:
@@ -219,7 +214,6 @@ class Selection(Controller):
         While searching, smaller sizes use the heads that the gated subnet trains.
         """
         # The heads of the sizes between have not trained yet.
-# The heads of the sizes between have not trained yet.
         search, last = self.phase is Phase.SEARCH, len(self.sizes) - 1
         return [
             Subnet(tuple(mask), self.family.head(0 if search and i < last else i))

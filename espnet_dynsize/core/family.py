@@ -44,7 +44,6 @@ class Family:
         for mask, budget in zip(masks, self.budgets):
             mask[list(ranking)[: self.costs.count(ranking, budget)]] = True
         # Rounding of costs must not drop a unit of the full size.
-# Rounding of costs must not drop a unit of the full size.
         masks[-1] = True
         return masks
 
@@ -107,7 +106,6 @@ def family_of_budgets(
             f"{text} must be increasing, at least 0.01 apart, and end with 1."
         )
     # Below it, every ranking would give the same one unit, under a wrong name.
-# Below it, every ranking would give the same one unit, under a wrong name.
     least = (costs.fixed + min(costs.units)) / costs.total
     if fractions[0] < least:
         raise ConfigError(

@@ -81,7 +81,6 @@ def refuse_moved(encoder_conf: Mapping) -> None:
         ConfigError: there is one.
     """
     # ESPnet writes options that are not set as null.
-# ESPnet writes options that are not set as null.
     moved = [key for key in MOVED_KEYS if encoder_conf.get(key) is not None]
     if moved:
         lines = ", ".join(f"{key}: {encoder_conf[key]}" for key in moved)

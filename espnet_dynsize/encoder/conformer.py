@@ -35,7 +35,6 @@ class ConformerBlock(SelfAttention, ScaledFeedForward, Block, EncoderLayer):
     ):
         # ESPnet's block knows whether its convolution wants the padding's mask: one of
         # a user's own may not.
-# ESPnet's block knows whether its convolution wants the padding's mask.
         masked = {"mask_pad": mask} if self._conv_takes_mask else {}
         return self.dropout(call(x, **masked))
 

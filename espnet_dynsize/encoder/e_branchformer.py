@@ -35,7 +35,6 @@ class EBranchformerBlock(ScaledFeedForward, Block, EBranchformerEncoderLayer):
     ):
         # Attention and gating MLP read the same x, each through a norm of its own.
         # `call` is for modules that may lose heads or chunks; this layer is one unit.
-# Attention and gating MLP read the same x, each through a norm of its own.
         branches = torch.cat(
             [self._attention(x, pos_emb, mask), self._gating_mlp(x, mask)], dim=-1
         )  # [n, T, 2D]

@@ -55,7 +55,6 @@ class VGGSubsampling(Conv2dSubsampling):
         x = x.unsqueeze(1)  # [B, T, F] -> [B, 1, T, F]
         for i, conv in enumerate(self.conv):
             # A bias makes padding non-zero, and the next convolution would read it.
-# A bias makes padding non-zero, and the next convolution would read it.
             if x_mask is not None:
                 x = x.masked_fill(~x_mask.bool().unsqueeze(-1), 0.0)
             x = conv(x)

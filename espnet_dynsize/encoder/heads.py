@@ -79,7 +79,6 @@ class SizedLinear(PerSize, torch.nn.Linear):
     def __init__(self, stock: torch.nn.Linear, smaller: Sequence[int], switch: Switch):
         # The weights are replaced at once; the draws must not shift anybody else's. No
         # devices: they are made on the CPU, and torch would fork every GPU, too.
-# The weights are replaced at once; the draws must not shift anybody else's.
         with torch.random.fork_rng(devices=()):
             super().__init__(stock.in_features, stock.out_features)
         self.load_state_dict(stock.state_dict())

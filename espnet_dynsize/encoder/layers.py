@@ -54,7 +54,6 @@ class Block:
             ConfigError: the hidden channels cannot be cut into `ffn_chunks`.
         """
         # Swapping the class keeps every parameter under its stock name.
-# Swapping the class keeps every parameter under its stock name.
         block.__class__ = cls
         block.switch = switch
         block.skip_empty = skip_empty
@@ -134,7 +133,6 @@ class Block:
         if gates is None and not kept:
             return x
         # Stochastic depth picks sequences before anything is computed for them.
-# Stochastic depth picks sequences before anything is computed for them.
         rows = self._rows(layer, now, x)
         if not rows.any:
             return x

@@ -36,8 +36,6 @@ class SizedBatchNorm1d(PerSize, torch.nn.BatchNorm1d):
         self.switch = switch
         # Scale and shift are shared: only the statistics differ so much between subnets
         # that one set would be wrong for both.
-# Scale and shift are shared: only the statistics differ so much between subnets
-# that one set would be wrong for both.
         statistics = torch.nn.BatchNorm1d(
             stock.num_features, stock.eps, stock.momentum, affine=False
         )

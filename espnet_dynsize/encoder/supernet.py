@@ -86,7 +86,6 @@ class Supernet:
             # positional encoding is kept.
             stock["input_layer"] = "conv2d"
         # ESPnet builds its blocks with its names; then their classes are swapped.
-# ESPnet builds its blocks with its names; then their classes are swapped.
         super().__init__(input_size, **stock)
         if front_end is not None:
             self.embed = front_end(
@@ -117,7 +116,6 @@ class Supernet:
 
     def _take_over_blocks(self, ffn_chunks: int | None, skip_empty: bool) -> None:
         # Units are counted in the order in which they compute, over all blocks.
-# Units are counted in the order in which they compute, over all blocks.
         first = 0
         for stock_block in self.encoders:
             block = self.block_class.take_over(

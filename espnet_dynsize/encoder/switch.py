@@ -48,7 +48,6 @@ class Switch:
         if isinstance(chosen, Subnet):
             chosen = Sampled(chosen)
         # A token restores what was active before, also when blocks are nested.
-# A token restores what was active before, also when blocks are nested.
         token = self._active.set(chosen)
         try:
             yield

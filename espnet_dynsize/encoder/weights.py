@@ -26,7 +26,6 @@ def narrow(parameters: Parameters, layer: Layer, now: Sampled) -> Parameters:
     if len(kept) == number:
         return parameters
     # All matrices of a layer lose the same units: one index set, by name and dimension.
-# All matrices of a layer lose the same units: one index set, by name and dimension.
     smaller = dict(parameters)
     for name, dim in KINDS[layer.kind].unit_dims.items():
         # Attention with absolute positions has not all of these.
@@ -47,7 +46,6 @@ def gate(parameters: Parameters, layer: Layer, now: Sampled) -> Parameters:
     weight = parameters[f"{out}.weight"]  # [D, channels of all units, …]
     # Scaling a unit's columns scales what it puts out: (W · g) u = W (g · u). A unit's
     # channels lie together: heads and chunks are contiguous.
-# A unit's channels lie together: heads and chunks are contiguous.
     per_channel = gates.repeat_interleave(weight.size(1) // len(gates))
     shape = [1, -1] + [1] * (weight.dim() - 2)  # a convolution has its kernel behind
     return parameters | {
@@ -120,7 +118,6 @@ def _select(
 ) -> torch.Tensor:
     units = parameter.unflatten(dim, (num_units, -1))
     # […, units · channels, …] → […, units, channels, …], choose, and flatten again.
-# […, units · channels, …] → […, units, channels, …], choose, and flatten again.
     index = torch.tensor(kept, device=parameter.device)
     shape = list(parameter.shape)
     shape[dim] = -1

@@ -27,7 +27,6 @@ def keep_checkpoint(output_dir: Path) -> None:
         partial = output_dir / f"{PREVIOUS}.partial"
         shutil.copyfile(output_dir / CHECKPOINT, partial)
         # Whole or not at all: a kill while copying leaves the one before.
-# Whole or not at all: a kill while copying leaves the one before.
         os.replace(partial, output_dir / PREVIOUS)
 
 
@@ -54,7 +53,6 @@ def load_checkpoint(output_dir: Path) -> dict | None:
     # Read before it is moved: it may be cut, too, and then both files stay.
     states = safe_torch_load(previous, map_location="cpu")
     # ESPnet resumes from this name.
-# ESPnet resumes from this name.
     os.replace(previous, path)
     return states
 

@@ -61,7 +61,6 @@ class SubnetScheduleCallback(Callback):
             )
         schedule = pl_module.model.schedule
         # The optimizer is built later, from parameters without names: mark the scores.
-# The optimizer is built later, from parameters without names: mark the scores.
         for score in schedule.selection.selector.parameters():
             score.score_lr = schedule.selection.search.score_lr
         optimizer = dict(pl_module.config.optimizer)
@@ -81,7 +80,6 @@ class SubnetScheduleCallback(Callback):
         total = int(updates) if updates < math.inf else None
         schedule: Schedule = pl_module.model.schedule
         # Lightning has loaded the checkpoint by now; the length of the search is in it.
-# Lightning has loaded the checkpoint by now; the length of the search is in it.
         if not schedule.selection.planned:
             schedule.selection.plan(total)
         search = int(schedule.selection.search_updates)
@@ -99,7 +97,6 @@ class SubnetScheduleCallback(Callback):
     ) -> None:
         """Advance before an update's first batch."""
         # Lightning steps after an epoch's last batch, too: indices begin anew there.
-# Lightning steps after an epoch's last batch, too, however many it has added up.
         if batch_idx % trainer.accumulate_grad_batches == 0:
             pl_module.model.begin_update(self.seed)
 
@@ -112,7 +109,6 @@ class SubnetScheduleCallback(Callback):
             # The user's number, as it was before this callback changed it.
             kept = self._kept.setdefault(checkpoint, checkpoint.save_top_k)
             # 0: nothing is ranked; `last.ckpt` is written all the same.
-# 0: nothing is ranked; `last.ckpt` is written all the same.
             checkpoint.save_top_k = kept if joint else 0
 
 

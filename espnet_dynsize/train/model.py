@@ -104,7 +104,6 @@ class JointLoss:
         self._check_parts(distill_weight, decoder_per_size)
 
         # Measured before the norms are made per size: costs are those of one size.
-# Measured before the norms are made per size: costs are those of one size.
         family = build_family(self.encoder, sizes, budgets)
         self.schedule = build_schedule(family, selector, selector_conf, sandwich)
         selection = self.schedule.selection
@@ -115,7 +114,6 @@ class JointLoss:
             self.objectives.append(Distillation(distill_weight))
 
         # The full size uses the stock modules themselves, under their stock names.
-# The full size uses the stock modules themselves, under their stock names.
         smaller = list(family.sizes[:-1])
         if smaller:
             self.encoder.make_sized(smaller, norm_per_size)
@@ -125,7 +123,6 @@ class JointLoss:
             if decoder_per_size:
                 make_decoder_sized(self.decoder, smaller, self.encoder.switch)
         # Its units are in the checkpoint; see `_fix_subnet`.
-# Its units are in the checkpoint; see `_fix_subnet`.
         self.fixed_size = subnet
         if subnet is not None and subnet not in family.sizes:
             raise ConfigError(
@@ -262,7 +259,6 @@ class JointLoss:
             **kwargs: What else ESPnet's model takes.
         """
         # Draws SpecAugment's masks once: all subnets of a step see the same features.
-# Draws SpecAugment's masks once: all subnets of a step see the same features.
         features = self._features(speech, speech_lengths)
         batch = dict(text=text, text_lengths=text_lengths, **kwargs)
         # Under the names of audio: a view without front-end takes them for its input.
@@ -284,11 +280,9 @@ class JointLoss:
                 encoded = self._encode(batch)
                 loss, detail = self._sampled_loss(sampled, encoded, batch, teacher)
             # Largest first: the first one teaches the others.
-# Largest first: the first one teaches the others.
             teacher = teacher or Teacher(self, sampled, encoded)
             loss = sampled.weight * loss
             # The last one's graph is freed by the trainer's own backward pass.
-# The last one's graph is freed by the trainer's own backward pass.
             if sampled is not samples[-1] and not _scales_gradients():
                 loss = release(loss, self._inputs(batch["speech"], embedded))
             total = total + loss
@@ -310,7 +304,6 @@ class JointLoss:
         # Under ESPnet's own names, by which recipes choose and average models.
         stats |= {key: sum(values) / len(values) for key, values in means.items()}
         # No penalty, no weights: a validation loss is comparable over phases and runs.
-# No penalty, no weights: a validation loss is comparable over phases and runs.
         return torch.stack(losses).mean(dim=0), stats
 
     def _sampled_loss(
@@ -355,7 +348,6 @@ class JointLoss:
     def _inputs(self, features: torch.Tensor, embedded: list) -> Iterator[torch.Tensor]:
         """What gets gradients from a subnet: the front-end's outputs, parameters."""
         # The graph before these serves every subnet, and must outlive each one's.
-# The graph before these serves every subnet, and must outlive each one's.
         yield from _tensors(embedded or features)
         before = [getattr(self, name) for name in _BEFORE_ENCODER]
         before = [m for m in (*before, self.encoder.embed) if m is not None]

@@ -38,7 +38,6 @@ class Teacher:
     def log_probs(self) -> torch.Tensor:
         """Its CTC output [B, T, V], without gradient; computed once for all others."""
         # Through the teacher's output layer, not that of the subnet that asks.
-# Through the teacher's output layer, not that of the subnet that asks.
         with torch.no_grad(), self._model.encoder.activate(self._sampled):
             return self._model.ctc.log_softmax(self._encoded.last)
 
@@ -98,7 +97,7 @@ class Distillation:
     ):
         if teacher is None:
             return 0.0, {}
-        target = teacher.log_probs  # [B, T, V]  # [B, T, V]
+        target = teacher.log_probs  # [B, T, V]
         # Without the dropout that ESPnet's CTC loss may have before its output layer.
         output = model.ctc.log_softmax(encoded.last)
         # Σ_v p_teacher · (log p_teacher - log p_subnet): torch has the target second.

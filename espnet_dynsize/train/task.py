@@ -31,7 +31,6 @@ class DynSizeASRTask(ASRTask):
         """ESPnet's options; `--config` may name a config with a `base`."""
         parser = super().get_parser()
         # The parser is made and filled deep in ESPnet; only how it reads yaml differs.
-# The parser is made and filled deep in ESPnet; only how it reads yaml differs.
         parser.__class__ = BasedArgumentParser
         return parser
 
@@ -62,7 +61,6 @@ class DynSizeASRTask(ASRTask):
         register()  # ESPnet3 comes here without having called it
         check_config(vars(args))
         # ESPnet imports the loss when the model is built.
-# ESPnet imports the loss when the model is built.
         with rnnt_loss_available():
             model = super().build_model(args)
         if isinstance(model, JointLoss) and getattr(args, "init", None) is not None:
@@ -86,7 +84,6 @@ class DynSizeASRTask(ASRTask):
             ConfigError: the checkpoint is of another model than the config.
         """
         # Configs and checkpoints come from strangers.
-# Configs and checkpoints come from strangers.
         with opening():
             model, args = super().build_model_from_file(config_file, model_file, device)
         if model_file is not None:
@@ -125,7 +122,6 @@ def _check_checkpoint(
                 f"model_file={model_file} does not fit its config: {wrong}."
             )
     # ESPnet loads what fits: the full size, without a word.
-# ESPnet loads what fits: the full size, without a word.
     elif any("schedule." in name or ".by_size." in name for name in states):
         raise ConfigError(
             f"model_file={model_file} is a supernet's, but its config has encoder: "

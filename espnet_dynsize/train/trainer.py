@@ -42,7 +42,6 @@ class PhasedTrainerOptions(TrainerOptions):
         self._patience = self.patience
         self._scheduler = list(self.val_scheduler_criterion)
         # The trainer keeps the lists that it is given: they are changed in place.
-# The trainer keeps the list that it is given: it is changed in place afterwards.
         self.best_model_criterion = []
         self.keep_nbest_models = list(self._nbest)
         self.enter(Phase.SEARCH, 0)
@@ -64,20 +63,15 @@ class PhasedTrainerOptions(TrainerOptions):
         joint = phase is Phase.JOINT
         # Without criteria there is no best model and no average, and only the latest
         # epoch is kept.
-# An empty list of criteria: no best model, nothing averaged, nothing kept but the
-# latest epoch.
         self.best_model_criterion[:] = self.criteria if joint else []
         # ESPnet asks for it before the first epoch of a resumed run, too.
         self.patience = self._patience if joint else None
         # ESPnet averages the n best of all epochs; those of the search are infinitely
         # bad, but would be taken where there are fewer than n others.
-# ESPnet averages the n best of all epochs; those of the search are infinitely bad,
-# but would be taken where there are fewer than n others.
         most = max(joint_epochs, 1)
         self.keep_nbest_models[:] = [min(n, most) for n in self._nbest]
         key, name = self._scheduler[:2]
         # Where the scheduler's criterion is hidden, its real value has another name.
-# Where the scheduler's criterion is hidden, its real value has another name.
         seen = {(k, n) for k, n, _ in self.hidden}
         real = name if joint or (key, name) not in seen else f"search_{name}"
         self.val_scheduler_criterion = [key, real]
@@ -136,7 +130,6 @@ class DynSizeTrainer(Trainer):
         schedule = _schedule(model)
         if schedule is not None:
             # Called with DDP's wrapper, before ESPnet counts batches.
-# Called with DDP's wrapper, before ESPnet counts batches.
             iterator = _whole_updates(iterator, model, options)
             if _is_first_rank():
                 keep_checkpoint(Path(options.output_dir))
@@ -241,7 +234,6 @@ def _hide_search_epoch(
         if key == reporter.key and name in reporter.stats:
             worst = Average(math.inf if mode == "min" else -math.inf)
             # One number a batch; the epoch's value is their average.
-# One number a batch; the epoch's value is their average.
             reporter.stats[f"search_{name}"] = reporter.stats[name]
             reporter.stats[name] = [worst] * reporter.count
 
@@ -277,7 +269,6 @@ def _prepare_resume(
     option = f"max_epoch={options.max_epoch}"
     check_search_fits(search, updates, option, str(folder / CHECKPOINT))
     # ESPnet asks for the options of the epoch that was last, before it trains the next.
-# ESPnet asks for the options of the epoch that was last, before it trains the next.
     if not states["schedule.selection.fixed_masks"].isnan().any():
         options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
     if _is_first_rank():
@@ -294,7 +285,6 @@ def _first_rank_first(load: Callable):
     if not torch.distributed.is_initialized():
         return load()
     # The first one may replace a cut checkpoint by the one before it.
-# The first one may replace a cut checkpoint by the one before it.
     loaded = load() if _is_first_rank() else None
     torch.distributed.barrier()
     return loaded if _is_first_rank() else load()

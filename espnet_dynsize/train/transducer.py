@@ -70,7 +70,6 @@ def rnnt_loss_available() -> Iterator[None]:
         module = ModuleType(PACKAGE)
         module.RNNTLoss = RNNTLoss
         # Nobody else may find it there later and take it for the real package.
-# Nobody else may find it there later and take it for the real package.
         sys.modules[PACKAGE] = module
         try:
             yield

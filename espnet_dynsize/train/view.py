@@ -21,7 +21,6 @@ class View:
 
     def __init__(self, model: torch.nn.Module, **replaced):
         # Found before `__getattr__` is asked.
-# Found before `__getattr__` is asked.
         self.__dict__.update(replaced, _model=model)
 
     def __getattr__(self, name: str):

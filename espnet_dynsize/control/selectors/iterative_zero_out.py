@@ -116,11 +116,9 @@ class IterativeZeroOut(LayerSelector):
         by_score = self.scores.cpu().argsort(descending=True, stable=True).tolist()
         keep = self.family.costs.count(by_score, self.budget(iteration))
         # By score alone, as published: a unit that has recovered is in again.
-# By score alone, as published: a unit that has recovered is in again.
         out = torch.zeros_like(self.zeroed_in, dtype=torch.bool)
         out[by_score[keep:]] = True
         self.scores[out] = self.zero_score
         # The first time counts: it tells how early a unit could be spared.
-# The first time counts: it tells how early a unit could be spared.
         self.zeroed_in[out & (self.zeroed_in == 0)] = iteration + 1
         self.zeroed_in[~out] = 0

@@ -93,7 +93,6 @@ class OrthoSoftmax(LayerSelector):
 
     def _draw_budget(self, generator: torch.Generator) -> float:
         # The full budget needs no choice.
-# The full budget needs no choice.
         smaller = max(len(self.family.budgets) - 1, 1)
         drawn = torch.randint(smaller, (1,), generator=generator)
         return self.family.budgets[int(drawn)]

@@ -17,7 +17,6 @@ def relaxed_top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
         Shape [L], sums to k.
     """
     # log(0) would make the gradient NaN where a unit has been picked with certainty.
-# log(0) would make the gradient NaN where a unit has been picked with certainty.
     tiny = torch.finfo(scores.dtype).tiny
     khot = torch.zeros_like(scores)
     for _ in range(k):

@@ -75,7 +75,6 @@ class SimpleTopK(LayerSelector):
         self, update: int, search_updates: int, generator: torch.Generator
     ) -> Gates:
         # With budgets, how many units that is depends on which are best now.
-# With budgets, how many units that is depends on which are best now.
         smallest = self.family.costs.count(self.ranking(), self.family.budgets[0])
         k = annealed_k(update, search_updates, self.num_units, smallest, self.k_step)
         values = relaxed_top_k(self.scores, k)
