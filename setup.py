@@ -37,7 +37,13 @@ setup(
         "demo": [*TRAIN, "espeakng-loader"],
         "espnet3": ["espnet[train]"],
         "hub": ["huggingface_hub"],
-        "dev": ["pytest", "ruff==0.17.6", "espeakng-loader", "espnet[train]"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "ruff==0.17.6",
+            "espeakng-loader",
+            "espnet[train]",
+        ],
     },
     entry_points={"console_scripts": ["espnet-dynsize=espnet_dynsize.bin.main:main"]},
 )

@@ -6,12 +6,14 @@ python docs/make_options.py
 import inspect
 import json
 import re
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 
 from espnet_dynsize.control.sampler import Sandwich
 from espnet_dynsize.control.selection import Search
 from espnet_dynsize.control.selectors import SELECTORS
+from espnet_dynsize.core.schema import words
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
@@ -76,15 +78,17 @@ def page() -> str:
 
 
 def table(cls: type) -> str:
-    """Key, default and meaning of a class's own options; empty where it has none."""
+    """Key, default, what is allowed, meaning; empty without options of its own."""
     texts = entries(cls)
     options = inspect.signature(cls.__init__).parameters
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)
     rows = [
-        f"| `{name}` | {_default(options[name].default)} | {_text(text)} |"
+        f"| `{name}` | {_default(options[name].default)} | {words(hints[name])} "
+        f"| {_text(text)} |"
         for name, text in texts.items()
         if name in options and name not in ("input_size", "family")
     ]
-    return _table(["key", "default", "meaning"], rows) if rows else ""
+    return _table(["key", "default", "allowed", "meaning"], rows) if rows else ""
 
 
 def entries(cls: type) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The pages in docs/: made from the code where they can be, and checked against it."""
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -17,7 +18,7 @@ from espnet2.tasks.asr import encoder_choices
 
 from espnet_dynsize.bin.main import build_parser
 from espnet_dynsize.control.selection import Search
-from espnet_dynsize.control.selectors import SEARCH_KEYS, SELECTORS
+from espnet_dynsize.control.selectors import SELECTORS
 from espnet_dynsize.core.keys import ENCODER_KEYS, FAMILY_KEYS
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
@@ -25,6 +26,7 @@ from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.choices import ENCODERS
 from espnet_dynsize.train.model import DynSizeASRModel, JointLoss
 
+SEARCH_KEYS = tuple(field.name for field in dataclasses.fields(Search))
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "CONTRIBUTING.md"])

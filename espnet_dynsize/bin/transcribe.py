@@ -2,8 +2,11 @@
 
 import argparse
 import logging
+import sys
 import time
 from pathlib import Path
+
+from espnet_dynsize.core.errors import ConfigError
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -11,7 +14,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "transcribe",
         help="write what a model hears in audio files",
         description="For every file: its name, the text, the seconds it took and "
-        "the real-time factor, between tabs. Any sampling rate; channels are averaged.",
+        "the real-time factor, between tabs. Any sampling rate and length; channels "
+        "are averaged, and what is longer than 30 s is cut at silences. A file that "
+        "cannot be done gets a line on stderr, its name and the reason; the others "
+        "are done, and the exit code is 2.",
     )
     parser.add_argument("model", type=Path, help="zip, or folder of a trained model")
     parser.add_argument("audio", nargs="+", type=Path, help="wav, flac, ogg, … files")
@@ -27,21 +33,42 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from espnet_dynsize.deploy.audio import read_audio, transcribe
-    from espnet_dynsize.deploy.experiment import sampling_rate
+    from tqdm import tqdm
+
     from espnet_dynsize.deploy.open import open_model
 
     logging.disable(logging.WARNING)
-    waveforms = [read_audio(path) for path in args.audio]
     options = {} if args.beam_size is None else {"beam_size": args.beam_size}
     recogniser = open_model(
         args.model, args.size, args.model_file, device=args.device, **options
     )
-    rate = sampling_rate(vars(recogniser.asr_train_args))
-    for path, (samples, own_rate) in zip(args.audio, waveforms):
-        start = time.perf_counter()
-        text = transcribe(recogniser, samples, own_rate, rate)
-        seconds = time.perf_counter() - start
-        rtf = seconds * own_rate / len(samples)
-        print(f"{path}\t{text}\t{seconds:.2f} s\tRTF {rtf:.3f}", flush=True)
-    return 0
+    _check_model(recogniser, args.model)
+    failed = False
+    hidden = len(args.audio) < 2 or not sys.stderr.isatty()
+    for path in tqdm(args.audio, unit="file", file=sys.stderr, disable=hidden):
+        # tqdm.write moves the bar out of the way.
+        try:
+            tqdm.write(_line(recogniser, path), file=sys.stdout)
+            sys.stdout.flush()
+        except ConfigError as error:
+            tqdm.write(str(error), file=sys.stderr)
+            failed = True
+    return 2 if failed else 0
+
+
+def _check_model(recogniser, model: Path) -> None:
+    try:
+        recogniser.check_takes_audio()
+    except ConfigError as error:
+        raise ConfigError(f"model={model}: {error}") from error
+
+
+def _line(recogniser, path: Path) -> str:
+    """Name, text, time and real-time factor of a file."""
+    from espnet_dynsize.deploy.audio import shown, transcribe_file
+
+    start = time.perf_counter()
+    text, audio_seconds = transcribe_file(recogniser, path, recogniser.rate)
+    seconds = time.perf_counter() - start
+    rtf = seconds / audio_seconds
+    return f"{shown(path)}\t{text}\t{seconds:.2f} s\tRTF {rtf:.3f}"

@@ -36,6 +36,16 @@ class Counters(torch.nn.Module):
             self._on_host[name] = (version, buffer.tolist())
         return self._on_host[name][1]
 
+    def misfit(self, name: str, value: torch.Tensor) -> str | None:
+        """What is wrong with a checkpoint's value of a buffer, None where it fits.
+
+        Args:
+            name: Of the buffer.
+            value: Of the buffer's shape.
+        """
+        finite = bool(value.isfinite().all())
+        return None if finite else "holds numbers that are not finite"
+
 
 class Controller(Counters):
     """Something that acts on the model as updates go by.

@@ -155,6 +155,14 @@ class Selection(Controller):
         self.search_updates.fill_(UNSET)
         self.selector.reset_parameters()
 
+    def misfit(self, name: str, value: torch.Tensor) -> str | None:
+        """See `Counters.misfit`; unset is all NaN, and masks are the family's."""
+        if value.isnan().all():
+            return None
+        if name == "fixed_masks":
+            return self.family.misfit(value)
+        return super().misfit(name, value)
+
     def begin_update(self, update: int) -> None:
         """The first update after the search fixes the masks."""
         if self.phase is Phase.JOINT:

@@ -1,8 +1,14 @@
-"""Whether a state dict fits a model."""
+"""Reading checkpoints, and whether a state dict fits a model."""
 
+import math
+import pickle
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+
+from espnet_dynsize.core.errors import ConfigError
 
 # Where version 0.1 kept the schedule → where it is now
 _MOVED = {
@@ -10,17 +16,87 @@ _MOVED = {
     "encoder.schedule.joint_epochs": "schedule.joint_epochs",
     "encoder.schedule.": "schedule.selection.",
 }
+# What a family's options are recognised by; NaN in checkpoints of version 0.1
+IDENTITY = "schedule.identity"
+IDENTITY_SHAPE = (4, 4)
 
 
-def model_states(checkpoint: dict) -> dict:
-    """The model's state dict with its present names, also out of Lightning's."""
-    states = dict(checkpoint.get("state_dict", checkpoint))
-    rename_moved(states)
+def read_checkpoint(path: Path) -> object:
+    """What a checkpoint file holds: tensors and plain Python objects, no code.
+
+    ESPnet's own reader asks at the terminal whether to load what it cannot read in an
+    unsafe way.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist.")
+    try:
+        # PyTorch's zip files are not compressed; what unpacks to more is not one.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > 2 * path.stat().st_size:
+                raise zipfile.BadZipFile("it unpacks to more than there is in it")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = "it holds something other than tensors and plain values"
+        raise ConfigError(f"checkpoint {path} cannot be read: {why}.") from error
+    except _UNREADABLE as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"checkpoint {path} cannot be read, it is cut short or no checkpoint: "
+            f"{why.rstrip('.')}."
+        ) from error
+
+
+# What torch raises depends on where the file ends.
+_UNREADABLE = (
+    *(RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError),
+    *(TypeError, AssertionError, UnicodeDecodeError, zipfile.BadZipFile),
+)
+
+
+def read_states(path: Path) -> dict[str, torch.Tensor]:
+    """The model's state dict in a checkpoint, with its present names.
+
+    Also out of Lightning's, and of ESPnet's `checkpoint.pth`.
+
+    Raises:
+        ConfigError: the file cannot be read or holds no state dict.
+    """
+    return model_states(read_checkpoint(Path(path)), f"checkpoint {path}")
+
+
+def model_states(checkpoint: object, source: str) -> dict[str, torch.Tensor]:
+    """The model's state dict with its present names, also out of Lightning's.
+
+    Args:
+        checkpoint: What a checkpoint file holds.
+        source: Its name, for messages.
+
+    Raises:
+        ConfigError: it is not a state dict.
+    """
+    if isinstance(checkpoint, Mapping):
+        checkpoint = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(checkpoint, Mapping):
+        kind = type(checkpoint).__name__
+        raise ConfigError(f"{source} must hold a state dict, not {kind}.")
+    for name, value in checkpoint.items():
+        dense = isinstance(value, torch.Tensor) and value.layout is torch.strided
+        if not isinstance(name, str) or not dense:
+            raise ConfigError(
+                f"{source} must hold dense tensors by name; {name!r} is not one."
+            )
+    states = dict(checkpoint)
+    bring_up_to_date(states)
     return states
 
 
-def rename_moved(states: dict, prefix: str = "") -> None:
-    """Give the entries of a checkpoint of version 0.1 their present names, in place.
+def bring_up_to_date(states: dict, prefix: str = "") -> None:
+    """Make a state dict of an older version one of this version, in place.
 
     Args:
         states: State dict.
@@ -31,14 +107,25 @@ def rename_moved(states: dict, prefix: str = "") -> None:
         old = next(old for old in _MOVED if name.startswith(prefix + old))
         tail = name.removeprefix(prefix + old)
         states[prefix + _MOVED[old] + tail] = states.pop(name)
+    if f"{prefix}schedule.update" in states:  # of a supernet
+        states.setdefault(prefix + IDENTITY, torch.full(IDENTITY_SHAPE, math.nan))
 
 
 def misfit(model: torch.nn.Module, states: Mapping[str, torch.Tensor]) -> str | None:
-    """What is first wrong with `model_states` for `model`; None where they fit."""
+    """What is first wrong with `model_states` for `model`; None where they fit.
+
+    Names, shapes and kinds of numbers must be the model's, and numbers finite. Modules
+    with a method `misfit` say what their own buffers may hold.
+    """
     expected, given = model.state_dict(), dict(states)
+    judges: dict[str, tuple] = {}
     for prefix, module in model.named_modules():
+        start = f"{prefix}." if prefix else ""
         if getattr(module, "is_opaque", False):  # has state that is not read here
-            given = {n: v for n, v in given.items() if not n.startswith(f"{prefix}.")}
+            given = {n: v for n, v in given.items() if not n.startswith(start)}
+        if hasattr(module, "misfit"):
+            for name in module._buffers:
+                judges[start + name] = (module, name)
     for name in sorted(expected.keys() | given.keys()):
         if name not in expected or name not in given:
             where = "model" if name in expected else "checkpoint"
@@ -48,4 +135,15 @@ def misfit(model: torch.nn.Module, states: Mapping[str, torch.Tensor]) -> str | 
                 f"{name} has shape {list(given[name].shape)}, the model "
                 f"{list(expected[name].shape)}"
             )
+        if expected[name].is_floating_point() != given[name].is_floating_point():
+            return f"{name} holds numbers of type {given[name].dtype}"
+        if name in judges:
+            module, buffer = judges[name]
+            wrong = module.misfit(buffer, given[name])
+        elif not given[name].isfinite().all():
+            wrong = "holds numbers that are not finite"
+        else:
+            wrong = None
+        if wrong is not None:
+            return f"{name} {wrong}"
     return None

@@ -47,6 +47,26 @@ class Family:
         masks[-1] = True
         return masks
 
+    def misfit(self, masks: torch.Tensor) -> str | None:
+        """What is wrong with masks out of a checkpoint, None where they are a family's.
+
+        Args:
+            masks: Shape [len(sizes), N].
+        """
+        if not ((masks == 0) | (masks == 1)).all():
+            return "holds something else than 0 and 1"
+        if (masks[:-1] > masks[1:]).any():
+            return "holds masks that are not nested"
+        if not masks[-1].all():
+            return "drops units of the full size"
+        kept = masks.long().sum(dim=1).tolist()
+        if kept[0] == 0:
+            return "keeps no unit of the smallest size"
+        # Sizes that are numbers of layers
+        if set(self.costs.units) == {1.0} and kept != list(self.sizes):
+            return f"keeps {kept} layers in sizes {list(self.sizes)}"
+        return None
+
 
 def family_of_counts(sizes: Sequence[int], num_layers: int) -> Family:
     """Family whose sizes are numbers of layers.

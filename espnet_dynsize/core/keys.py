@@ -25,6 +25,11 @@ FAMILY_KEYS = (
 )
 # Those of them that stood in `encoder_conf` in version 0.1
 MOVED_KEYS = FAMILY_KEYS[:7] + ("subnet",)
+# What ESPnet reads of every ASR model's config
+_NEEDED = (
+    *("token_list", "input_size", "specaug", "normalize", "encoder", "encoder_conf"),
+    *("ctc_conf", "model_conf", "init"),
+)
 # Keys of `encoder_conf` that say which units a cut model has
 KEPT_KEYS = ("keep_layers", "keep_components")
 # Keys of `encoder_conf` that stock encoders do not have
@@ -36,6 +41,32 @@ ENCODER_KEYS = (
     "convolution_first",
     "skip_empty_blocks",
 )
+
+
+def check_complete(config: Mapping, source: str) -> None:
+    """Refuse what is not the config of an ASR model.
+
+    Args:
+        config: What a config.yaml holds.
+        source: Its name, for messages.
+
+    Raises:
+        ConfigError: a key is missing.
+    """
+    needed = [*_NEEDED]
+    if config.get("input_size") is None:
+        needed += ["frontend", "frontend_conf"]
+    for part in ("specaug", "normalize", "preencoder", "postencoder", "decoder"):
+        if config.get(part) is not None:
+            needed.append(f"{part}_conf")
+    missing = [key for key in needed if key not in config]
+    if missing:
+        raise ConfigError(f"{source} is not an ASR model's config: no {missing[0]}.")
+    tokens = config["token_list"]
+    listed = isinstance(tokens, list) and all(type(token) is str for token in tokens)
+    # ESPnet3 leaves the name of a file.
+    if not tokens or not (listed or isinstance(tokens, str)):
+        raise ConfigError(f"{source}: token_list must be a list of tokens, or a file.")
 
 
 def is_plugin(config: Mapping) -> bool:

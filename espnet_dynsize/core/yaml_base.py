@@ -1,26 +1,101 @@
 """Reading yaml, and training configs that only say in what they differ."""
 
+from collections import Counter
 from pathlib import Path
 
 import yaml
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 
 BASE = "base"
+# More than any config has (tokens are most of it), and read in seconds
+MOST_VALUES = 300_000
 
 
 def read_yaml(path: Path):
     """What a yaml file holds.
 
     Raises:
-        ConfigError: there is no such file, or it is not yaml.
+        ConfigError: there is no such file, it is not yaml, names a key twice, or holds
+            more than `MOST_VALUES` values (aliases count as what they stand for).
     """
     if not path.is_file():
         raise ConfigError(f"{path} does not exist.")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a yaml file: {error}.") from error
+
+
+def read_config(path: Path) -> dict:
+    """The keys of a yaml file.
+
+    Raises:
+        ConfigError: it cannot be read, or has no keys; a section (`encoder_conf`) has
+            none.
+    """
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise ConfigError(f"config {path} must have keys and values.")
+    for key, section in config.items():
+        # ESPnet writes null for sections that are not used.
+        named = str(key).endswith("_conf") and not isinstance(section, dict | None)
+        check(not named, f"{path}: {key}", section, "a section of keys")
+    return config
+
+
+def parse_yaml(text: str, source: str):
+    """What yaml text holds; see `read_yaml`.
+
+    Args:
+        text: The text.
+        source: Where it is from, for messages.
+
+    Raises:
+        ConfigError: see `read_yaml`.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        # Nine levels of ten aliases each are a billion values to whoever walks them.
+        if _count(node, {}, source) > MOST_VALUES:
+            raise ConfigError(f"{source} must have at most {MOST_VALUES} values.")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise ConfigError(f"{source} is nested too deeply.") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{source} is not a yaml file: {why}.") from error
+
+
+def _count(node: yaml.Node, counted: dict[int, int | None], source: str) -> int:
+    """Values below a node; each alias counts anew, and may not contain itself."""
+    if id(node) not in counted:
+        counted[id(node)] = None  # begun
+        children = []
+        if isinstance(node, yaml.SequenceNode):
+            children = node.value
+        elif isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value if _is_name(key)]
+            twice = [n for n, times in Counter(names).items() if times > 1]
+            if twice:
+                raise ConfigError(f"{source} has the key {twice[0]} twice.")
+            children = [child for pair in node.value for child in pair]
+        total = sum(_count(child, counted, source) for child in children)
+        counted[id(node)] = 1 + total
+    size = counted[id(node)]
+    if size is None:
+        raise ConfigError(f"{source} has an alias that contains itself.")
+    return size
+
+
+def _is_name(key: yaml.Node) -> bool:
+    merge = "tag:yaml.org,2002:merge"  # `<<`
+    return isinstance(key, yaml.ScalarNode) and key.tag != merge
 
 
 def load_config(path: Path) -> dict:
@@ -43,9 +118,7 @@ def _load(path: Path, above: tuple[Path, ...]) -> dict:
     real = path.resolve()  # a link to a recipe's config: its base lies there
     if real in above:
         raise ConfigError(f"config {path}: base={path} is the base of itself.")
-    config = read_yaml(path)
-    if not isinstance(config, dict):
-        raise ConfigError(f"config {path} must have keys and values.")
+    config = read_config(path)
     base = config.pop(BASE, None)
     if base is None:
         return config

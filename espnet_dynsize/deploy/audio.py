@@ -1,43 +1,259 @@
 """Audio files, and what a recogniser hears in them."""
 
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 import torchaudio
-from espnet2.bin.asr_inference import Speech2Text
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
+
+LONGEST_PIECE = 30.0  # seconds: about the longest utterances that ASR is trained with
+SHORTEST_REST = 1.0  # seconds that a cut leaves, at least
+HOPS_PER_SECOND = 100  # how finely a silence is looked for
+STRETCH = 20  # hops: longer than the closure of a plosive, shorter than a pause
+BLOCK_VALUES = 2**20  # read at a time, all channels together
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # samples a second
+FINEST_RATIO = 1_000  # torchaudio's filters are as large as the product of its terms
+LOUDEST = 2.0**31  # full scale is 1; the widest integers, not scaled, reach this
+
+# ESPnet's `Speech2Text`, or what takes samples [N] and answers alike
+Recognise = Callable[[np.ndarray], list]
 
 
 def read_audio(path: Path) -> tuple[np.ndarray, int]:
     """Samples [N], channels averaged, and the sampling rate.
 
     Raises:
-        ConfigError: the file cannot be read or is empty.
+        ConfigError: the file cannot be read, is empty, or has a sample that is not
+            finite.
     """
+    # Grows in place: to join blocks would need the memory twice.
+    joined = bytearray()
+    with errors_with(path), opened(path) as file:
+        for block in blocks(file):
+            joined += block.tobytes()
+        return np.frombuffer(joined, np.float32), file.samplerate
+
+
+@contextmanager
+def errors_with(path: Path) -> Iterator[None]:
+    """Every `ConfigError` from inside begins with the path of the audio file."""
     try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{shown(path)}: {error}") from error
+
+
+def shown(path: Path) -> str:
+    """The path as text that can be printed, whatever bytes it has."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+class _Forward(soundfile.SoundFile):
+    """A file that is read from its beginning to its end.
+
+    soundfile seeks to where it is after every read. In Opus that is not exact: blocks
+    would differ from the file read at once.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """An audio file, to be read forward.
+
+    Raises:
+        ConfigError: it cannot be opened or, later, read; without the path.
+    """
+    _check_path(path)
+    try:
+        with _Forward(os.fsencode(path)) as file:
+            check_rate(file.samplerate)
+            yield file
     except soundfile.LibsndfileError as error:
-        why = error.error_string
-        raise ConfigError(f"audio {path} cannot be read: {why}") from error
-    if len(samples) == 0:
-        raise ConfigError(f"audio {path} has no samples.")
-    return samples.mean(axis=1), rate
+        raise ConfigError(f"cannot be read as audio: {error.error_string}") from error
+
+
+def _check_path(path: Path) -> None:
+    if not os.path.exists(path):
+        raise ConfigError("does not exist.")
+    if os.path.isdir(path):
+        raise ConfigError("is a folder; give audio files.")
+    if not os.access(path, os.R_OK):
+        raise ConfigError("may not be read: permission denied.")
+    # soundfile goes by this ending, and asks for what a header would tell.
+    if Path(path).suffix.lower() == ".raw":
+        raise ConfigError(
+            "cannot be read as audio: .raw has no header; make it wav or flac."
+        )
+
+
+def check_rate(rate: int) -> None:
+    """Refuse what is no sampling rate of speech.
+
+    Raises:
+        ConfigError: not a whole number, or out of the allowed range.
+    """
+    number = isinstance(rate, int | float | np.number) and rate == rate // 1
+    good = number and LOWEST_RATE <= rate <= HIGHEST_RATE
+    allowed = f"a whole number of samples a second, {LOWEST_RATE} to {HIGHEST_RATE}"
+    check(good, "sampling rate", rate, allowed)
+
+
+def blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """The samples of a file from where it is, as float32 [n] with channels averaged.
+
+    Raises:
+        ConfigError: there are none, or one is not finite; without the path.
+    """
+    frames = max(1, BLOCK_VALUES // file.channels)
+    done = 0
+    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+        block = block.mean(axis=1)
+        check_finite(torch.from_numpy(block), done)
+        yield block
+        done += len(block)
+    if not done:
+        raise ConfigError("has no samples.")
+
+
+def check_finite(values: torch.Tensor, first: int = 0) -> None:
+    """Refuse numbers of which a model would make nonsense.
+
+    Args:
+        values: [N], or [N, D].
+        first: Position of `values[0]` in the whole.
+
+    Raises:
+        ConfigError: NaN, infinite, or so large that features overflow.
+    """
+    good = torch.isfinite(values) & (values.abs() <= LOUDEST)
+    if bool(good.all()):
+        return
+    bad = torch.nonzero(~good)
+    value = float(values[tuple(bad[0])])
+    raise ConfigError(
+        f"has {len(bad)} values that are not finite numbers of at most 2**31; the "
+        f"first, {value}, is at position {first + int(bad[0, 0])}."
+    )
 
 
 def resampled(samples: np.ndarray, own_rate: int, rate: int) -> torch.Tensor:
-    """Samples [N] at `own_rate` as a tensor at `rate`."""
+    """Samples [N] at `own_rate` as a tensor at `rate`.
+
+    Exact for usual rates; where the two have no common divisor, at a speed that is
+    right to a thousandth.
+    """
     speech = torch.from_numpy(samples)
     if own_rate == rate:
         return speech
-    return torchaudio.functional.resample(speech, own_rate, rate)
+    ratio = Fraction(int(rate), int(own_rate))
+    ratio = ratio.limit_denominator(int(FINEST_RATIO / max(1, ratio)))
+    return torchaudio.functional.resample(speech, ratio.denominator, ratio.numerator)
+
+
+def cut_at_silences(
+    samples: np.ndarray, rate: int, longest: float = LONGEST_PIECE
+) -> list[np.ndarray]:
+    """Cut audio into pieces that a recogniser can take at once.
+
+    A cut is in the middle of the quietest stretch (0.2 s; of a longer one that is as
+    quiet, its middle) between half of the longest length and the longest. The last
+    piece may be shorter.
+
+    Args:
+        samples: [N].
+        rate: Samples a second.
+        longest: Seconds of the longest piece; what is not longer is not cut.
+
+    Returns:
+        Views of the samples; joined, they are the samples.
+    """
+    return list(pieces([samples], rate, longest))
+
+
+def pieces(
+    parts: Iterable[np.ndarray], rate: int, longest: float = LONGEST_PIECE
+) -> Iterator[np.ndarray]:
+    """`cut_at_silences` of audio that comes in parts [n]; the same pieces."""
+    most = int(longest * rate)
+    rest = np.empty(0, np.float32)
+    for part in parts:
+        rest = np.concatenate([rest, part]) if len(rest) else part
+        # Only what is known to go on long enough, such that parts make no difference.
+        while len(rest) - _shortest_rest(most, rate) >= most:
+            cut = _place_to_cut(rest, most, rate)
+            yield rest[:cut]
+            rest = rest[cut:]
+    if len(rest) > most:
+        cut = _place_to_cut(rest, most, rate)
+        yield rest[:cut]
+        rest = rest[cut:]
+    yield rest
+
+
+def _shortest_rest(most: int, rate: int) -> int:
+    return min(int(SHORTEST_REST * rate), most // 2)
+
+
+def _place_to_cut(samples: np.ndarray, most: int, rate: int) -> int:
+    """Where [N] with N > `most` is cut: at `most` or before, and a rest remains."""
+    first = most // 2
+    last = min(most, len(samples) - _shortest_rest(most, rate))
+    hop = max(1, int(rate) // HOPS_PER_SECOND)
+    hops = (last - first) // hop
+    if hops < STRETCH:
+        return (first + last + 1) // 2
+    power = np.square(samples[first : first + hops * hop], dtype=np.float64)
+    power = power.reshape(hops, hop).sum(axis=1)
+    stretches = np.lib.stride_tricks.sliding_window_view(power, STRETCH).sum(axis=1)
+    quiet = np.flatnonzero(stretches == stretches.min())
+    runs = np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1)
+    run = max(runs, key=len)
+    return first + (int(run[0]) + int(run[-1]) + STRETCH) * hop // 2
 
 
 def transcribe(
-    recogniser: Speech2Text, samples: np.ndarray, own_rate: int, rate: int
+    recogniser: Recognise, samples: np.ndarray, own_rate: int, rate: int
 ) -> str:
-    """Text of samples [N] at `own_rate`, resampled to `rate`."""
-    speech = resampled(samples, own_rate, rate)
-    return (recogniser(speech.numpy())[0][0] or "").strip()
+    """Text of samples [N] at `own_rate`, cut at silences and resampled to `rate`."""
+    parts = pieces([samples], own_rate)
+    return _joined(_text(recogniser, part, own_rate, rate) for part in parts)
+
+
+def transcribe_file(recogniser: Recognise, path: Path, rate: int) -> tuple[str, float]:
+    """Text and seconds of an audio file, which is never in memory as a whole.
+
+    Args:
+        recogniser: Takes samples [N] at `rate`.
+        path: A file of any length, sampling rate and number of channels.
+        rate: Of the recogniser.
+
+    Raises:
+        ConfigError: it cannot be read, or a piece of it not be recognised.
+    """
+    texts, samples = [], 0
+    with errors_with(path), opened(path) as file:
+        for piece in pieces(blocks(file), file.samplerate):
+            texts.append(_text(recogniser, piece, file.samplerate, rate))
+            samples += len(piece)
+        return _joined(texts), samples / file.samplerate
+
+
+def _text(recogniser: Recognise, piece: np.ndarray, own_rate: int, rate: int) -> str:
+    results = recogniser(resampled(piece, own_rate, rate).numpy())
+    # With intermediate CTC losses there is a second part: what its layers hear.
+    best = results[0] if isinstance(results, tuple) else results
+    return (best[0][0] or "").strip()
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return " ".join(text for text in texts if text)

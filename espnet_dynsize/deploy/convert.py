@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
+from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import check_absent, replacing
 
 NORM = ".conv_module.norm."
+_PARTS = ("running_var", "weight", "bias")
 
 
 def convert(model_file: Path, output: Path) -> int:
@@ -24,20 +26,33 @@ def convert(model_file: Path, output: Path) -> int:
     Raises:
         ConfigError: there is no such file or no BatchNorm in it, or `output` exists.
     """
-    if not Path(model_file).is_file():
-        raise ConfigError(f"model_file={model_file} does not exist.")
-    if Path(output).exists():
-        raise ConfigError(f"output={output} exists; remove or rename it.")
-    states = safe_torch_load(model_file, map_location="cpu")
-    converted = to_layer_norm(states)
+    check_absent(Path(output))
+    states = read_states(Path(model_file))
     number = sum(name.endswith(f"{NORM}running_mean") for name in states)
     if number == 0:
         raise ConfigError(
             f"model_file={model_file} has no BatchNorm in a convolution module: "
             "nothing to convert."
         )
-    torch.save(converted, output)
+    for name in (n for n in states if n.endswith(f"{NORM}running_mean")):
+        prefix = name.removesuffix("running_mean")
+        lost = [n for n in _PARTS if f"{prefix}{n}" not in states]
+        if lost:
+            raise ConfigError(f"model_file={model_file} has no {prefix}{lost[0]}.")
+    converted = to_layer_norm(states)
+    wrong = [n for n, v in converted.items() if v.is_complex() or not _finite(v)]
+    if wrong:
+        raise ConfigError(
+            f"model_file={model_file} must hold finite real numbers, and variances "
+            f"above 0; {wrong[0]} would not."
+        )
+    with replacing(Path(output)) as partial:
+        torch.save(converted, partial)
     return number
+
+
+def _finite(values: torch.Tensor) -> bool:
+    return bool(values.isfinite().all())
 
 
 def to_layer_norm(

@@ -1,19 +1,25 @@
 """Reading a trained ESPnet experiment folder."""
 
 import argparse
+import math
+import re
 from pathlib import Path
 
 import humanfriendly
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_dynsize.control.selectors import opening
-from espnet_dynsize.core.checkpoint import misfit, model_states
+from espnet_dynsize.core import yaml_base
+from espnet_dynsize.core.bounded import bounded
+from espnet_dynsize.core.checkpoint import misfit, read_states
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.yaml_base import read_yaml
+from espnet_dynsize.core.keys import check_complete
+from espnet_dynsize.core.located import locate
 from espnet_dynsize.train.task import DynSizeASRTask
+
+_AVERAGE = re.compile(r"(?P<criterion>.+)\.ave(_(?P<number>\d+)best)?\.pth")
 
 
 def read_config(asr_exp: Path) -> dict:
@@ -27,48 +33,69 @@ def read_config(asr_exp: Path) -> dict:
         raise ConfigError(
             f"asr_exp={asr_exp} has no config.yaml: give the folder of a trained model."
         )
-    config = read_yaml(path)
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} is not a training config: it must have keys.")
+    config = yaml_base.read_config(path)
+    check_complete(config, str(path))
     return config
 
 
-def write_config(path: Path, config: dict) -> None:
-    """Write it as ESPnet writes its own, so that a diff shows what has changed."""
-    text = yaml_no_alias_safe_dump(config, indent=4, sort_keys=False)
-    path.write_text(text, encoding="utf-8")
+def config_text(config: dict) -> str:
+    """A config as ESPnet writes its own, so that a diff shows what has changed."""
+    return yaml_no_alias_safe_dump(config, indent=4, sort_keys=False)
 
 
-def read_states(asr_exp: Path, model_file: str) -> dict:
-    """Read the checkpoint `asr_exp/model_file`.
+def find_checkpoint(folder: Path, model_file: str = "") -> str:
+    """Name of a checkpoint in a model's folder.
 
-    Raises:
-        ConfigError: there is none.
-    """
-    path = Path(asr_exp) / model_file
-    if not path.is_file():
-        names = sorted(p.name for p in Path(asr_exp).glob("*.pth"))
-        raise ConfigError(f"model_file={path} does not exist; there are {names}.")
-    return model_states(safe_torch_load(path, map_location="cpu"))
-
-
-def find_checkpoint(folder: Path, model_file: str) -> str:
-    """`model_file`, or where it is empty the only averaged checkpoint there is.
+    Args:
+        folder: Folder of a trained model.
+        model_file: Its name, or a path that leads into the folder. Empty: the averaged
+            one, of the first of `best_model_criterion` where there are more.
 
     Raises:
-        ConfigError: there is none, or more than one.
+        ConfigError: there is none, or it is not in the folder.
     """
+    folder = Path(folder)
+    config = read_config(folder)
     if model_file:
-        return model_file
-    # ESPnet links the short name to the one with the number of checkpoints.
-    averages = sorted(Path(folder).glob("*.ave*.pth"), reverse=True)
-    names = sorted({path.resolve(): path.name for path in averages}.values())
-    if len(names) != 1:
-        raise ConfigError(
-            f"{folder} must hold one *.ave*.pth, but there are {names}: name one with "
-            "model_file."
-        )
-    return names[0]
+        return _name_in(folder, Path(model_file))
+    averages = _averages(folder)
+    criteria = config.get("best_model_criterion") or []
+    for criterion in criteria if isinstance(criteria, list) else []:
+        if isinstance(criterion, list | tuple) and len(criterion) >= 2:
+            name = averages.get(f"{criterion[0]}.{criterion[1]}")
+            if name is not None:
+                return name
+    if len(averages) == 1:
+        return next(iter(averages.values()))
+    names = sorted(path.name for path in folder.glob("*.pth"))
+    raise ConfigError(
+        f"model_file: {folder} must have one *.ave*.pth, or model_file must name one "
+        f"of {names}."
+    )
+
+
+def _averages(folder: Path) -> dict[str, str]:
+    """Criterion → the average over the most checkpoints, of all that there are."""
+    best: dict[str, tuple[float, str]] = {}
+    for path in folder.glob("*.ave*.pth"):
+        match = _AVERAGE.fullmatch(path.name)
+        if match is not None:
+            # The name without a number is ESPnet2's link to that with the largest.
+            number = float(match["number"] or math.inf)
+            found = (number, path.name)
+            best[match["criterion"]] = max(best.get(match["criterion"], found), found)
+    return {criterion: name for criterion, (_, name) in best.items()}
+
+
+def _name_in(folder: Path, path: Path) -> str:
+    """The name of a file in the folder, given by name or by path."""
+    # As `ls` would find it, and as if it were named within the folder
+    for given in (folder / path, path):
+        # The file itself may be a link: ESPnet's averages are.
+        if given.is_file() and given.parent.resolve() == folder.resolve():
+            return given.name
+    names = sorted(p.name for p in folder.glob("*.pth"))
+    raise ConfigError(f"model_file={path} must be a file in {folder}: {names}.")
 
 
 def sampling_rate(config: dict) -> int:
@@ -99,13 +126,18 @@ def load_states(model: torch.nn.Module, states: dict, source: str) -> None:
 
 
 def load_model(asr_exp: Path, model_file: str) -> tuple[ESPnetASRModel, dict]:
-    """Build and load `asr_exp/model_file`; returns the model and its config.
+    """Build and load `asr_exp/model_file`.
+
+    Returns:
+        The model, and its config with the files that it names found (see `locate`).
 
     Raises:
         ConfigError: the folder is not a trained model, or the checkpoint does not fit.
     """
-    config = read_config(asr_exp)
-    states = read_states(asr_exp, model_file)
-    model = build_model(config)
-    load_states(model, states, f"model_file={Path(asr_exp) / model_file}")
+    config = locate(read_config(asr_exp), asr_exp)
+    path = Path(asr_exp) / find_checkpoint(asr_exp, model_file)
+    states = read_states(path)
+    with bounded(config, states):
+        model = build_model(config)
+    load_states(model, states, f"model_file={path}")
     return model, config

@@ -1,6 +1,7 @@
 """Folders of one subnet each, cut out of a trained supernet."""
 
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,16 +9,24 @@ from typing import NamedTuple
 import torch
 
 from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.files import (
+    check_absent,
+    check_replaceable,
+    new_folder,
+    write_text,
+)
 from espnet_dynsize.core.keys import family_sizes, with_size
+from espnet_dynsize.core.located import as_named
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import (
     build_model,
+    config_text,
+    find_checkpoint,
     load_model,
     load_states,
     read_config,
-    write_config,
 )
 from espnet_dynsize.deploy.formats.plugin import to_plugin
 from espnet_dynsize.deploy.formats.stock import to_stock
@@ -53,21 +62,25 @@ def extract(
         ConfigError: the folder or checkpoint cannot be used, a size is not in the
             family, or an output folder exists.
     """
-    asr_exp = Path(asr_exp)
+    asr_exp = _plain(asr_exp)
+    model_file = find_checkpoint(asr_exp, model_file)
     model, config = _supernet(asr_exp, model_file)
+    written = read_config(asr_exp)
     sizes = list(sizes) or list(model.schedule.selection.sizes)
     # All are asked for, and may be refused, before anything is written.
     subnets = [model.subnet(size) for size in sizes]
     targets = [_target(asr_exp, f"size{size}", format) for size in sizes]
+    configs = [asr_exp / f"config_size{size}.yaml" for size in sizes]
+    check_replaceable(configs)
     digest = origin.digest(asr_exp, model_file)
     extracted = []
-    for size, subnet, target in zip(sizes, subnets, targets):
+    for size, subnet, target, path in zip(sizes, subnets, targets, configs):
         # One line differs from config.yaml: the checkpoint is the supernet's own.
-        write_config(asr_exp / f"config_size{size}.yaml", with_size(config, size))
+        write_text(path, config_text(with_size(written, size)))
         record = origin.describe(asr_exp, model_file, digest, subnet)
         record |= dict(size=size, family=list(model.schedule.selection.sizes))
-        states = cut(model, config, subnet)
-        note = _write(target, model_file, *states, format, record)
+        small = cut(model, config, subnet)
+        note = _write(target, model_file, *small, written, format, record)
         extracted.append(Extracted(target, str(size), note))
     return extracted
 
@@ -93,15 +106,17 @@ def extract_subnet(
     Raises:
         ConfigError: see `cut`, or the output folder exists.
     """
-    asr_exp = Path(asr_exp)
+    asr_exp = _plain(asr_exp)
+    model_file = find_checkpoint(asr_exp, model_file)
     good = name.replace("_", "").replace("-", "").isalnum()
     check(good, "subnet", name, "a file whose name is of letters, digits, _ and -")
     target = _target(asr_exp, name, format)
     model, config = _supernet(asr_exp, model_file)
     digest = origin.digest(asr_exp, model_file)
     record = origin.describe(asr_exp, model_file, digest, subnet)
-    states = cut(model, config, subnet, audio)
-    note = _write(target, model_file, *states, format, record)
+    small = cut(model, config, subnet, audio)
+    written = read_config(asr_exp)
+    note = _write(target, model_file, *small, written, format, record)
     return Extracted(target, name, note)
 
 
@@ -111,18 +126,28 @@ def extract_changed(
     """The folders of `sizes` (empty: all), extracted now where they have to be.
 
     One that was cut out of another checkpoint is renamed to `old<n>_<name>` first.
+
+    Raises:
+        ConfigError: see `extract`, or a folder was not written by it.
     """
+    asr_exp = _plain(asr_exp)
+    model_file = find_checkpoint(asr_exp, model_file)
     sizes = list(sizes) or family_sizes(read_config(asr_exp))
     folders = {s: asr_exp.with_name(f"{asr_exp.name}_size{s}") for s in sizes}
-    missing = []
+    missing, digest = [], origin.digest(asr_exp, model_file)
     for size, folder in folders.items():
-        record = origin.read(folder)
-        if record is not None and record["sha256"] != origin.digest(
-            asr_exp, model_file
-        ):
+        if folder.exists():
+            record = origin.read(folder)
+            made = record is not None and record.get("size") == size
+            if not made or not (folder / record["model_file"]).is_file():
+                raise ConfigError(
+                    f"{folder} is not size {size} as extract writes it (see its "
+                    f"{origin.NAME}); remove or rename it."
+                )
+            if record["sha256"] == digest:
+                continue
             folder.rename(_free_name(folder))
-        if not (folder / model_file).exists():
-            missing.append(size)
+        missing.append(size)
     if missing:
         extract(asr_exp, model_file, missing)
     return folders
@@ -135,11 +160,16 @@ def _supernet(asr_exp: Path, model_file: str) -> tuple[JointLoss, dict]:
     return model, config
 
 
+def _plain(asr_exp: Path) -> Path:
+    """The folder as a path that ends in its name: new folders stand beside it."""
+    path = Path(os.path.normpath(asr_exp))
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
+
+
 def _target(asr_exp: Path, name: str, format: str) -> Path:
     suffix = "_stock" if format == "stock" else ""
     target = asr_exp.with_name(f"{asr_exp.name}_{name}{suffix}")
-    if target.exists():
-        raise ConfigError(f"output folder {target} exists; remove or rename it.")
+    check_absent(target)
     return target
 
 
@@ -149,16 +179,31 @@ def _free_name(folder: Path) -> Path:
 
 
 def _write(
-    target: Path, model_file: str, config: dict, states: dict, format: str, record: dict
+    target: Path,
+    model_file: str,
+    config: dict,
+    states: dict,
+    written: dict,
+    format: str,
+    record: dict,
 ) -> str:
-    """Write the folder, whole or not at all; returns a note on what was done."""
+    """Write the folder, whole or not at all; returns a note on what was done.
+
+    Args:
+        target: The folder.
+        model_file: Name of the checkpoint in it.
+        config: Of the cut model, with the files that it names found.
+        states: Its state dict.
+        written: The supernet's config, as it names these files.
+        format: See `extract`.
+        record: See `origin.describe`.
+    """
     config, states, note = FORMATS[format](config, states)
     # What is written can be opened: found out before it is.
     load_states(build_model(config), states, target.name)
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    write_config(unfinished / "config.yaml", config)
-    torch.save(states, unfinished / model_file)
-    origin.write(unfinished, record)
-    unfinished.rename(target)
+    with new_folder(target) as unfinished:
+        text = config_text(as_named(config, written))
+        (unfinished / "config.yaml").write_text(text, encoding="utf-8")
+        torch.save(states, unfinished / model_file)
+        origin.write(unfinished, record)
     return note

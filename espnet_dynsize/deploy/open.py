@@ -2,28 +2,29 @@
 
 import tempfile
 import weakref
-import zipfile
 from pathlib import Path
 
 import torch
 import yaml
 from espnet2.bin import asr_inference
-from espnet2.bin.asr_inference import Speech2Text
-from espnet2.main_funcs.pack_funcs import unpack
 
+from espnet_dynsize.core import yaml_base
+from espnet_dynsize.core.bounded import bounded
+from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import is_plugin, kept_units
+from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
+from espnet_dynsize.core.located import locate
 from espnet_dynsize.core.subnet import Subnet
-from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.archive import unpack
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import (
     build_model,
     find_checkpoint,
     load_states,
     read_config,
-    read_states,
 )
+from espnet_dynsize.deploy.recogniser import Recogniser
 from espnet_dynsize.train.task import DynSizeASRTask
 
 CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
@@ -34,14 +35,14 @@ def load(
     size: int | Subnet | None = None,
     model_file: str = "",
     **options,
-) -> Speech2Text:
+) -> Recogniser:
     """Open a trained model at one size.
 
     Args:
         path: Folder of a trained supernet or of an extracted size, or a zip that
             `espnet2.bin.pack` has made of one. Relative paths in a folder's
-            config.yaml (token lists, statistics) are looked up from where you are, as
-            ESPnet does.
+            config.yaml (statistics, tokenizers) are looked up from where you are, as
+            ESPnet does, then from the folder and those above it.
         size: One of the family, or any `Subnet` of a supernet; None: the full
             network, or the one that a cut model has.
         model_file: Checkpoint in the folder; empty for the only `*.ave.pth`.
@@ -49,8 +50,10 @@ def load(
             A model that has only CTC is decoded greedily where nothing else is given.
 
     Returns:
-        ESPnet's `Speech2Text`: call it with audio (float array [samples], at the
-        sampling rate of training) and get `[(text, tokens, ids, hypothesis), …]`.
+        ESPnet's `Speech2Text` that checks its input: call it with audio (array
+        [samples], at the sampling rate of training) and get
+        `[(text, tokens, ids, hypothesis), …]`; `transcribe(samples, rate)` takes audio
+        of any length and rate.
 
     Raises:
         ConfigError: the path holds no model of this plugin, or not this size.
@@ -64,7 +67,7 @@ def open_model(
     model_file: str = "",
     plugin_only: bool = False,
     **options,
-) -> Speech2Text:
+) -> Recogniser:
     """`load` that also opens models without this plugin, unless `plugin_only`."""
     asr_inference.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
     folder = tempfile.TemporaryDirectory(prefix="espnet_dynsize_")
@@ -76,7 +79,7 @@ def open_model(
         # ESPnet's default search would weigh in a decoder that is not there.
         if config.get("decoder") is None:
             options = {"ctc_weight": 1.0, "beam_size": 1, **options}
-        recogniser = asr_inference.Speech2Text(**{**files, **options})
+        recogniser = Recogniser(**{**files, **options})
     except BaseException:
         folder.cleanup()
         raise
@@ -93,29 +96,18 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
         return {CONFIG: str(path / "config.yaml"), CHECKPOINT: str(checkpoint)}
     if not path.is_file():
         raise ConfigError(f"path={path} does not exist: give a folder or a zip.")
-    try:
-        files = unpack(path, folder)
-    except (ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            f"path={path} is not a packed ESPnet model: {error}."
-        ) from error
+    files = unpack(path, folder)
     missing = {CONFIG, CHECKPOINT} - set(files)
     if missing:
         raise ConfigError(f"path={path} is not a packed ASR model: no {min(missing)}.")
-    # meta.yaml can name what the zip does not hold.
-    lost = [name for name in files.values() if not Path(name).is_file()]
-    if lost:
-        raise ConfigError(
-            f"path={path} lacks {Path(lost[0]).relative_to(folder)}, which its "
-            "meta.yaml names."
-        )
     return files
 
 
 def _check(
     path: str | Path, config_file: Path, size: int | Subnet | None, plugin_only: bool
 ) -> dict:
-    config = read_yaml(config_file)
+    config = yaml_base.read_config(config_file)
+    check_complete(config, f"{path}: {config_file.name}")
     if not is_plugin(config):
         if size is None and not plugin_only:
             return config
@@ -148,9 +140,11 @@ def _extracted(
     config: dict, files: dict, size: int | Subnet, folder: Path
 ) -> dict[str, str]:
     """Files of the cut model, in place of the supernet's."""
-    model = build_model(config)
+    config = locate(config, Path(files[CONFIG]).parent)
     checkpoint = Path(files[CHECKPOINT])
-    states = read_states(checkpoint.parent, checkpoint.name)
+    states = read_states(checkpoint)
+    with bounded(config, states):
+        model = build_model(config)
     load_states(model, states, f"{CHECKPOINT}={checkpoint}")
     subnet = size if isinstance(size, Subnet) else model.subnet(size)
     small_config, states = cut(model, config, subnet)

@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from espnet_dynsize.core.about import VERSION
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.core.yaml_base import read_yaml
 
@@ -44,6 +45,26 @@ def write(folder: Path, record: dict) -> None:
 
 
 def read(folder: Path) -> dict | None:
-    """The record of an extracted model; None where there is none."""
+    """The record of an extracted model; None where there is none.
+
+    Raises:
+        ConfigError: there is one that `describe` has not made.
+    """
     path = folder / NAME
-    return read_yaml(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    record = read_yaml(path)
+    good = isinstance(record, dict) and all(
+        isinstance(record.get(key), str) for key in ("supernet", "model_file", "sha256")
+    )
+    # Version 0.1 had sizes only, and no subnets.
+    family = good and type(record.get("size")) is int and _numbers(record.get("family"))
+    if not good or not (family or ("subnet" in record and "size" not in record)):
+        raise ConfigError(f"{path} is not the record of an extracted model.")
+    if "subnet" in record:
+        Subnet.from_yaml(record["subnet"], str(path))
+    return record
+
+
+def _numbers(family: object) -> bool:
+    return isinstance(family, list) and all(type(size) is int for size in family)

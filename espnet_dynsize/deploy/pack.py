@@ -1,7 +1,6 @@
 """Pack a model of one size for the model zoo."""
 
 import contextlib
-import copy
 import io
 import os
 import shutil
@@ -11,14 +10,22 @@ from pathlib import Path
 
 from espnet2.main_funcs.pack_funcs import pack as pack_files
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.checkpoint import read_states
+from espnet_dynsize.core.files import check_replaceable, replacing
+from espnet_dynsize.core.keys import is_plugin
+from espnet_dynsize.core.located import file_options, locate
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import model_card, packed_name
-from espnet_dynsize.deploy.experiment import read_config, write_config
+from espnet_dynsize.deploy.experiment import (
+    config_text,
+    find_checkpoint,
+    load_model,
+    read_config,
+)
+from espnet_dynsize.deploy.within import check_kind, copy_within, recipe_roots
 from espnet_dynsize.train.choices import ENCODERS, INSTALL_HINT
 
-# Keys of a config that name files; dots go into sections
-_FILES = ("normalize_conf.stats_file", "bpemodel", "non_linguistic_symbols")
+LM_CONFIG = "lm_train_config"
 _EXTRAS = ("RESULTS.md", origin.NAME, "images")
 
 
@@ -43,36 +50,44 @@ def pack(
         lm_file: Its checkpoint.
 
     Raises:
-        ConfigError: a file is missing.
+        ConfigError: a file is missing or lies outside the model's folder and its
+            recipe, the checkpoint does not fit the config, or the zip is not ours.
     """
-    asr_exp = Path(os.path.normpath(asr_exp))
-    config = copy.deepcopy(read_config(asr_exp))
+    asr_exp = Path(os.path.abspath(asr_exp))
+    model_file = find_checkpoint(asr_exp, model_file)
     outpath = outpath or asr_exp / packed_name(asr_exp, model_file)
+    check_replaceable([outpath])
+    config = locate(read_config(asr_exp), asr_exp)
+    if is_plugin(config):
+        load_model(asr_exp, model_file)  # or why it cannot be opened
+    else:
+        read_states(asr_exp / model_file)
+    roots = recipe_roots(asr_exp)
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as folder:
         stage = Path(folder)
         exp = Path("exp") / asr_exp.name
-        _copy(asr_exp / model_file, stage / exp / model_file)
-        options = [_stage_file(config, key, stage) for key in _FILES]
+        copy_within(roots, asr_exp / model_file, stage / exp / model_file)
+        options = [_stage_file(*named, roots, stage) for named in file_options(config)]
         for name in _EXTRAS:
             if (asr_exp / name).exists():
-                _copy(asr_exp / name, stage / exp / name)
+                copy_within(roots, asr_exp / name, stage / exp / name)
                 options.append(exp / name)
         # Before the encoder's name gets its hint: the card shows the trained config.
-# Before the encoder's name gets its hint: the card shows the config as it trains.
         card = model_card(asr_exp, config, model_file)
         (stage / "README.md").write_text(card, encoding="utf-8")
         options.append(Path("README.md"))
         if config.get("encoder") in ENCODERS:
             config["encoder"] += INSTALL_HINT
-        write_config(stage / exp / "config.yaml", config)
+        text = config_text(config)
+        (stage / exp / "config.yaml").write_text(text, encoding="utf-8")
         yamls = {"asr_train_config": exp / "config.yaml"}
         files = {"asr_model_file": exp / model_file}
         if lm_exp is not None:
-            yamls["lm_train_config"] = files["lm_file"] = Path("exp") / lm_exp.name
-            yamls["lm_train_config"] /= "config.yaml"
-            files["lm_file"] /= lm_file
-            _copy(lm_exp / "config.yaml", stage / yamls["lm_train_config"])
-            _copy(lm_exp / lm_file, stage / files["lm_file"])
+            yamls[LM_CONFIG] = Path("exp") / lm_exp.name / "config.yaml"
+            files["lm_file"] = Path("exp") / lm_exp.name / lm_file
+            lm_roots = recipe_roots(lm_exp)
+            copy_within(lm_roots, lm_exp / "config.yaml", stage / yamls[LM_CONFIG])
+            copy_within(lm_roots, lm_exp / lm_file, stage / files["lm_file"])
         _zip(stage, files, yamls, [o for o in options if o is not None], outpath)
     return outpath
 
@@ -81,38 +96,25 @@ def _zip(
     stage: Path, files: dict, yamls: dict, options: Sequence[Path], outpath: Path
 ) -> None:
     """Let ESPnet pack from within `stage`, where all paths are relative."""
-    outpath.parent.mkdir(parents=True, exist_ok=True)
     said = contextlib.redirect_stdout(io.StringIO())
-    with contextlib.chdir(stage), said:
-        pack_files(files, yamls, "packed.zip", options)
-    # Across file systems a move is a copy, and a copy can be cut short.
-# Across file systems a move is a copy, and a copy can be cut short.
-    partial = outpath.with_name(f"{outpath.name}.partial")
-    shutil.move(stage / "packed.zip", partial)
-    partial.replace(outpath)
+    with replacing(outpath) as partial:
+        with contextlib.chdir(stage), said:
+            pack_files(files, yamls, "packed.zip", options)
+        # Across file systems a move is a copy, and a copy can be cut short.
+        shutil.move(stage / "packed.zip", partial)
 
 
-def _stage_file(config: dict, key: str, stage: Path) -> Path | None:
+def _stage_file(
+    key: str, section: dict, name: str, roots: Sequence[Path], stage: Path
+) -> Path | None:
     """Copy the file that `key` names, and let the config name the copy."""
-    *sections, name = key.split(".")
-    for section in sections:
-        config = config.get(section) or {}
-    if not config.get(name):
-        return None
-    source = Path(config[name])
-    if name != "stats_file" and not source.exists():
-        return None  # such as bpemodel: none, or the name of a tokenizer
-    target = Path("data") / source.name
-    _copy(source, stage / target)
-    config[name] = str(target)
-    return target
-
-
-def _copy(source: Path, target: Path) -> None:
+    source = Path(section[name])
     if not source.exists():
-        raise ConfigError(f"{source} does not exist, but is part of the model.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copyfile(source, target)
+        return None  # such as bpemodel: none, or the name of a tokenizer
+    if check_kind(key, source):
+        # Nobody's secrets: it may also lie anywhere where the models are.
+        roots = [*roots, roots[0].parent]
+    target = Path("data") / source.name
+    copy_within(roots, source, stage / target)
+    section[name] = str(target)
+    return target

@@ -8,17 +8,19 @@ before the training is resumed.
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2.train.reporter import Reporter
 
+from espnet_dynsize.core.checkpoint import read_checkpoint
 from espnet_dynsize.core.errors import ConfigError
 
 CHECKPOINT = "checkpoint.pth"
 PREVIOUS = "checkpoint.previous.pth"
+UNREADABLE = "checkpoint.unreadable.pth"
 
 
 def keep_checkpoint(output_dir: Path) -> None:
@@ -30,30 +32,75 @@ def keep_checkpoint(output_dir: Path) -> None:
         os.replace(partial, output_dir / PREVIOUS)
 
 
-def load_checkpoint(output_dir: Path) -> dict | None:
-    """The checkpoint to resume, None where there is none.
+@contextmanager
+def config_kept(output_dir: Path) -> Iterator[None]:
+    """Undo what ESPnet has made of `config.yaml` when no epoch ends inside the block.
 
-    One that cannot be read is replaced by the one before it.
+    ESPnet writes it before it knows whether the run can go on.
+    """
+    config, checkpoint = output_dir / "config.yaml", output_dir / CHECKPOINT
+    before = config.read_bytes() if config.is_file() else None
+    written = _modified(checkpoint)
+    try:
+        yield
+    except BaseException:
+        if before is not None and _modified(checkpoint) == written:
+            partial = output_dir / "config.yaml.partial"
+            partial.write_bytes(before)
+            os.replace(partial, config)
+        raise
+
+
+def _modified(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def load_checkpoint(output_dir: Path) -> dict | None:
+    """The checkpoint to resume, None where training has to begin.
+
+    One that is missing or cannot be read is replaced by the one before it. Where there
+    is none before it and no epoch has ended, the first one was being written; it is set
+    aside.
 
     Raises:
-        ConfigError: it cannot be read, and there is none before it.
+        ConfigError: neither can be read, though epochs have ended.
     """
     path, previous = output_dir / CHECKPOINT, output_dir / PREVIOUS
-    if not path.exists():
+    epochs = sorted(file.name for file in output_dir.glob("*epoch.pth"))
+    if not (path.exists() or previous.exists() or epochs):
         return None
     try:
-        return safe_torch_load(path, map_location="cpu")
-    except Exception as error:  # what torch raises depends on where the file ends
-        if not previous.exists():
+        return _read(path)
+    except ConfigError as error:
+        why = error
+    try:
+        states = _read(previous)
+    except ConfigError:
+        if epochs:
             raise ConfigError(
-                f"resume: {path} cannot be read, and there is no {PREVIOUS}; remove "
-                "it to begin anew."
-            ) from error
-        logging.warning(f"{path} is incomplete ({error}); resuming from {previous}.")
-    # Read before it is moved: it may be cut, too, and then both files stay.
-    states = safe_torch_load(previous, map_location="cpu")
+                f"resume: {why.args[0].rstrip('.')}, nor is there a {PREVIOUS}, but "
+                f"there is {epochs[-1]}: use another output_dir, or move what is there."
+            ) from why
+        logging.warning(f"{why} Training begins anew.")
+        if path.exists():
+            path.rename(output_dir / UNREADABLE)
+        return None
+    logging.warning(f"{why} Training goes on from {previous}.")
     # ESPnet resumes from this name.
     os.replace(previous, path)
+    return states
+
+
+def _read(path: Path) -> dict:
+    """A checkpoint of ESPnet's trainer.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    states = read_checkpoint(path)
+    keys = {"model", "reporter", "optimizers", "schedulers"}
+    if not isinstance(states, dict) or not keys <= states.keys():
+        raise ConfigError(f"checkpoint {path} is not one of ESPnet's trainer.")
     return states
 
 
@@ -84,8 +131,8 @@ def finish_epoch(
 
 def _readable(path: Path) -> bool:
     try:
-        safe_torch_load(path, map_location="cpu")
-    except Exception:
+        read_checkpoint(path)
+    except ConfigError:
         return False
     return True
 

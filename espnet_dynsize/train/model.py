@@ -9,7 +9,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet_dynsize.control.sampler import Sandwich, SandwichRule
 from espnet_dynsize.control.selection import Phase
-from espnet_dynsize.core.checkpoint import rename_moved
+from espnet_dynsize.core.checkpoint import bring_up_to_date
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, Share
 from espnet_dynsize.core.signature import merged_signature
@@ -106,6 +106,9 @@ class JointLoss:
         # Measured before the norms are made per size: costs are those of one size.
         family = build_family(self.encoder, sizes, budgets)
         self.schedule = build_schedule(family, selector, selector_conf, sandwich)
+        self.schedule.identify(
+            sizes=sizes, budgets=budgets, selector=selector, selector_conf=selector_conf
+        )
         selection = self.schedule.selection
         self.sampler = Sandwich(selection, sandwich, subnet_weight, *drops)
         # A plain list: objectives have no weights, so none of them is a submodule.
@@ -122,14 +125,14 @@ class JointLoss:
                 self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, smaller, switch)
             if decoder_per_size:
                 make_decoder_sized(self.decoder, smaller, self.encoder.switch)
-        # Its units are in the checkpoint; see `_fix_subnet`.
+        # Its units are in the checkpoint; see `_after_loading`.
         self.fixed_size = subnet
         if subnet is not None and subnet not in family.sizes:
             raise ConfigError(
                 f"model_conf: subnet={subnet} must be one of {list(family.sizes)}."
             )
-        self.register_load_state_dict_pre_hook(_rename_moved)
-        self.register_load_state_dict_post_hook(_fix_subnet)
+        self.register_load_state_dict_pre_hook(_bring_up_to_date)
+        self.register_load_state_dict_post_hook(_after_loading)
 
     def __init_subclass__(cls, **kwargs):
         """Show all options in the signature: `--print_config` lists them from there."""
@@ -365,14 +368,15 @@ def _pass_on(features: torch.Tensor, lengths: torch.Tensor, **kwargs) -> tuple:
     return features, lengths, None
 
 
-def _rename_moved(
+def _bring_up_to_date(
     module: torch.nn.Module, state_dict: dict, prefix: str, *args
 ) -> None:
-    rename_moved(state_dict, prefix)
+    bring_up_to_date(state_dict, prefix)
 
 
-def _fix_subnet(model: JointLoss, incompatible: object) -> None:
+def _after_loading(model: JointLoss, incompatible: object) -> None:
     """Let the config's `subnet` compute: its layers are known with the checkpoint."""
+    model.schedule.keep_identity()
     if model.fixed_size is not None:
         # Refuses a checkpoint of the search, where the size has no layers.
         model.encoder.switch.default = Sampled(model.subnet(model.fixed_size))

@@ -1,23 +1,32 @@
 """The ASR task with the plugin's choices."""
 
 import argparse
+import copy
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+import yaml
 from espnet2.tasks import asr as asr_tasks
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
 from espnet_dynsize.control.selectors import opening
-from espnet_dynsize.core.checkpoint import misfit, model_states
+from espnet_dynsize.core.bounded import bounded
+from espnet_dynsize.core.checkpoint import misfit, read_states
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import check_complete
+from espnet_dynsize.core.located import locate
+from espnet_dynsize.core.lock import locked
+from espnet_dynsize.core.yaml_base import read_config
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.check import check_config, check_trainable, check_training
 from espnet_dynsize.train.choices import MODELS, names_with_hints
+from espnet_dynsize.train.crash import CHECKPOINT, config_kept, load_checkpoint
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.parser import BasedArgumentParser
 from espnet_dynsize.train.scores import separate_scores
-from espnet_dynsize.train.trainer import DynSizeTrainer
+from espnet_dynsize.train.trainer import DynSizeTrainer, check_resumed
 from espnet_dynsize.train.transducer import rnnt_loss_available
 
 
@@ -49,7 +58,23 @@ class DynSizeASRTask(ASRTask):
             args.unused_parameters = args.unused_parameters or getattr(
                 args, "distributed", False
             )
-        super().main_worker(args)
+        first = getattr(args, "dist_rank", None) in (None, 0)
+        if args.collect_stats or args.dry_run or not first:
+            super().main_worker(args)
+            return
+        folder = Path(args.output_dir)
+        with locked(folder, "training"), config_kept(folder):
+            if args.model in MODELS and args.resume:
+                cls._check_resume(args, folder)
+            super().main_worker(args)
+
+    @classmethod
+    def _check_resume(cls, args: argparse.Namespace, folder: Path) -> None:
+        """Refuse to resume another run, before ESPnet has replaced its config.yaml."""
+        checkpoint = load_checkpoint(folder)
+        if checkpoint is not None:
+            model = cls.build_model(copy.deepcopy(args))
+            check_resumed(model, checkpoint, folder / CHECKPOINT)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace):
@@ -60,6 +85,9 @@ class DynSizeASRTask(ASRTask):
         """
         register()  # ESPnet3 comes here without having called it
         check_config(vars(args))
+        for key, section in vars(args).items():
+            if key.endswith("_conf") and section is None:
+                setattr(args, key, {})  # which ESPnet takes for no options
         # ESPnet imports the loss when the model is built.
         with rnnt_loss_available():
             model = super().build_model(args)
@@ -81,13 +109,23 @@ class DynSizeASRTask(ASRTask):
         No code that the config names is imported.
 
         Raises:
-            ConfigError: the checkpoint is of another model than the config.
+            ConfigError: a file cannot be used, or the checkpoint is of another model
+                than the config.
         """
+        if config_file is None:
+            config_file = Path(model_file).parent / "config.yaml"
+        config_file = Path(config_file)
+        config = read_config(config_file)
+        check_complete(config, str(config_file))
+        states = {} if model_file is None else read_states(Path(model_file))
         # Configs and checkpoints come from strangers.
-        with opening():
-            model, args = super().build_model_from_file(config_file, model_file, device)
+        with opening(), tempfile.TemporaryDirectory() as folder:
+            located = Path(folder) / "config.yaml"
+            located.write_text(yaml.safe_dump(locate(config, config_file.parent)))
+            with bounded(config, states) if states else nullcontext():
+                model, args = super().build_model_from_file(located, model_file, device)
         if model_file is not None:
-            _check_checkpoint(model, args, model_file)
+            _check_checkpoint(model, args, states, model_file)
         return model, args
 
     @classmethod
@@ -111,10 +149,11 @@ class DynSizeASRTask(ASRTask):
 
 
 def _check_checkpoint(
-    model: torch.nn.Module, args: argparse.Namespace, model_file: Path | str | None
+    model: torch.nn.Module,
+    args: argparse.Namespace,
+    states: dict[str, torch.Tensor],
+    model_file: Path | str,
 ) -> None:
-    # On the meta device, shapes are read and weights are not.
-    states = model_states(safe_torch_load(model_file, map_location="meta"))
     if isinstance(getattr(model, "encoder", None), Supernet):
         wrong = misfit(model, states)
         if wrong is not None:

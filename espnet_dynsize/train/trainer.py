@@ -23,6 +23,7 @@ from espnet_dynsize.train.crash import (
     keep_checkpoint,
     load_checkpoint,
 )
+from espnet_dynsize.train.criteria import check_criteria
 from espnet_dynsize.train.model import JointLoss
 
 
@@ -39,8 +40,8 @@ class PhasedTrainerOptions(TrainerOptions):
         nbest = self.keep_nbest_models
         self._nbest = [nbest] if isinstance(nbest, int) else list(nbest) or [1]
         self.criteria = [tuple(c) for c in self.best_model_criterion]  # as configured
-        self._patience = self.patience
-        self._scheduler = list(self.val_scheduler_criterion)
+        self.patience_wanted = self.patience
+        self.scheduler_wanted = list(self.val_scheduler_criterion)
         # The trainer keeps the lists that it is given: they are changed in place.
         self.best_model_criterion = []
         self.keep_nbest_models = list(self._nbest)
@@ -65,12 +66,12 @@ class PhasedTrainerOptions(TrainerOptions):
         # epoch is kept.
         self.best_model_criterion[:] = self.criteria if joint else []
         # ESPnet asks for it before the first epoch of a resumed run, too.
-        self.patience = self._patience if joint else None
+        self.patience = self.patience_wanted if joint else None
         # ESPnet averages the n best of all epochs; those of the search are infinitely
         # bad, but would be taken where there are fewer than n others.
         most = max(joint_epochs, 1)
         self.keep_nbest_models[:] = [min(n, most) for n in self._nbest]
-        key, name = self._scheduler[:2]
+        key, name = self.scheduler_wanted[:2]
         # Where the scheduler's criterion is hidden, its real value has another name.
         seen = {(k, n) for k, n, _ in self.hidden}
         real = name if joint or (key, name) not in seen else f"search_{name}"
@@ -99,8 +100,8 @@ class DynSizeTrainer(Trainer):
 
         Raises:
             ConfigError: the search does not fit into the run, the learning rate
-                scheduler undoes `score_lr`, or the checkpoint to be resumed has
-                another shape.
+                scheduler undoes `score_lr`, a criterion does not exist, or the
+                checkpoint to be resumed is of another run.
         """
         if isinstance(model, JointLoss):
             # Weights may have come from a supernet (`init_param`); its masks, scores
@@ -109,7 +110,13 @@ class DynSizeTrainer(Trainer):
             updates = _total_updates(train_iter_factory, trainer_options)
             model.schedule.selection.plan(updates)
             _check_score_lr(model.schedule, kwargs["optimizers"])
-            _prepare_resume(model, trainer_options, updates)
+            check_criteria(
+                model,
+                kwargs["valid_iter_factory"],
+                trainer_options,
+                kwargs["schedulers"],
+            )
+            _prepare_resume(model, trainer_options, updates, kwargs)
         super().run(
             model=model,
             train_iter_factory=train_iter_factory,
@@ -249,7 +256,10 @@ def _report_layers(schedule: Schedule, summary_writer: object, epoch: int) -> No
 
 
 def _prepare_resume(
-    model: JointLoss, options: PhasedTrainerOptions, updates: int | None
+    model: JointLoss,
+    options: PhasedTrainerOptions,
+    updates: int | None,
+    parts: dict,
 ) -> None:
     """Check the checkpoint that will be resumed, and set its phase's options."""
     if not options.resume:
@@ -258,13 +268,8 @@ def _prepare_resume(
     checkpoint = _first_rank_first(lambda: load_checkpoint(folder))
     if checkpoint is None:
         return
-    states = model_states(checkpoint["model"])
-    wrong = misfit(model, states)
-    if wrong is not None:
-        raise ConfigError(
-            f"resume: {folder / CHECKPOINT} does not fit the config: {wrong}; use "
-            "another output_dir or the config that the run began with."
-        )
+    states = check_resumed(model, checkpoint, folder / CHECKPOINT)
+    _check_optimizers(checkpoint, parts, folder / CHECKPOINT)
     search = int(states["schedule.selection.search_updates"])
     option = f"max_epoch={options.max_epoch}"
     check_search_fits(search, updates, option, str(folder / CHECKPOINT))
@@ -273,6 +278,44 @@ def _prepare_resume(
         options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
     if _is_first_rank():
         finish_epoch(folder, checkpoint, options.best_model_criterion)
+
+
+def check_resumed(
+    model: torch.nn.Module, checkpoint: dict, path: Path
+) -> dict[str, torch.Tensor]:
+    """The state dict of a checkpoint that goes on training `model`.
+
+    Raises:
+        ConfigError: it is another model's.
+    """
+    states = model_states(checkpoint["model"], f"checkpoint {path}")
+    wrong = misfit(model, states)
+    if wrong is not None:
+        raise ConfigError(
+            f"resume: {path} does not fit the config: {wrong}; use another output_dir "
+            "or the config that the run began with."
+        )
+    return states
+
+
+def _check_optimizers(checkpoint: dict, parts: dict, path: Path) -> None:
+    """Refuse the state of another optimiser or learning-rate scheduler."""
+    for kind, shape in (("optimizers", _groups), ("schedulers", _keys)):
+        built = [None if part is None else part.state_dict() for part in parts[kind]]
+        if list(map(shape, checkpoint[kind])) != list(map(shape, built)):
+            raise ConfigError(
+                f"resume: {path} was written with other {kind}; use another output_dir "
+                "or the config that the run began with."
+            )
+
+
+def _groups(state: dict) -> list[tuple]:
+    """The options and the number of parameters of each group."""
+    return [(sorted(group), len(group["params"])) for group in state["param_groups"]]
+
+
+def _keys(state: dict | None) -> list[str] | None:
+    return None if state is None else sorted(state)
 
 
 def _is_first_rank() -> bool:

@@ -252,6 +252,7 @@ def test_stock_format_refuses_what_espnet_lacks(tmp_path, change):
 def test_stock_format_needs_batch_norm(tmp_path):
     model, config = random_supernet()
     model.schedule.selection.fixed_masks[0] = torch.tensor([0, 0, 1, 0, 0, 0, 1, 1])
+    model.schedule.selection.fixed_masks[1] = torch.tensor([1, 0, 1, 0, 0, 1, 1, 1])
     exp = write_experiment(tmp_path / "asr", model, config)
     with pytest.raises(ConfigError, match="needs conv_norm: batch_norm"):
         extract(exp, MODEL, [3], format="stock")

@@ -131,10 +131,12 @@ def test_with_a_language_model(supernet, tmp_path):
 
 def test_missing_files(supernet):
     folder, _ = supernet
-    with pytest.raises(ConfigError, match="none.pth does not exist, but is part of"):
+    with pytest.raises(ConfigError, match="model_file=none.pth must be a file in"):
         pack(folder, "none.pth")
     (folder.parent / "feats_stats.npz").unlink()
-    with pytest.raises(ConfigError, match="feats_stats.npz does not exist, but is"):
+    with pytest.raises(
+        ConfigError, match="feats_stats.npz, which exists neither"
+    ):
         pack(folder, MODEL)
     assert not list(folder.glob("*.zip*"))
 
@@ -155,5 +157,5 @@ def test_zips_that_are_not_as_packed(supernet, tmp_path):
             new.writestr("../../evil.txt", "x")
     with pytest.raises(ConfigError, match=f"lacking.zip lacks exp/asr/{MODEL}, which"):
         espnet_dynsize.load(lacking)
-    with pytest.raises(ConfigError, match="Refusing to unpack '../../evil.txt'"):
+    with pytest.raises(ConfigError, match="member ../../evil.txt, which leads out"):
         espnet_dynsize.load(outside)

@@ -11,6 +11,7 @@ from training import train_arguments, write_data
 import espnet_dynsize
 from espnet_dynsize.control.selection import Selection
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.lock import locked
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.train.model import DynSizeASRModel
 from espnet_dynsize.train.task import DynSizeASRTask
@@ -128,13 +129,105 @@ def test_a_kill_after_the_last_epoch(data, tmp_path, uninterrupted):
         assert_same(ours, theirs)
 
 
-def test_an_unreadable_checkpoint_without_a_previous_one_is_an_error(data, tmp_path):
+@pytest.mark.parametrize("content", [b"PK", None])
+def test_epochs_without_a_checkpoint_are_not_overwritten(data, tmp_path, content):
     exp = tmp_path / "cut"
     exp.mkdir()
-    (exp / "checkpoint.pth").write_bytes(b"PK")
-    with pytest.raises(ConfigError, match="checkpoint.pth cannot be read, and there"):
+    (exp / "config.yaml").write_text("old")
+    (exp / "3epoch.pth").write_bytes(b"model")
+    if content is not None:
+        (exp / "checkpoint.pth").write_bytes(content)
+    message = "checkpoint.pth .*, nor is there a .*, but there is 3epoch.pth: use"
+    with pytest.raises(ConfigError, match=message):
         train(data, exp, 2)
-    assert (exp / "checkpoint.pth").read_bytes() == b"PK"
+    assert (exp / "3epoch.pth").read_bytes() == b"model"
+    assert (exp / "config.yaml").read_text() == "old"
+
+
+def test_a_kill_in_the_first_checkpoint_s_writing(data, tmp_path, uninterrupted):
+    exp = tmp_path / "first"
+    exp.mkdir()
+    (exp / "checkpoint.pth").write_bytes(b"PK")
+    assert_same(train(data, exp, 5)["model"], uninterrupted[1]["model"])
+
+
+def test_a_lost_checkpoint_is_the_one_before_it(data, tmp_path, uninterrupted):
+    exp = tmp_path / "lost"
+    train(data, exp, 3)
+    (exp / "checkpoint.pth").unlink()
+    assert_same(train(data, exp, 5)["model"], uninterrupted[1]["model"])
+
+
+def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
+    exp = tmp_path / "run"
+    train(data, exp, 2, output_per_size=False)
+    before = (exp / "config.yaml").read_text()
+    others = [
+        ({"sizes": [4, 6, 8]}, "another model_conf: sizes than"),
+        (
+            {"selector": "uniform", "selector_conf": {}},
+            "another model_conf: selector than",
+        ),
+        ({"selector_conf": {"search_updates": 7}}, "another model_conf: selector_conf"),
+    ]
+    for changes, message in others:
+        with pytest.raises(ConfigError, match=message):
+            train(data, exp, 4, **{"output_per_size": False, **changes})
+        assert (exp / "config.yaml").read_text() == before
+    # Found out later: by the length of the run, and by the optimiser
+    for options, message in (
+        (["--max_epoch=1"], "max_epoch=1 gives 4 updates, but the search"),
+        (["--optim=sgd"], "was written with other optimizers"),
+        (["--scheduler=warmuplr"], "was written with other schedulers"),
+    ):
+        arguments = train_arguments(data, exp, ["--max_epoch=4"], output_per_size=False)
+        with pytest.raises(ConfigError, match=message):
+            DynSizeASRTask.main(cmd=arguments + options)
+        assert (exp / "config.yaml").read_text() == before
+    train(data, exp, 4, output_per_size=False)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--best_model_criterion=valid,nosuch,min"], r"\[valid, nosuch\] must be one"),
+        (["--best_model_criterion=vlaid,loss,min"], "must be of train or valid"),
+        (["--best_model_criterion=valid,loss,mean"], "mean must be min or max"),
+        (
+            ["--patience=2", "--early_stopping_criterion", "valid", "nosuch", "min"],
+            "early_stopping_criterion: .* must be one of what validation reports",
+        ),
+        (
+            ["--scheduler=reducelronplateau", "--val_scheduler_criterion"]
+            + ["valid", "nosuch"],
+            "val_scheduler_criterion: .* must be one of what validation reports",
+        ),
+        (["--freeze_param", "encoder", "ctc"], "freeze_param=.* must be less than all"),
+        (["--use_adapter=true"], "use_adapter=True must be false for a supernet"),
+        (["--model_conf", "subnet=5"], "subnet=5 must be left out of a training conf"),
+    ],
+)
+def test_refused_before_training(data, tmp_path, options, message, monkeypatch):
+    def forward(model, *args, **kwargs):
+        assert not model.training
+        return stock_forward(model, *args, **kwargs)
+
+    stock_forward = DynSizeASRModel.forward
+    monkeypatch.setattr(DynSizeASRModel, "forward", forward)
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2", *options])
+    with pytest.raises(ConfigError, match=message):
+        DynSizeASRTask.main(cmd=arguments)
+
+
+def test_one_training_a_folder(data, tmp_path):
+    # A lock is of an open file: the same process is refused, too.
+    with (
+        locked(tmp_path / "exp", "training"),
+        pytest.raises(ConfigError, match="exp is in use: another process"),
+    ):
+        train(data, tmp_path / "exp", 1)
+    assert not (tmp_path / "exp" / "config.yaml").exists()
+    train(data, tmp_path / "exp", 2)
 
 
 def test_schedule_after_training(uninterrupted):

@@ -1,0 +1,56 @@
+"""Building a model that a stranger's config describes, within what its weights need."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from espnet_dynsize.core.errors import ConfigError
+
+# Sections whose numbers are dimensions of the network
+_DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf")
+# A dimension that needs no weights of that size, such as a longest position
+_LARGEST = 10_000
+# Parameters that are made, and replaced, while a supernet is built
+_SLACK = 1_000_000
+
+
+@contextmanager
+def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Refuse to build, inside the block, a model that has far more than `states`.
+
+    Without it, `num_blocks: 100000000` in a small file would fill the memory.
+
+    Args:
+        config: What is built.
+        states: The state dict that will be loaded.
+
+    Raises:
+        ConfigError: the model is too large.
+    """
+    numbers = sum(value.numel() for value in states.values())
+    largest = max([_LARGEST, *(d for v in states.values() for d in v.shape)])
+    for section in _DIMENSIONS:
+        for key, value in (config.get(section) or {}).items():
+            if isinstance(value, int) and value > largest:
+                raise ConfigError(
+                    f"{section}: {key}={value} must be at most {largest}, the largest "
+                    "dimension in the checkpoint."
+                )
+    left = 4 * numbers + _SLACK
+
+    def count(module: torch.nn.Module, name: str, parameter: object) -> None:
+        nonlocal left
+        left -= parameter.numel() if isinstance(parameter, torch.Tensor) else 0
+        if left < 0:
+            raise ConfigError(
+                "the config describes a model of far more weights than the "
+                f"checkpoint's {numbers}."
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

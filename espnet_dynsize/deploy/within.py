@@ -1,0 +1,75 @@
+"""What may go into a zip: files of the model's folder and of its recipe, no others.
+
+Configs and folders come from strangers, too; a packed model is often published.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.located import STATISTICS
+
+# Folders of a recipe that often are links to another disk
+_LINKED = ("data", "dump", "exp")
+
+
+def recipe_roots(asr_exp: Path) -> list[Path]:
+    """Folders that belong to a model: its own, its statistics', and its recipe.
+
+    A recipe is where ESPnet's `exp/` lies, or the working directory with an asr.sh.
+    """
+    asr_exp = asr_exp.absolute()
+    roots = [asr_exp, *asr_exp.parent.glob("asr_stats*")]
+    recipes = [asr_exp.parents[1]] if asr_exp.parent.name == "exp" else []
+    if Path("asr.sh").exists():
+        recipes.append(Path.cwd())
+    for recipe in recipes:
+        roots += [recipe, *(recipe / name for name in _LINKED)]
+    return [root.resolve() for root in roots]
+
+
+def copy_within(roots: Sequence[Path], source: Path, target: Path) -> None:
+    """Copy a file, or a folder with all that is in it.
+
+    Raises:
+        ConfigError: it does not exist, or leads out of `roots`.
+    """
+    if not source.exists():
+        raise ConfigError(f"{source} does not exist, but is part of the model.")
+    for path in (source, *(source.rglob("*") if source.is_dir() else ())):
+        real = path.resolve()
+        if not any(real == root or root in real.parents for root in roots):
+            raise ConfigError(
+                f"{path} is {real}, outside the model's folder and its recipe: it is "
+                "not packed; copy it into the folder if it belongs to the model."
+            )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def check_kind(key: str, path: Path) -> bool:
+    """Refuse a file that is not what its key in the config says.
+
+    Returns:
+        Whether nothing else could be a file of this kind, as any text could.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        if key == STATISTICS:
+            np.load(path, allow_pickle=False)
+        elif key == "bpemodel":
+            sentencepiece.SentencePieceProcessor(model_file=str(path))
+        else:
+            path.read_text(encoding="utf-8")
+    except (ValueError, OSError, EOFError, RuntimeError) as error:
+        raise ConfigError(f"{key}={path} is not a file of that kind.") from error
+    return key in (STATISTICS, "bpemodel")

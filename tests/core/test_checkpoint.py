@@ -1,0 +1,174 @@
+"""Checkpoints that cannot be read, or are of something else."""
+
+import io
+import pickle
+import zipfile
+
+import pytest
+import torch
+from conftest import build, fix_masks, model_config
+
+from espnet_dynsize.core.bounded import bounded
+from espnet_dynsize.core.checkpoint import misfit, read_checkpoint, read_states
+from espnet_dynsize.core.errors import ConfigError
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def saved(value) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def swollen() -> bytes:
+    """A small zip of many zeros, as torch would read it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 10_000_000)
+    return file.getvalue()
+
+
+WHOLE = saved({"a": torch.ones(3)})
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "cut short or no checkpoint"),
+        (b"garbage", "cannot be read"),
+        (WHOLE[: len(WHOLE) // 2], "cannot be read"),
+        (WHOLE[:-10], "cannot be read"),
+        (pickle.dumps(Bomb()), "cannot be read"),
+        (saved({"a": Bomb()}), "something other than tensors and plain values"),
+        (swollen(), "unpacks to more than there is in it"),
+    ],
+    ids=["empty", "garbage", "half", "cut", "pickle", "bomb", "zip bomb"],
+)
+def test_what_cannot_be_read(tmp_path, content, message, capsys):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        read_checkpoint(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+    assert "unsafe" not in str(error.value).lower()
+    assert "weights_only" not in str(error.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_missing_files_and_folders(tmp_path):
+    for path in (tmp_path, tmp_path / "none.pth"):
+        with pytest.raises(ConfigError, match="does not exist"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [torch.ones(3)],
+        torch.ones(3),
+        None,
+        "text",
+        {"state_dict": 5},
+        {3: torch.ones(3)},
+        {"a": "text"},
+        {"a": torch.ones(3).to_sparse()},
+    ],
+    ids=str,
+)
+def test_what_is_no_state_dict(tmp_path, value):
+    torch.save(value, tmp_path / "model.pth")
+    with pytest.raises(ConfigError, match="model.pth must hold"):
+        read_states(tmp_path / "model.pth")
+
+
+def test_lightning_s_states_are_found(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(3)}}, tmp_path / "last.ckpt")
+    assert list(read_states(tmp_path / "last.ckpt")) == ["a"]
+
+
+def trained(**changes):
+    model = build(model_config(**changes))
+    fix_masks(model.schedule)
+    return model
+
+
+WEIGHT = "encoder.encoders.0.self_attn.linear_q.weight"
+MASKS = "schedule.selection.fixed_masks"
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        (WEIGHT, lambda v: v * torch.nan, f"{WEIGHT} holds numbers that are not fin"),
+        (WEIGHT, lambda v: v.to(torch.complex64), "holds numbers of type torch.compl"),
+        (WEIGHT, lambda v: v.long(), "holds numbers of type torch.int64"),
+        (WEIGHT, lambda v: v[:, 1:], "has shape"),
+        (MASKS, lambda v: v * 0.4, "something else than 0 and 1"),
+        (MASKS, lambda v: v * 0, "drops units of the full size"),
+        (MASKS, lambda v: v * 0 + 1, r"keeps [8, 8, 8] layers in sizes [3, 5, 8]"),
+        (MASKS, lambda v: torch.cat([1 - v[:1], v[1:]]), "not nested"),
+        ("schedule.update", lambda v: v * torch.nan, "not finite"),
+        ("schedule.selection.selector.scores", lambda v: v / 0, "not finite"),
+    ],
+)
+def test_states_that_do_not_fit(name, change, message):
+    model = trained()
+    states = model.state_dict()
+    assert misfit(model, states) is None
+    wrong = misfit(model, states | {name: change(states[name])})
+    assert wrong is not None and message in wrong
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ({"sizes": [4, 5, 8]}, "sizes"),
+        ({"selector": "iterative_zero_out"}, "selector"),
+        ({"selector_conf": {"search_updates": 9}}, "selector_conf"),
+    ],
+)
+def test_another_family_does_not_fit(changes, key):
+    """Also where names and shapes are the same."""
+    per_size = dict(output_per_size=False)
+    model, other = trained(**per_size), trained(**per_size, **changes)
+    states = {k: v for k, v in other.state_dict().items() if k != MASKS}
+    states = {**model.state_dict(), **{k: states[k] for k in ("schedule.identity",)}}
+    assert f"of a family with another model_conf: {key} than" in misfit(model, states)
+
+
+def test_weights_of_another_family_do_not_change_the_identity():
+    model, other = trained(), trained(sizes=[4, 5, 8])
+    own = model.schedule.identity.clone()
+    states = {**model.state_dict(), "schedule.identity": other.schedule.identity}
+    model.load_state_dict(states)  # as --init_param does
+    assert torch.equal(model.schedule.identity, own)
+
+
+def test_averages_keep_the_identity():
+    states = trained().schedule.identity
+    total = states.clone()
+    for number in range(2, 257):
+        total = total + states
+        assert torch.equal(total / number, states)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_blocks": 10**8}, "num_blocks=100000000 must be at most 10000"),
+        ({"num_blocks": 9_000}, "far more weights than the checkpoint's"),
+        ({"linear_units": 10_000, "output_size": 8_000}, "far more weights"),
+    ],
+)
+def test_a_model_that_is_larger_than_its_weights_is_not_built(change, message):
+    states = trained().state_dict()
+    config = model_config()
+    config["encoder_conf"] |= change
+    with pytest.raises(ConfigError, match=message), bounded(config, states):
+        build(config)
+    with bounded(model_config(), states):
+        build(model_config())
