@@ -5,26 +5,63 @@ import sys
 from collections.abc import Sequence
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.process import end_on_sigterm
+
+INTERRUPTED = 130  # as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code."""
+    """Entry point of the console script; returns the exit code.
+
+    What cannot be read, written or held in memory is one sentence on stderr and exit
+    code 2; a traceback is a bug.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
+    runs = argv[:1] == ["run"]
     try:
-        if argv[:1] == ["run"]:
+        if runs:
             # No argparse here: everything after `run` belongs to the program.
             from espnet_dynsize.bin.run import run
 
             return run(argv[1:])
+        end_on_sigterm()
         if argv[:1] == ["recipe"]:
             from espnet_dynsize.bin.recipe import main as recipe
 
             return recipe(argv[1:])
         args = build_parser().parse_args(argv)
         return args.function(args)
-    except ConfigError as error:
-        print(f"espnet-dynsize: error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("espnet-dynsize: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        sentence = _explain(error, runs)
+        if sentence is None:
+            raise
+        print(f"espnet-dynsize: error: {sentence}", file=sys.stderr)
         return 2
+
+
+def _explain(error: Exception, runs: bool) -> str | None:
+    """One sentence for what is not a bug, else None.
+
+    Args:
+        error: What was raised.
+        runs: A program of the user's or of ESPnet's runs, whose errors are its own.
+    """
+    if isinstance(error, ConfigError):
+        return str(error)
+    # torch says so where a write fails.
+    if isinstance(error, RuntimeError) and "iostream error" in str(error):
+        return "a file could not be written: is the disk full?"
+    if runs:
+        return None
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror or error}."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "there is not enough memory for this model and input."
+    return None
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.files import replacing
 
 
 def add_parser(verbs) -> None:
@@ -55,8 +56,7 @@ def main(args: argparse.Namespace) -> int:
 def _write_lm_text(data: Path, prefix: str, lines: Iterable[str]) -> Path:
     """Write `local/other_text/text`, where ESPnet's LibriSpeech recipe has it."""
     path = data / "local" / "other_text" / "text"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(
             f"{prefix}_{number:08} {line}\n" for number, line in enumerate(lines, 1)
         )

@@ -7,6 +7,7 @@ import torch
 
 from espnet_dynsize.core.cost import CostModel
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.keys import budget_sizes
 from espnet_dynsize.core.subnet import FULL, Subnet
 
 
@@ -133,8 +134,3 @@ def family_of_budgets(
             "front-end and one layer cost."
         )
     return Family(tuple(sizes), tuple(f * costs.total for f in fractions), costs)
-
-
-def budget_sizes(fractions: Sequence[float]) -> list[int]:
-    """Names of the sizes that have budgets: per cent of the full cost."""
-    return [round(100 * fraction) for fraction in fractions]

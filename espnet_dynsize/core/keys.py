@@ -1,9 +1,9 @@
 """The plugin's keys in a training config, and what they say: the one place for both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.family import budget_sizes
+from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.schema import Count, Fraction, check_value
 
 ENCODER_PREFIX = "dynsize_"
 MODEL = "dynsize"
@@ -81,12 +81,24 @@ def is_family(config: Mapping) -> bool:
 
 
 def family_sizes(config: Mapping) -> list[int]:
-    """The sizes that a supernet's config names."""
+    """The sizes that a supernet's config names.
+
+    Raises:
+        ConfigError: what it has there are no sizes and no budget.
+    """
     conf = config["model_conf"]
     if conf.get("sizes") is not None:
+        check_value("model_conf: sizes", conf["sizes"], list[Count])
         return list(conf["sizes"])
-    ((_, fractions),) = conf["budgets"].items()
-    return budget_sizes(fractions)
+    budgets = conf.get("budgets")
+    check_value("model_conf: budgets", budgets, dict[str, list[Fraction]])
+    check(len(budgets) == 1, "model_conf: budgets", budgets, "a section of one key")
+    return budget_sizes(next(iter(budgets.values())))
+
+
+def budget_sizes(fractions: Sequence[float]) -> list[int]:
+    """Names of the sizes that have budgets: per cent of the full cost."""
+    return [round(100 * fraction) for fraction in fractions]
 
 
 def kept_units(config: Mapping) -> list[int] | None:

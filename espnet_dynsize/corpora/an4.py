@@ -8,7 +8,7 @@ from espnet_dynsize.corpora.datadir import (
     Utterance,
     check_utterances,
     read_lines,
-    write_data_dir,
+    write_data_dirs,
 )
 
 VALID_UTTERANCES = 100
@@ -92,7 +92,4 @@ def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
         "valid": train[:VALID_UTTERANCES],
         "test": read_split(corpus_dir, "test"),
     }
-    return {
-        name: write_data_dir(data / name, utterances)
-        for name, utterances in splits.items()
-    }
+    return write_data_dirs(data, splits)

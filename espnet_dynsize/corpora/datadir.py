@@ -1,6 +1,6 @@
 """Kaldi-style data directories, the input of every ESPnet stage."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import soundfile
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import check_replaceable, write_text
 
 
 class Utterance(NamedTuple):
@@ -33,14 +34,40 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def write_data_dir(directory: Path, utterances: Iterable[Utterance]) -> Path:
-    """Write `wav.scp`, `text`, `utt2spk`, `spk2utt` and, for spans, `segments`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "segments").unlink(missing_ok=True)  # of another corpus
-    for name, lines in _files(sorted(utterances)).items():
-        text = "".join(f"{line}\n" for line in lines)
-        (directory / name).write_text(text, encoding="utf-8")
-    return directory
+def write_data_dirs(
+    data: Path, splits: Mapping[str, Iterable[Utterance]]
+) -> dict[str, Path]:
+    """Write `data/<name>/{wav.scp,text,utt2spk,spk2utt}` and, for spans, `segments`.
+
+    Args:
+        data: Folder of the data directories.
+        splits: Name → utterances.
+
+    Returns:
+        Name → directory.
+
+    Raises:
+        ConfigError: a file is there that is not this function's; nothing is written.
+    """
+    folders = {name: Path(data) / name for name in splits}
+    texts = {
+        folders[name] / file: "".join(f"{line}\n" for line in lines)
+        for name, utterances in splits.items()
+        for file, lines in _files(sorted(utterances)).items()
+    }
+    # Segments of another corpus would be taken for this one's.
+    others = [folder / "segments" for folder in folders.values()]
+    others = [path for path in others if path not in texts]
+    check_replaceable([*others, *(p for p, text in texts.items() if _differs(p, text))])
+    for path in others:
+        path.unlink(missing_ok=True)
+    for path, text in texts.items():
+        write_text(path, text)
+    return folders
+
+
+def _differs(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() != text.encode()
 
 
 def _files(utterances: Sequence[Utterance]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from espnet_dynsize.corpora.datadir import (
     Utterance,
     check_utterances,
     read_lines,
-    write_data_dir,
+    write_data_dirs,
 )
 
 TRAIN_SETS = {
@@ -45,10 +45,10 @@ def prepare(corpus_dir: Path, data: Path, train_set: str) -> dict[str, Path]:
     sets = {train_set: TRAIN_SETS[train_set], **OTHER_SETS}
     all_names = dict.fromkeys(name for names in sets.values() for name in names)
     parts = {name: read_part(Path(corpus_dir), name) for name in all_names}
-    return {
-        name: write_data_dir(data / name, [u for part in names for u in parts[part]])
-        for name, names in sets.items()
+    splits = {
+        n: [u for part in names for u in parts[part]] for n, names in sets.items()
     }
+    return write_data_dirs(data, splits)
 
 
 def lm_text(corpus_dir: Path) -> Iterator[str]:

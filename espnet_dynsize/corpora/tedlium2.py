@@ -10,7 +10,7 @@ from espnet_dynsize.corpora.datadir import (
     Utterance,
     check_utterances,
     read_lines,
-    write_data_dir,
+    write_data_dirs,
 )
 
 SETS = ("train", "dev", "test")
@@ -34,10 +34,7 @@ def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
         ConfigError: the corpus is missing or broken; nothing has been written then.
     """
     sets = {name: read_set(Path(corpus_dir), name) for name in SETS}
-    return {
-        name: write_data_dir(data / name, utterances)
-        for name, utterances in sets.items()
-    }
+    return write_data_dirs(data, sets)
 
 
 def lm_text(corpus_dir: Path) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Synthetic connected digits: a corpus that needs no download."""
 
 import random
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,10 @@ import soundfile
 import torch
 import torchaudio
 
-from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import new_folder
+from espnet_dynsize.core.process import run_child
+from espnet_dynsize.corpora.datadir import Utterance, write_data_dirs
 from espnet_dynsize.demo.espeak import Synthesizer
 
 WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
@@ -27,19 +29,19 @@ COUNTS = {"train": 1000, "valid": 80, "test": 120}
 
 def prepare(audio: Path, data: Path) -> dict[str, Path]:
     """Write `data/{train,valid,test}`; audio is synthesised once, into `audio`."""
-    dirs = {}
+    splits = {}
     for split, count in COUNTS.items():
         if not (audio / split).exists():
             # eSpeak's filters remember what they said before, so the same samples
             # come only from a fresh process that says everything in order.
             command = [sys.executable, "-m", __name__, str(audio / split), split]
-            subprocess.run([*command, str(count)], check=True)
-        wavs = [
+            if run_child([*command, str(count)]) != 0:
+                raise ConfigError(f"{split}: no speech was synthesised, see above.")
+        splits[split] = [
             u._replace(wav=(audio / split / f"{u.id}.wav").resolve())
             for u in plan(split, count)
         ]
-        dirs[split] = write_data_dir(data / split, wavs)
-    return dirs
+    return write_data_dirs(data, splits)
 
 
 def plan(split: str, count: int) -> list[Utterance]:
@@ -58,23 +60,21 @@ def plan(split: str, count: int) -> list[Utterance]:
 
 def synthesise(folder: Path, utterances: Sequence[Utterance]) -> None:
     """Write one wav file an utterance; the folder appears when all are there."""
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
     synthesizer = Synthesizer()
-    for utterance in utterances:
-        dice = random.Random(utterance.id)
-        accent, variant = utterance.speaker.rsplit("-", 1)
-        samples = synthesizer.say(
-            utterance.text.lower(),
-            voice=f"{accent}+{variant}",
-            words_per_minute=dice.randint(130, 210),
-            pitch=dice.randint(25, 75),
-        )
-        resampled = torchaudio.functional.resample(
-            torch.from_numpy(samples), synthesizer.rate, RATE
-        )
-        soundfile.write(unfinished / f"{utterance.id}.wav", resampled.numpy(), RATE)
-    unfinished.rename(folder)
+    with new_folder(folder) as unfinished:
+        for utterance in utterances:
+            dice = random.Random(utterance.id)
+            accent, variant = utterance.speaker.rsplit("-", 1)
+            samples = synthesizer.say(
+                utterance.text.lower(),
+                voice=f"{accent}+{variant}",
+                words_per_minute=dice.randint(130, 210),
+                pitch=dice.randint(25, 75),
+            )
+            resampled = torchaudio.functional.resample(
+                torch.from_numpy(samples), synthesizer.rate, RATE
+            )
+            soundfile.write(unfinished / f"{utterance.id}.wav", resampled.numpy(), RATE)
 
 
 if __name__ == "__main__":

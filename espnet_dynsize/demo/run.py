@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import write_text
+from espnet_dynsize.core.yaml_base import load_config, read_yaml
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo import digits
 from espnet_dynsize.demo.stages import Experiment, model_file
@@ -14,6 +18,8 @@ from espnet_dynsize.report.write import write_report
 HERE = Path(__file__).parent
 TOKEN_TYPES = {"digits": "word", "an4": "char"}
 TIMED = 8  # utterances
+RECORD = "demo.yaml"
+SUPERNET = "asr_dynsize"
 SYNTHETIC = (
     "The speech of this corpus is synthetic (eSpeak NG). For real speech, use AN4:\n"
     "  espnet-dynsize demo --corpus an4 --corpus_dir DIR"
@@ -28,11 +34,41 @@ def prepare_data(corpus: str, corpus_dir: Path | None, exp: Path) -> dict[str, P
     """
     if corpus == "digits":
         return digits.prepare(exp / "audio", exp / "data")
-    if corpus_dir is None:
+    return an4.prepare(Path(corpus_dir), exp / "data")
+
+
+def _claim(
+    exp: Path,
+    corpus: str,
+    corpus_dir: Path | None,
+    config: Path,
+    arguments: Sequence[str],
+) -> None:
+    """Remember what `exp` is for: an earlier run goes on, another one is refused.
+
+    Raises:
+        ConfigError: it has been begun with other data or another config.
+    """
+    if corpus == "an4" and corpus_dir is None:
         raise ConfigError(
             "corpus=an4 needs corpus_dir: the folder with AN4's etc/ and wav/."
         )
-    return an4.prepare(Path(corpus_dir), exp / "data")
+    now = {
+        "corpus": corpus,
+        "corpus_dir": corpus_dir and str(Path(corpus_dir).resolve()),
+        "config": load_config(config),
+        "arguments": list(arguments),
+    }
+    path = exp / RECORD
+    begun = read_yaml(path) if path.is_file() else None
+    if begun is None and (exp / SUPERNET).exists():
+        raise ConfigError(f"exp={exp} has a training, but no {RECORD}: use another.")
+    for key, value in now.items() if isinstance(begun, dict) else ():
+        if begun.get(key) != value:
+            raise ConfigError(
+                f"exp={exp} was begun with another {key}; use another, or remove it."
+            )
+    write_text(path, yaml.safe_dump(now))
 
 
 def run_demo(
@@ -51,9 +87,10 @@ def run_demo(
         config: Training config; None for the corpus's own.
         arguments: More arguments for `espnet2.bin.asr_train`.
     """
+    config = config or HERE / f"{corpus}.yaml"
+    _claim(exp, corpus, corpus_dir, config, arguments)
     if corpus == "digits":
         print(SYNTHETIC, flush=True)
-    config = config or HERE / f"{corpus}.yaml"
     print("1/5 data", flush=True)
     experiment = Experiment(
         exp, prepare_data(corpus, corpus_dir, exp), TOKEN_TYPES[corpus]
@@ -62,7 +99,7 @@ def run_demo(
     experiment.make_token_list()
     experiment.collect_stats(config)
     print("3/5 training the supernet", flush=True)
-    supernet = experiment.train(config, "asr_dynsize", arguments)
+    supernet = experiment.train(config, SUPERNET, arguments)
     checkpoint = model_file(supernet)
     print("4/5 cutting every size", flush=True)
     folders = list(extract_changed(supernet, checkpoint).values())

@@ -14,6 +14,8 @@ from pathlib import Path
 import yaml
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import new_folder, replacing
+from espnet_dynsize.core.process import child
 from espnet_dynsize.demo.progress import show_epochs
 from espnet_dynsize.report.scores import Score, read_score, read_text, write_score
 
@@ -48,35 +50,36 @@ class Experiment:
         """Write the tokens of the training text, as stage 5 of asr.sh does."""
         if self.tokens.exists():
             return
-        self.exp.mkdir(parents=True, exist_ok=True)
-        self.python(
-            "espnet2.bin.tokenize_text",
-            ["--token_type", self.token_type, "--field", "2-"]
-            + ["--input", self.data["train"] / "text", "--output", self.tokens]
-            + ["--write_vocabulary", "true", "--add_symbol", "<blank>:0"]
-            + ["--add_symbol", "<unk>:1", "--add_symbol", "<sos/eos>:-1"],
-            self.exp / "tokenize.log",
-        )
+        # Whole or not at all: a kill would leave an empty list, which "is there".
+        with replacing(self.tokens) as partial:
+            self.python(
+                "espnet2.bin.tokenize_text",
+                ["--token_type", self.token_type, "--field", "2-"]
+                + ["--input", self.data["train"] / "text", "--output", partial]
+                + ["--write_vocabulary", "true", "--add_symbol", "<blank>:0"]
+                + ["--add_symbol", "<unk>:1", "--add_symbol", "<sos/eos>:-1"],
+                self.exp / "tokenize.log",
+            )
 
     def collect_stats(self, config: Path) -> None:
         """Collect shapes and feature statistics, as stage 10 of asr.sh does."""
-        if (self.stats / "valid" / "speech_shape").exists():
+        if self.stats.exists():
             return
         shapes = [f"--{s}_shape_file={self.data[s] / 'wav.scp'}" for s in _TRAIN_SETS]
-        self.python(
-            "espnet2.bin.asr_train",
-            ["--config", config, "--collect_stats", "true", "--batch_type", "unsorted"]
-            + ["--batch_size", "20", "--output_dir", self.stats / "logdir" / "stats.1"]
-            + self._data_arguments()
-            + shapes,
-            self.stats / "collect.log",
-        )
-        self.python(
-            "espnet2.bin.aggregate_stats_dirs",
-            ["--input_dir", self.stats / "logdir" / "stats.1"]
-            + ["--output_dir", self.stats],
-            self.stats / "aggregate.log",
-        )
+        with new_folder(self.stats) as stats:
+            self.python(
+                "espnet2.bin.asr_train",
+                ["--config", config, "--collect_stats", "true", "--batch_size", "20"]
+                + ["--batch_type", "unsorted", "--output_dir", stats / "logdir/stats.1"]
+                + self._data_arguments()
+                + shapes,
+                self.exp / "collect_stats.log",
+            )
+            self.python(
+                "espnet2.bin.aggregate_stats_dirs",
+                ["--input_dir", stats / "logdir/stats.1", "--output_dir", stats],
+                self.exp / "collect_stats.log",
+            )
 
     def train(self, config: Path, tag: str, arguments: Sequence[str] = ()) -> Path:
         """Train `exp/<tag>`; resumes an interrupted training."""
@@ -147,19 +150,13 @@ class Experiment:
         # ESPnet's data workers inherit it.
         environment = dict(os.environ, OMP_NUM_THREADS=str(self.threads))
         with log.open("a", encoding="utf-8") as output:
-            process = subprocess.Popen(
-                [*command, *map(str, arguments)],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-            try:
+            streams = dict(stdout=output, stderr=subprocess.STDOUT)
+            command += map(str, arguments)
+            # Also when this process is interrupted: no training goes on unseen.
+            with child(command, env=environment, **streams) as process:
                 if progress is not None:
                     show_epochs(process, log, progress)
                 process.wait()
-            finally:
-                # Also when this process is interrupted: no training goes on unseen.
-                process.terminate()
         if process.returncode != 0:
             last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
             raise ConfigError(

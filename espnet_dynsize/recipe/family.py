@@ -5,14 +5,25 @@ from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import family_sizes, is_family
-from espnet_dynsize.recipe.asr_sh import DECODE, TRAIN, run_asr_sh
-from espnet_dynsize.recipe.folders import name_folders
+from espnet_dynsize.recipe.asr_sh import (
+    DECODE,
+    PACK,
+    SCORE,
+    STATS,
+    TRAIN,
+    UPLOAD,
+    check_names,
+    run_asr_sh,
+)
+from espnet_dynsize.recipe.folders import claim_shared, name_folders
+from espnet_dynsize.recipe.needs import check_needs
 from espnet_dynsize.recipe.options import (
     Options,
     choose_sizes,
     parse,
     training_config,
 )
+from espnet_dynsize.recipe.refused import check_decoding, check_family
 from espnet_dynsize.recipe.tree import link_tree
 
 
@@ -31,30 +42,48 @@ def run_recipe(argv: Sequence[str]) -> None:
     """
     options = parse(argv)
     sizes = options.pop("sizes", "")
-    first, last = options.number("stage"), options.number("stop_stage")
     config = training_config(options)
     link_tree(Path())
+    check_names(options, Path("asr.sh"))
     options.setdefault("python", "espnet-dynsize run")
+    first, last = _stages(options)
     if is_family(config):
-        _check(options, sizes, config)
+        check_family(options, config)
+        _check_sizes(options, sizes, config)
+    check_decoding(options, config)
+    check_needs(options, config)
+    if options.runs(STATS) or options.runs(TRAIN):
+        # Imports ESPnet, which takes seconds: after all else, and only where it trains.
+        from espnet_dynsize.train.check import check_config
+
+        check_config(config)
     name_folders(options)
+    claim_shared(options)
     if not is_family(config):
         run_asr_sh(options)
         return
     if first <= TRAIN:
         run_asr_sh(options, stop_stage=min(last, TRAIN))
-    if last >= DECODE:
+    after = [s for s in (DECODE, SCORE, PACK, UPLOAD) if options.runs(s)]
+    if after:
         # Imports ESPnet, which takes seconds: options are refused before that.
         from espnet_dynsize.recipe.sizes import run_sizes
 
-        run_sizes(options, sizes, max(first, DECODE), last)
+        run_sizes(options, sizes, after)
 
 
-def _check(options: Options, sizes: str, config: dict) -> None:
+def _stages(options: Options) -> tuple[int, int]:
+    first, last = options.number("stage"), options.number("stop_stage")
+    if first > last:
+        raise ConfigError(f"--stage {first} must be at most --stop_stage, {last}.")
+    return first, last
+
+
+def _check_sizes(options: Options, sizes: str, config: dict) -> None:
     """Find out before the training what would stop a later stage."""
     if "sizes=" not in options.get("asr_args"):
         choose_sizes(sizes, family_sizes(config))
     if not options.test_sets():
         raise ConfigError("--test_sets must name the data directories to decode.")
-    if options.wants("upload_hf") and not options.get("hf_repo"):
+    if options.runs(UPLOAD) and not options.get("hf_repo"):
         raise ConfigError("--skip_upload_hf false needs --hf_repo USER/NAME.")

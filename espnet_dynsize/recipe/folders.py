@@ -1,8 +1,9 @@
 """Where a recipe trains: a short name for one set of training options.
 
 asr.sh names a folder after every option, up to more characters than a file system
-takes; here the name is the config's. asr.sh resumes whatever it finds in the folder, so
-a folder remembers its options, and others are refused.
+takes; here the name is the config's. asr.sh resumes or replaces whatever it finds in a
+folder, so a folder remembers its options, and others are refused. Token lists and
+statistics, which several models share, alike.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.yaml_base import read_yaml
+from espnet_dynsize.recipe import asr_sh
 from espnet_dynsize.recipe.options import Options
 
 RECORD = "recipe.yaml"
@@ -25,13 +27,29 @@ class Model(NamedTuple):
     options: tuple[str, ...]
 
 
+class Made(NamedTuple):
+    """A folder that asr.sh fills.
+
+    Attributes:
+        folder: Where it is.
+        files: Patterns; a file of one shows that it has been filled.
+        given: The options that its files depend on.
+        otherwise: What else a user with other options can do.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    given: dict[str, str]
+    otherwise: str
+
+
 _DATA = (
     *("train_set", "valid_set", "dumpdir", "lang", "cleaner", "g2p", "nlsyms_txt"),
     *("token_type", "nbpe", "bpemode", "bpe_train_text"),
 )
 ASR = Model(
     "asr",
-    11,
+    asr_sh.TRAIN,
     (
         *("asr_config", "asr_args", "asr_task", "asr_stats_dir", *_DATA),
         *("feats_type", "fs", "min_wav_duration", "max_wav_duration"),
@@ -41,8 +59,15 @@ ASR = Model(
 )
 LM = Model(
     "lm",
-    7,
+    asr_sh.LM,
     ("lm_config", "lm_args", "lm_stats_dir", "lm_train_text", "lm_dev_text", *_DATA),
+)
+_SYMBOLS = ("oov", "blank", "sos_eos", "sot_asr")
+_BPE = ("bpe_input_sentence_size", "bpe_nlsyms", "bpe_char_cover")
+_CLEANING = ("cleaner", "g2p", "nlsyms_txt")
+_AUDIO = (
+    *("train_set", "valid_set", "dumpdir"),
+    *("fs", "min_wav_duration", "max_wav_duration"),
 )
 
 
@@ -62,29 +87,107 @@ def name_folders(options: Options) -> None:
         name = f"{model.prefix}_{tag or Path(config).stem}"
         folder = Path(options.get("expdir")) / name
         if not tag and options.runs(model.stage):
-            _claim(folder, model, options)
+            given = {name: options.get(name) for name in model.options}
+            option = f"--{model.prefix}_tag"
+            otherwise = (
+                f"name this run with {option}, or continue that one with "
+                f"--{model.prefix}_exp"
+            )
+            _claim(Made(folder, ("**/*.pth", "**/*.ckpt"), given, otherwise), options)
         options[f"{model.prefix}_exp"] = str(folder)
 
 
-def _claim(folder: Path, model: Model, options: Options) -> None:
-    given = {name: options.get(name) for name in model.options}
-    if any(path.suffix in (".pth", ".ckpt") for path in folder.rglob("*")):
-        _check_same(folder, model, given)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(yaml.safe_dump(given), encoding="utf-8")
+def claim_shared(options: Options) -> None:
+    """Let token lists and statistics remember what they were made of.
+
+    asr.sh makes them anew in every run; a model that was trained with the old ones
+    would go on with those of another text.
+
+    Raises:
+        ConfigError: they were made of something else.
+    """
+    if options.runs(asr_sh.TOKENS):
+        _claim_tokens(options)
+    kind = options.get("token_type")
+    kind += options.get("nbpe") if kind == "bpe" else ""
+    language = options.get("lang")
+    name = kind if language == "noinfo" else f"{language}_{kind}"
+    if options.runs(asr_sh.STATS):
+        perturbed = "_sp" if options.get("speed_perturb_factors") else ""
+        given = {name: options.get(name) for name in _AUDIO}
+        folder = f"asr_stats_{options.get('feats_type')}_{name}{perturbed}"
+        _claim_stats(options, "asr", folder, given)
+    if options.runs(asr_sh.LM_STATS):
+        _claim_stats(options, "lm", f"lm_stats_{name}", _texts(options))
 
 
-def _check_same(folder: Path, model: Model, given: dict[str, str]) -> None:
-    path, tag = folder / RECORD, f"--{model.prefix}_tag"
+def _claim_tokens(options: Options) -> None:
+    """The folder that asr.sh's stage 5 fills: it is named after few of its options."""
+    kind, language = options.get("token_type"), options.get("lang")
+    given = {name: options.get(name) for name in _SYMBOLS}
+    folder = Path("data") / f"{language}_token_list".removeprefix("noinfo_")
+    if kind == "bpe":
+        folder /= f"bpe_{options.get('bpemode')}{options.get('nbpe')}"
+        text = options.get("bpe_train_text") or _text(options, "train_set")
+        given |= {name: options.get(name) for name in _BPE} | {"bpe_train_text": text}
+    elif kind in ("char", "word"):
+        folder /= kind
+        given |= {name: options.get(name) for name in _CLEANING}
+        given["lm_train_text"] = _texts(options)["lm_train_text"]
+    else:
+        return  # of a tokenizer that is not made here
+    otherwise = (
+        "give this run token lists of its own with --lang, after which asr.sh names "
+        "them, or let it use these with --skip_stages 5"
+    )
+    _claim(Made(folder, ("tokens.txt",), given, otherwise), options)
+
+
+def _claim_stats(
+    options: Options, prefix: str, name: str, given: dict[str, str]
+) -> None:
+    option = f"{prefix}_stats_dir"
+    if options.get(option):
+        return  # the user's decision
+    folder = Path(options.get("expdir")) / name
+    otherwise = f"give this run statistics of its own with --{option}"
+    _claim(Made(folder, ("train/*_shape*",), given, otherwise), options)
+
+
+def _texts(options: Options) -> dict[str, str]:
+    """What a language model is trained and validated on."""
+    sets = {"lm_train_text": "train_set", "lm_dev_text": "valid_set"}
+    return {
+        name: options.get(name) or _text(options, which) for name, which in sets.items()
+    }
+
+
+def _text(options: Options, which: str) -> str:
+    """The transcripts of a set, which asr.sh takes where no text is given."""
+    return str(options.data_folder() / "org" / options.get(which) / "text")
+
+
+def _claim(made: Made, options: Options) -> None:
+    if any(next(made.folder.glob(pattern), None) for pattern in made.files):
+        _check_same(made, options)
+    made.folder.mkdir(parents=True, exist_ok=True)
+    record = yaml.safe_dump(made.given)
+    (made.folder / RECORD).write_text(record, encoding="utf-8")
+
+
+def _check_same(made: Made, options: Options) -> None:
+    path = made.folder / RECORD
     if not path.is_file():
         raise ConfigError(
-            f"{folder} has a model, but no {RECORD} that says how it was trained: name "
-            f"this run with {tag}, or continue that one with --{model.prefix}_exp."
+            f"{made.folder} has files, but no {RECORD} that says with which options "
+            f"they were made: {made.otherwise}, or remove the folder."
         )
     recorded = read_yaml(path)
-    for name, value in given.items():
-        if recorded.get(name, "") != value:
+    for name, value in made.given.items():
+        # What was not given then had its default.
+        before = recorded.get(name) or options.defaults.get(name, "")
+        if value != before:
             raise ConfigError(
-                f"--{name} '{value}' must be '{recorded.get(name, '')}', with which "
-                f"{folder} was trained: name this run with {tag}, or remove the folder."
+                f"--{name} '{value}' must be '{before}', with which {made.folder} was "
+                f"made: {made.otherwise}, or remove the folder."
             )

@@ -1,6 +1,7 @@
 """Stages 12 to 15 of a recipe for every size of a trained family."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -29,21 +30,21 @@ from espnet_dynsize.report.write import write_report
 DECODED = "decoded.yaml"
 # Options of asr.sh on which hypotheses or scores depend
 _DECODING = (
-    *("use_lm", "lm_exp", "lm_tag", "inference_lm", "use_ngram", "ngram_exp"),
+    *("use_lm", "lm_exp", "lm_tag", "inference_lm", "lang", "token_type", "nbpe"),
+    *("use_ngram", "ngram_exp", "ngram_num", "inference_ngram"),
     *("test_sets", "eval_valid_set", "batch_size", "inference_config"),
     *("inference_args", "inference_tag", "inference_asr_model", "use_streaming"),
     *("nlsyms_txt", "cleaner", "hyp_cleaner", "score_opts", "local_score_opts"),
 )
 
 
-def run_sizes(options: Options, names: str, first: int, last: int) -> None:
+def run_sizes(options: Options, names: str, stages: Sequence[int]) -> None:
     """Cut the sizes, then decode, score, report, pack and upload each.
 
     Args:
         options: Those of `asr.sh`; `asr_exp` is the supernet's folder.
         names: The sizes, all where it is empty.
-        first: First stage.
-        last: Last stage.
+        stages: Those of 12 to 15 that are asked for.
 
     Raises:
         ConfigError: there is no such checkpoint or size.
@@ -58,20 +59,21 @@ def run_sizes(options: Options, names: str, first: int, last: int) -> None:
         )
     sizes = choose_sizes(names, family_sizes(read_config(asr_exp)))
     folders = extract_changed(asr_exp, checkpoint, sizes)
-    if first <= SCORE and options.wants("eval"):
+    scoring = [stage for stage in stages if stage in (DECODE, SCORE)]
+    if scoring:
         for folder in folders.values():
-            _decode(options, folder, first, min(last, SCORE))
-        if last >= SCORE:
-            _report(options, asr_exp, folders)
-    if first <= PACK <= last and options.wants("packing"):
+            _decode(options, folder, scoring)
+    if SCORE in stages:
+        _report(options, asr_exp, folders)
+    if PACK in stages:
         _pack(options, folders)
-    if last >= UPLOAD and options.wants("upload_hf"):
+    if UPLOAD in stages:
         _upload(options, folders)
 
 
-def _decode(options: Options, folder: Path, first: int, last: int) -> None:
+def _decode(options: Options, folder: Path, stages: Sequence[int]) -> None:
     key, fingerprint = _decoding_name(options), _fingerprint(options, folder)
-    both = (first, last) == (DECODE, SCORE)
+    both = len(stages) == 2
     path = folder / DECODED
     done = read_yaml(path) if path.is_file() else {}
     if both and done.get(key) == fingerprint and _has_scores(options, folder):
@@ -79,7 +81,7 @@ def _decode(options: Options, folder: Path, first: int, last: int) -> None:
         return
     if done.pop(key, None):
         path.write_text(yaml.safe_dump(done))
-    run_asr_sh(options, asr_exp=folder, stage=first, stop_stage=last)
+    run_asr_sh(options, asr_exp=folder, stage=stages[0], stop_stage=stages[-1])
     if both:
         path.write_text(yaml.safe_dump({**done, key: fingerprint}))
 
@@ -103,12 +105,15 @@ def _fingerprint(options: Options, folder: Path) -> str:
     digest.update(repr([options.get(name) for name in _DECODING]).encode())
     files = [Path(options.get("inference_config"))]
     for name in options.test_sets():
-        files += [options.data_folder() / name / file for file in ("text", "wav.scp")]
+        data = options.data_folder() / name
+        files += [data / file for file in ("text", "wav.scp", "feats.scp")]
     for path in files:
         digest.update(path.read_bytes() if path.is_file() else b"none")
-    if options.uses_lm():
-        for path in sorted(Path(options.get("lm_exp")).glob("*.pth")):
-            digest.update(f"{path} {path.stat().st_mtime_ns}".encode())
+    models = Path(options.get("lm_exp")).glob("*.pth") if options.uses_lm() else ()
+    ngrams = Path(options.get("ngram_exp") or Path(options.get("expdir")) / "ngram")
+    grams = ngrams.glob("*.bin") if options.true("use_ngram") else ()
+    for path in (*sorted(models), *sorted(grams)):
+        digest.update(f"{path} {path.stat().st_mtime_ns}".encode())
     return digest.hexdigest()
 
 

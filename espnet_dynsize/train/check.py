@@ -18,6 +18,12 @@ _PARTS = (
 )
 
 
+_OTHER_TRAINERS = {
+    "use_deepspeed": "DeepSpeed's trainer does not advance its schedule",
+    "sharded_ddp": "nobody has tried its sizes with fairscale",
+}
+
+
 def check_config(config: Mapping) -> None:
     """Check the plugin's options in a training config: names, types and ranges.
 
@@ -72,6 +78,9 @@ def check_training(args: argparse.Namespace) -> None:
             f"model_conf: subnet={size} must be left out of a training config: it is "
             "the size that decodes."
         )
+    for key, why in _OTHER_TRAINERS.items():
+        given = getattr(args, key, False)
+        check(not given, key, given, f"false for a family: {why}")
     # Adapted matrices are other modules, with other names, than those that are cut.
     adapts = getattr(args, "use_adapter", False)
     allowed = "false for a supernet; extract a size, and adapt that"

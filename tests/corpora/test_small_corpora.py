@@ -8,7 +8,7 @@ import soundfile
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.corpora import an4
-from espnet_dynsize.corpora.datadir import Utterance, write_data_dir
+from espnet_dynsize.corpora.datadir import Utterance, write_data_dirs
 from espnet_dynsize.demo import digits
 
 
@@ -139,8 +139,8 @@ def test_data_dir(tmp_path):
         Utterance("s1-a", "s1", Path("/w/a.wav"), "A"),
         Utterance("s2-a", "s2", Path("/w/c.wav"), "D"),
     ]
-    write_data_dir(tmp_path / "d", utterances)
-    read = {p.name: p.read_text() for p in (tmp_path / "d").iterdir()}
+    write_data_dirs(tmp_path, {"d": utterances})
+    read = {p.name: p.read_text() for p in (tmp_path / "d").glob("[!.]*")}
     assert read == {
         "wav.scp": "s1-a /w/a.wav\ns2-a /w/c.wav\ns2-b /w/b.wav\n",
         "text": "s1-a A\ns2-a D\ns2-b B C\n",
@@ -173,3 +173,22 @@ def test_digits_are_spoken_the_same_every_time(tmp_path, monkeypatch):
         samples, rate = soundfile.read(tmp_path / "a" / name)
         assert rate == digits.RATE and 0.5 < len(samples) / rate < 4
         assert abs(samples).max() > 0.05
+
+
+def test_a_user_s_data_directory_is_left_alone(tmp_path):
+    one = [Utterance("s1-a", "s1", Path("/w/a.wav"), "A", (0.0, 1.0))]
+    two = [Utterance("s1-a", "s1", Path("/w/a.wav"), "B")]
+    write_data_dirs(tmp_path, {"d": one})
+    write_data_dirs(tmp_path, {"d": two})  # its own, with segments, are replaced
+    assert not (tmp_path / "d" / "segments").exists()
+    (tmp_path / "d" / "segments").write_text("mine")
+    with pytest.raises(ConfigError, match="d/segments was not written by espnet-dyn"):
+        write_data_dirs(tmp_path, {"e": one, "d": two})
+    assert not (tmp_path / "e").exists()
+    (tmp_path / "d" / "segments").unlink()
+    (tmp_path / "d" / "text").write_text("mine")
+    with pytest.raises(ConfigError, match="d/text was not written"):
+        write_data_dirs(tmp_path, {"d": two})
+    assert (tmp_path / "d" / "text").read_text() == "mine"
+    (tmp_path / "d" / "text").write_text("s1-a B\n")  # as it would be
+    write_data_dirs(tmp_path, {"d": two})

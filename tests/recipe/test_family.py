@@ -1,6 +1,7 @@
 """A whole recipe on an ESPnet tree whose `asr.sh` writes what the real one would."""
 
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -168,6 +169,17 @@ def test_a_new_language_model_is_decoded_with(recipe):
     assert stages() == [("_size3", "12", "13")]
 
 
+def test_new_ngrams_are_decoded_with(recipe):
+    options = ("--use_ngram", "true", "--sizes", "3")
+    assert run(*options) == 0
+    assert run(*options, "--stage", "12") == 0
+    assert stages() == []
+    (recipe / "exp/ngram").mkdir()
+    (recipe / "exp/ngram/3gram.bin").touch()
+    assert run(*options, "--stage", "12") == 0
+    assert stages() == [("_size3", "12", "13")]
+
+
 def test_one_size_only(recipe):
     assert run("--sizes", "5") == 0
     assert stages()[1:] == [("_size5", "12", "13")]
@@ -184,6 +196,34 @@ def test_skipping(recipe, skip):
     assert run() == 0
     assert run(f"--{skip}", "true", "--stage", "10") == 0
     assert calls()[0][skip] == "true"
+
+
+@pytest.mark.parametrize(
+    "skip, left",
+    [
+        ("12", [("13", "13")]),
+        ("13 15", [("12", "12")]),
+        ("12 13", []),
+        ("12 13 14", []),
+    ],
+)
+def test_skipped_stages_of_every_size(recipe, skip, left):
+    assert run("--sizes", "3") == 0
+    (recipe / "exp/asr_x/RESULTS.md").write_text("old")
+    more = ("--stage", "12", "--skip_packing", "false", "--skip_stages", skip)
+    assert run("--sizes", "3", *more) == 0
+    assert stages() == [("_size3", *each) for each in left]
+    assert all(call["skip_stages"] == f"{skip} " for call in calls())
+    packed = recipe / "exp/asr_x_size3/asr_x_size3_valid.loss.ave.zip"
+    assert packed.exists() == ("14" not in skip.split())
+    reported = (recipe / "exp/asr_x/RESULTS.md").read_text() != "old"
+    assert reported == ("13" not in skip.split())
+
+
+def test_a_skipped_scoring_is_not_taken_for_done(recipe):
+    assert run("--sizes", "3", "--skip_stages", "13") == 0
+    assert run("--sizes", "3", "--stage", "12") == 0
+    assert stages() == [("_size3", "12", "13")]
 
 
 def test_a_config_without_a_family_is_left_to_asr_sh(recipe):
@@ -207,6 +247,16 @@ def test_a_config_without_a_family_is_left_to_asr_sh(recipe):
         (["--fail", "12"], r"asr.sh failed with exit code 3"),
         (["--test_sets", ""], r"--test_sets must name"),
         (["--skip_upload_hf", "false"], r"--skip_upload_hf false needs --hf_repo"),
+        (["--use_streaming", "true"], r"--use_streaming true must be false for a fam"),
+        (
+            ["--skip_stages", "12,13"],
+            r"--skip_stages '12,13' must be numbers of stages",
+        ),
+        (["--stage", "12", "--stop_stage", "11"], r"--stage 12 must be at most"),
+        (
+            ["--use_lm", "true", "--inference_args", "--lm_weight 0"],
+            r"--use_lm true: lm_weight of decoding must not be 0",
+        ),
     ],
 )
 def test_bad_options(recipe, capsys, options, message):
@@ -215,10 +265,23 @@ def test_bad_options(recipe, capsys, options, message):
     assert not (recipe / "exp/asr_x/RESULTS.md").exists()
 
 
+def test_a_misspelt_option_before_any_work(recipe, capsys):
+    known = ["asr_config", "asr_tag", "asr_exp", "inference_asr_model", "test_sets"]
+    lines = "\n".join(f"{name}=" for name in known)
+    script = recipe.parent / "espnet/egs2/TEMPLATE/asr1/asr.sh"
+    head = f"{lines}\nuse_lm=true\npython=python3\n. utils/parse_options.sh\n"
+    script.write_text(ASR_SH.replace("set -eu\n", f"set -eu\n{head}"))
+    assert run("--tests_sets", "other") == 2
+    error = capsys.readouterr().err
+    assert f"--tests_sets other must be an option of {script}: did you" in error
+    assert "--test_sets?" in error and calls() == []
+
+
 def test_no_espnet(recipe, monkeypatch, capsys):
     monkeypatch.setenv("ESPNET_ROOT", "/nowhere")
     assert run() == 2
-    assert "set ESPNET_ROOT to an ESPnet checkout" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "set ESPNET_ROOT to an ESPnet checkout (that of the installed" in error
 
 
 def test_the_default_tree_is_the_one_around_the_recipe(recipe, monkeypatch):
@@ -230,6 +293,25 @@ def test_the_default_tree_is_the_one_around_the_recipe(recipe, monkeypatch):
     link_tree(inside)
     template = recipe.parent / "espnet/egs2/TEMPLATE/asr1"
     assert (inside / "asr.sh").resolve() == template / "asr.sh"
+
+
+def test_links_follow_the_tree(recipe, tmp_path):
+    from espnet_dynsize.recipe.tree import link_tree
+
+    own = tmp_path / "steps"
+    own.mkdir()
+    (recipe / "steps").symlink_to(own)
+    link_tree(recipe)
+    (tmp_path / "espnet").rename(tmp_path / "newer")
+    shutil.copytree(tmp_path / "newer", tmp_path / "espnet")
+    for name in ("asr.sh", "utils"):  # links into another tree
+        (recipe / name).unlink()
+        (recipe / name).symlink_to(tmp_path / "newer/egs2/TEMPLATE/asr1" / name)
+    link_tree(recipe)
+    for name in ("asr.sh", "utils"):
+        target = tmp_path / "espnet/egs2/TEMPLATE/asr1" / name
+        assert (recipe / name).resolve() == target
+    assert (recipe / "steps").resolve() == own
 
 
 @pytest.mark.parametrize(

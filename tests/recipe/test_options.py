@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.recipe.folders import name_folders
+from espnet_dynsize.recipe.asr_sh import check_names, read_defaults
+from espnet_dynsize.recipe.folders import claim_shared, name_folders
 from espnet_dynsize.recipe.options import parse
 
 
@@ -27,6 +28,82 @@ def test_what_is_not_name_value(argv):
 def test_a_stage_that_is_not_a_number():
     with pytest.raises(ConfigError, match="--stage three must be a number"):
         parse(["--stage", "three"]).number("stage")
+
+
+@pytest.mark.parametrize(
+    "argv, skipped",
+    [
+        ([], {9, 14, 15}),
+        (["--use_lm", "false", "--skip_stages", "11 13"], {6, 7, 8, 9, 11, 13, 14, 15}),
+        (["--skip_train", "true"], {2, *range(4, 12), 14, 15}),
+        (["--skip_data_prep", "true", "--use_ngram", "true"], {*range(1, 6), 14, 15}),
+        (["--skip_eval", "true", "--skip_packing", "false"], {9, 12, 13, 15}),
+    ],
+)
+def test_skipped_stages(argv, skipped):
+    options = parse(argv)
+    assert options.skipped() == skipped
+    assert [s for s in range(1, 16) if not options.runs(s)] == sorted(skipped)
+
+
+@pytest.mark.parametrize("value", ["12,13", "12-13", "score"])
+def test_skipped_stages_are_numbers(value):
+    with pytest.raises(ConfigError, match=f"--skip_stages '{value}' must be numbers"):
+        parse(["--skip_stages", value]).skipped()
+
+
+def test_asr_sh_can_add_to_skipped_stages():
+    assert parse(["--skip_stages", "7 11"]).arguments() == ["--skip_stages", "7 11 "]
+
+
+def test_test_sets_count_once():
+    assert parse(["--test_sets", "a b a"]).test_sets() == ["a", "b"]
+
+
+SCRIPT = """#!/usr/bin/env bash
+log() {
+    local fname=x
+}
+stage=1    # the first
+dumpdir=elsewhere
+use_lm=true
+test_sets=
+oov="<unk>"
+inference_ngram=${ngram_num}gram.bin
+help_message=$(cat << EOF
+run_args=$(x)
+. utils/parse_options.sh
+later=1
+"""
+
+
+def test_the_options_of_asr_sh(tmp_path):
+    (tmp_path / "asr.sh").write_text(SCRIPT)
+    known = read_defaults(tmp_path / "asr.sh")
+    assert known == dict(
+        stage="1",
+        dumpdir="elsewhere",
+        use_lm="true",
+        test_sets="",
+        oov="<unk>",
+        inference_ngram="",
+    )
+    options = parse(["--stage", "2"])
+    check_names(options, tmp_path / "asr.sh")
+    assert options.get("dumpdir") == "elsewhere" and options.get("expdir") == "exp"
+    for argv, message in (
+        (["--tests_sets", "a"], r"--tests_sets a must be an option of .*asr.sh: did"),
+        (["--tests_sets", "a"], r"did you mean --test_sets\?"),
+        (["--xyz", "a"], r"asr.sh\."),
+        (["--use_lm", "True"], "--use_lm True must be true or false"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_names(parse(argv), tmp_path / "asr.sh")
+
+
+def test_a_script_that_reads_options_otherwise(tmp_path):
+    (tmp_path / "asr.sh").write_text("stage=1\n")
+    check_names(parse(["--xyz", "a"]), tmp_path / "asr.sh")
 
 
 CASES = [
@@ -69,18 +146,26 @@ def test_asr_sh_takes_the_folders(argv, asr_exp, lm_exp, in_folder):
         pytest.skip("set ESPNET_ROOT to an ESPnet checkout")
     template = Path(root) / "egs2" / "TEMPLATE" / "asr1"
     begin, _, _ = (template / "asr.sh").read_text().partition("Main stages start")
-    Path("asr.sh").write_text(f"{begin}\necho FOLDERS ${{asr_exp}} ${{lm_exp}}\n")
+    shown = "${asr_exp} ${lm_exp} ${bpedir} ${asr_stats_dir} ${skip_stages}"
+    Path("asr.sh").write_text(f"{begin}\necho FOLDERS {shown}\n")
     for name in ("utils", "scripts", "pyscripts"):
         Path(name).symlink_to(template / name)
     for name in ("path.sh", "cmd.sh"):
         Path(name).touch()
     sets = ["--train_set", "a", "--valid_set", "b", "--test_sets", "c"]
+    sets += ["--skip_stages", "7 11", "--feats_type", "raw"]
     options = parse([*argv, *sets, "--lm_train_text", "t"])
+    check_names(options, Path("asr.sh"))
     name_folders(options)
+    claim_shared(options)
+    (tokens,) = Path("data").glob("**/recipe.yaml")
+    (stats,) = Path().glob("*/asr_stats*/recipe.yaml")
     done = subprocess.run(
         ["bash", "asr.sh", *options.arguments()], capture_output=True, text=True
     )
-    assert f"FOLDERS {asr_exp} {lm_exp}\n" in done.stdout, done.stderr
+    skipped = " ".join(map(str, sorted(options.skipped())))
+    shown = f"{asr_exp} {lm_exp} {tokens.parent} {stats.parent} {skipped}"
+    assert f"FOLDERS {shown}\n" in done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -122,7 +207,7 @@ def test_the_same_run_goes_on_in_its_folder(in_folder):
 )
 def test_another_run_never_shares_its_folder(in_folder, option, value):
     trained("--nbpe", "30")
-    message = rf"--{option} '.*' must be '.*', with which exp/asr_x was trained: name"
+    message = rf"--{option} '.*' must be '.*', with which exp/asr_x was made: name"
     with pytest.raises(ConfigError, match=message):
         named("--nbpe", "30", f"--{option}", value)
     names = (f"--{option}", value, "--asr_tag", "second", "--lm_tag", "second")
@@ -159,6 +244,75 @@ def test_a_folder_without_a_model_is_free(in_folder):
 def test_a_folder_of_unknown_origin(in_folder):
     Path("exp/asr_x").mkdir(parents=True)
     Path("exp/asr_x/3epoch.pth").touch()
-    with pytest.raises(ConfigError, match="exp/asr_x has a model, but no recipe.yaml"):
+    with pytest.raises(ConfigError, match="exp/asr_x has files, but no recipe.yaml"):
         named()
     assert named("--asr_exp", "exp/asr_x") == "exp/asr_x"
+
+
+# -- what several models share --
+
+
+def made(*argv) -> None:
+    """As if asr.sh had made token lists and statistics with these options."""
+    options = parse(argv)
+    claim_shared(options)
+    for record in Path().glob("**/recipe.yaml"):
+        (record.parent / "tokens.txt").touch()
+        (record.parent / "train").mkdir(exist_ok=True)
+        (record.parent / "train" / "text_shape").touch()
+
+
+RUN = ("--lang", "en", "--nbpe", "50", "--train_set", "big")
+
+
+@pytest.mark.parametrize(
+    "argv, folder",
+    [
+        (["--bpe_train_text", "data/small/text"], "data/en_token_list/bpe_unigram50"),
+        (["--dumpdir", "dump2"], "data/en_token_list/bpe_unigram50"),
+        (["--bpe_char_cover", "0.9"], "data/en_token_list/bpe_unigram50"),
+        (["--fs", "8k"], "exp/asr_stats_raw_en_bpe50"),
+        (["--lm_dev_text", "d"], "exp/lm_stats_en_bpe50"),
+    ],
+)
+def test_shared_files_are_not_replaced(in_folder, argv, folder):
+    made(*RUN)
+    record = Path(folder, "recipe.yaml")
+    before = record.read_text()
+    made(*RUN, "--nj", "3")  # the same run again
+    with pytest.raises(ConfigError, match=f"must be .*{folder} was made: give this"):
+        made(*RUN, *argv)
+    assert record.read_text() == before
+    made(*RUN, *argv, "--lang", "en_small")  # has its own
+    made(*RUN, *argv, "--stage", "11")  # makes none
+
+
+def test_characters_come_from_the_language_model_s_text(in_folder):
+    run = (*RUN, "--token_type", "char")
+    made(*run)
+    assert Path("data/en_token_list/char/recipe.yaml").is_file()
+    made(*run, "--bpe_train_text", "x")
+    with pytest.raises(ConfigError, match="--lm_train_text 'x y' must be"):
+        made(*run, "--lm_train_text", "x y")
+
+
+def test_token_lists_of_unknown_origin(in_folder):
+    Path("data/token_list/bpe_unigram30").mkdir(parents=True)
+    Path("data/token_list/bpe_unigram30/tokens.txt").touch()
+    message = "bpe_unigram30 has files, but no recipe.yaml .*--lang.*--skip_stages 5"
+    with pytest.raises(ConfigError, match=message):
+        made("--stop_stage", "5")
+    made("--stop_stage", "5", "--skip_stages", "5")
+
+
+def test_statistics_that_the_user_names(in_folder):
+    made(*RUN)
+    named = ("--asr_stats_dir", "exp/mine", "--skip_stages", "5", "--use_lm", "false")
+    made(*RUN, "--fs", "8k", *named)
+
+
+def test_another_speed_has_other_statistics(in_folder):
+    made("--train_set", "a", "--use_lm", "false")
+    made("--train_set", "a", "--use_lm", "false", "--speed_perturb_factors", "0.9 1.1")
+    assert Path("exp/asr_stats_raw_bpe30/recipe.yaml").is_file()
+    assert Path("exp/asr_stats_raw_bpe30_sp/recipe.yaml").is_file()

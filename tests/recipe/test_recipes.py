@@ -79,6 +79,58 @@ def test_librispeech_100_hours(tmp_path, monkeypatch):
     assert (recipe / given["asr_config"]).is_file()
 
 
+def test_100_hours_replace_nothing_of_960(tmp_path, monkeypatch):
+    recipe = copied("librispeech", tmp_path, monkeypatch)
+    for script, more in (("run.sh", ()), ("run_100h.sh", ("--use_lm", "true"))) * 2:
+        before = {p: p.read_text() for p in recipe.glob("**/recipe.yaml")}
+        done = bash(recipe, script, "--use_lm", "true", *more)
+        assert done.returncode == 2 and "train first" in done.stderr
+        made = [p.parent for p in recipe.glob("**/recipe.yaml")]
+        assert all(p.read_text() == text for p, text in before.items())
+        for folder in made:  # as stages 5, 6, 7, 10 and 11 leave them
+            (folder / "train").mkdir(exist_ok=True)
+            for name in ("tokens.txt", "train/speech_shape", "checkpoint.pth"):
+                (folder / name).touch()
+    assert {str(path.relative_to(recipe)) for path in made} == {
+        *(
+            "data/en_token_list/bpe_unigram5000",
+            "data/en_100h_token_list/bpe_unigram5000",
+        ),
+        *(
+            "exp/asr_stats_raw_en_bpe5000_sp",
+            "exp_100h/asr_stats_raw_en_100h_bpe5000_sp",
+        ),
+        *("exp/lm_stats_en_bpe5000", "exp_100h/lm_stats_en_100h_bpe5000"),
+        *("exp/lm_train_lm", "exp_100h/lm_train_lm"),
+        *("exp/asr_train_asr_dynsize", "exp_100h/asr_train_asr_dynsize_100h"),
+    }
+
+
+@pytest.mark.parametrize("script", sorted(EGS.glob("*/asr1/run*.sh")), ids=str)
+@pytest.mark.parametrize("question", ["--help", "-h"])
+def test_help_without_espnet(script, question, tmp_path, monkeypatch):
+    name = script.parent.parent.name.removesuffix("_dynsize")
+    recipe = copied(name, tmp_path, monkeypatch)
+    shutil.rmtree(tmp_path / "espnet" / "egs2" / "TEMPLATE")
+    done = bash(recipe, script.name, question)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ./run.sh [--sizes")
+    assert "asr.sh" in done.stdout and not (recipe / "asr.sh").exists()
+
+
+@pytest.mark.parametrize("name", ["librispeech", "tedlium2"])
+def test_a_language_model_is_decoded_with(name, tmp_path, monkeypatch):
+    recipe = copied(name, tmp_path, monkeypatch)
+    command = ("run.sh", "--stop_stage", "11", "--use_lm")
+    assert bash(recipe, *command, "false").returncode == 0
+    assert arguments(recipe)["inference_config"] == "conf/decode_asr.yaml"
+    assert bash(recipe, *command, "true").returncode == 0
+    assert arguments(recipe)["inference_config"] == "conf/decode_asr_lm.yaml"
+    without = ("--inference_config", "conf/decode_asr.yaml")
+    done = bash(recipe, "run.sh", "--use_lm", "true", *without)
+    assert done.returncode == 2
+    assert "lm_weight of conf/decode_asr.yaml must not be 0" in done.stderr
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_a_config_without_family_and_bad_sizes(name, tmp_path, monkeypatch):
     recipe = copied(name, tmp_path, monkeypatch)
@@ -167,7 +219,7 @@ def espnet_call(recipe) -> list[str]:
     [("train_960", "librispeech"), ("train_clean_100", "librispeech_100")],
 )
 def test_librispeech_with_espnet_s_own_scripts(
-    tmp_path, monkeypatch, train_set, espnet_recipe
+    tmp_path, monkeypatch, installed, train_set, espnet_recipe
 ):
     recipe = copied("librispeech", tmp_path, monkeypatch)
     (recipe / "utils").symlink_to("../../TEMPLATE/asr1/utils")
@@ -177,6 +229,10 @@ def test_librispeech_with_espnet_s_own_scripts(
     texts = tmp_path / "libri" / "librispeech-lm-norm.txt.gz"
     texts.touch()
     monkeypatch.setenv("LIBRISPEECH_DIR", str(tmp_path / "libri"))
+    if not shutil.which("flac"):
+        done = bash(recipe, "local/data.sh", "--train_set", train_set)
+        assert done.returncode == 1 and "flac must be in PATH" in done.stderr
+    (installed / "flac").touch(0o755)
     command = ("local/data.sh", "--train_set", train_set)
     done = bash(recipe, *command)
     assert done.returncode == 0, done.stderr
@@ -292,7 +348,8 @@ def test_every_stage_with_a_stand_in_for_asr_sh(name, tmp_path, monkeypatch):
     template = recipe.parents[1] / "TEMPLATE" / "asr1"
     (template / "asr.sh").write_text(STAGES_SH)
     (recipe / "train.py").write_text(TRAIN_PY)
-    monkeypatch.setenv("PYTHONPATH", str(EGS.parent / "tests"))
+    root = EGS.parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root / "tests"), str(root)]))
     variable, _, decoder = recipes.RECIPES[name]
     layouts = {"librispeech": write_librispeech, "tedlium2": write_tedlium2}
     monkeypatch.setenv(variable, str(corpus(layouts[name], tmp_path)))

@@ -13,6 +13,9 @@ test_sets="test_clean test_other dev_clean dev_other"
 asr_config=conf/train_asr_dynsize.yaml
 lm_config=conf/train_lm.yaml
 inference_config=conf/decode_asr.yaml
+case " $* " in
+    *" --use_lm true "*) inference_config=conf/decode_asr_lm.yaml ;;  # weighs it in
+esac
 
 espnet-dynsize recipe \
     --lang en \

@@ -22,6 +22,11 @@ scripts=$(realpath -m "${MAIN_ROOT}/egs2/${recipe}/asr1/local")
 texts=librispeech-lm-norm.txt.gz
 
 prepare_with_espnet() {
+    if ! command -v flac > /dev/null; then  # ESPnet's script calls it late
+        echo "$0: Error: flac must be in PATH (Debian's package flac), or add" \
+            "--espnet_data false to --local_data_opts." 1>&2
+        exit 1
+    fi
     # Its data.sh calls what lies beside it as local/…
     ln -sf "${scripts}"/{data_prep,download_and_untar}.sh local/
     if [ "${LIBRISPEECH}" = downloads ]; then

@@ -1,0 +1,184 @@
+"""What `asr.sh` can do, but not for a family; and what would have no effect.
+
+docs/asr_sh.md has the whole list of options. All of it is refused before any work.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.yaml_base import read_yaml
+from espnet_dynsize.recipe.asr_sh import DECODE, TRAIN
+from espnet_dynsize.recipe.options import Options
+
+_PYTHON = "espnet-dynsize run"
+# Options of ESPnet's decoding → their defaults there
+_WEIGHTS = {"lm_weight": 1.0, "ngram_weight": 0.9, "beam_size": 20}
+# Selectors that search for nothing
+_FIXED = ("uniform", "first", "random")
+# The names that ESPnet gives to averages and best checkpoints
+_KEPT = re.compile(r"(train|valid)\.(\w+)\.(ave|best)(_\d+best)?\.pth")
+
+
+class Rule(NamedTuple):
+    """The values of an option that a family allows; the first one is named."""
+
+    option: str
+    allowed: tuple[str, ...]
+    why: str
+
+
+_OFF = ("false", "")
+_ALONE = ("1", "")
+_NO_PROMPTS = "a family trains on transcripts without prompts"
+_ONE_SPEAKER = "a family recognises one speaker"
+RULES = (
+    Rule("use_streaming", _OFF, "its encoders do not stream"),
+    Rule("use_maskctc", _OFF, "it has no Mask-CTC decoder"),
+    Rule("use_k2", _OFF, "nobody has tried its sizes with k2"),
+    Rule(
+        "use_lightning",
+        _OFF,
+        "ESPnet2's Lightning script does not advance the family's schedule (ESPnet3's "
+        "trainer does)",
+    ),
+    Rule("use_word_lm", _OFF, "asr.sh does not support it"),
+    Rule("use_prompt", _OFF, _NO_PROMPTS),
+    Rule("use_lang_prompt", _OFF, _NO_PROMPTS),
+    Rule("use_nlp_prompt", _OFF, _NO_PROMPTS),
+    Rule(
+        "asr_task",
+        ("asr", ""),
+        "asr_transducer has encoders of its own (a family with decoder: transducer is "
+        "of the task asr)",
+    ),
+    Rule("num_ref", _ALONE, _ONE_SPEAKER),
+    Rule("num_inf", _ALONE, _ONE_SPEAKER),
+    Rule("auxiliary_data_tags", ("",), "it trains on one text"),
+    Rule("download_model", ("",), "asr.sh would decode that model for every size"),
+    Rule(
+        "feats_type",
+        ("raw", "raw_copy", "extracted", "fbank_pitch"),
+        "asr.sh makes no other features",
+    ),
+)
+
+
+def check_family(options: Options, config: Mapping) -> None:
+    """Refuse options of `asr.sh` with which a family cannot be.
+
+    Args:
+        options: Those of `asr.sh`.
+        config: The training config.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for option, allowed, why in RULES:
+        value = options.get(option)
+        if value not in allowed:
+            named = " or ".join(name for name in allowed if name) or "left out"
+            raise ConfigError(
+                f"--{option} {value} must be {named} for a family: {why}."
+            )
+    python = options.get("python")
+    if "espnet-dynsize" not in python and "espnet_dynsize" not in python:
+        raise ConfigError(
+            f"--python '{python}' must be '{_PYTHON}' for a family: ESPnet alone does "
+            "not know its encoders."
+        )
+    _check_splits(options, config)
+    _check_checkpoint(options, config)
+
+
+def _check_splits(options: Options, config: Mapping) -> None:
+    """With a split corpus, nobody knows beforehand how many updates a run has."""
+    conf = config["model_conf"]
+    timed = "search_updates" in (conf.get("selector_conf") or {})
+    timed = timed or "search_updates" in options.get("asr_args")
+    searches = conf.get("selector") not in _FIXED
+    splits = options.number("num_splits_asr")
+    if splits > 1 and searches and not timed and options.runs(TRAIN):
+        raise ConfigError(
+            f"--num_splits_asr {splits} needs selector_conf: search_updates in the "
+            "training config, in place of search_fraction: how long a run over parts "
+            "of the corpus is, is not known beforehand."
+        )
+
+
+def _check_checkpoint(options: Options, config: Mapping) -> None:
+    """The checkpoint that is to be decoded must be one that training leaves."""
+    name = options.get("inference_asr_model")
+    kept, criteria = _KEPT.fullmatch(name), config.get("best_model_criterion")
+    given = "best_model_criterion" in options.get("asr_args")
+    if kept is None or not criteria or given or not options.runs(TRAIN):
+        return
+    names = [f"{phase}.{criterion}" for phase, criterion, *_ in criteria]
+    if f"{kept[1]}.{kept[2]}" not in names:
+        raise ConfigError(
+            f"--inference_asr_model {name} must be of a best_model_criterion of "
+            f"{options.get('asr_config')}: {' or '.join(names)}."
+        )
+
+
+def check_decoding(options: Options, config: Mapping) -> None:
+    """Refuse a language model or n-grams that would not change any hypothesis.
+
+    Args:
+        options: Those of `asr.sh`.
+        config: The training config.
+
+    Raises:
+        ConfigError: their weight is 0, the search does not use them, or there is no
+            such decoding config.
+    """
+    if not options.runs(DECODE):
+        return
+    conf = {**_WEIGHTS, **_decoding(options)}
+    for use, weight in (("use_lm", "lm_weight"), ("use_ngram", "ngram_weight")):
+        if not options.true(use):
+            continue
+        if _number(conf, weight) == 0:
+            _refuse_in_vain(options, use, weight, "not be 0", "0.3")
+        if config.get("decoder") == "transducer" and _number(conf, "beam_size") <= 1:
+            _refuse_in_vain(options, use, "beam_size", "be above 1", "5")
+    number, file = options.get("ngram_num"), options.get("inference_ngram")
+    if options.true("use_ngram") and number != "3" and not file:
+        # asr.sh names the file before it reads its options.
+        raise ConfigError(
+            f"--ngram_num {number} needs --inference_ngram {number}gram.bin: asr.sh "
+            "decodes with 3gram.bin else."
+        )
+
+
+def _refuse_in_vain(
+    options: Options, use: str, option: str, allowed: str, such_as: str
+) -> None:
+    raise ConfigError(
+        f"--{use} true: {option} of {options.get('inference_config') or 'decoding'} "
+        f"must {allowed}, or no hypothesis changes: give --inference_args "
+        f'"--{option} {such_as}" or another --inference_config.'
+    )
+
+
+def _number(conf: Mapping, option: str) -> float:
+    try:
+        return float(conf[option])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"decoding: {option}={conf[option]} must be a number."
+        ) from error
+
+
+def _decoding(options: Options) -> dict:
+    """The decoding config, with what `inference_args` changes."""
+    path = options.get("inference_config")
+    conf = read_yaml(Path(path)) or {} if path else {}
+    if not isinstance(conf, dict):
+        raise ConfigError(f"--inference_config {path} must have keys and values.")
+    words = shlex.split(options.get("inference_args").replace("=", " "))
+    pairs = zip(words, words[1:])
+    return conf | {n[2:]: value for n, value in pairs if n.startswith("--")}

@@ -1,0 +1,152 @@
+"""What a family cannot do with asr.sh, and what would have no effect."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.recipe.asr_sh import read_defaults
+from espnet_dynsize.recipe.options import parse
+from espnet_dynsize.recipe.refused import RULES, check_decoding, check_family
+
+EGS = Path(__file__).resolve().parents[2] / "egs2"
+FAMILY = {"model_conf": {"sizes": [8, 24]}}
+
+
+def options(*argv):
+    return parse(["--python", "espnet-dynsize run", *argv])
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--use_streaming", "true"], "must be false for a family: its encoders do"),
+        (["--use_k2", "true"], "must be false for a family: nobody has tried"),
+        (["--use_lightning", "true"], "must be false for a family: ESPnet2's"),
+        (["--asr_task", "asr_transducer"], "must be asr for a family: asr_trans"),
+        (["--num_ref", "2"], "must be 1 for a family: a family recognises one speaker"),
+        (["--download_model", "x/y"], "must be left out for a family: asr.sh would"),
+        (["--auxiliary_data_tags", "a"], "must be left out for a family: it trains on"),
+        (["--feats_type", "fbank"], "must be raw or raw_copy or extracted or fbank_p"),
+        (["--python", "python3"], "'python3' must be 'espnet-dynsize run'"),
+        (["--num_splits_asr", "4"], "4 needs selector_conf: search_updates"),
+    ],
+)
+def test_what_a_family_cannot_do(argv, message):
+    with pytest.raises(ConfigError, match=f"^{argv[0]} .*{message}"):
+        check_family(options(*argv), FAMILY)
+
+
+def test_every_rule_is_about_something():
+    for option, allowed, _ in RULES:
+        with pytest.raises(ConfigError, match=f"--{option} nonsense must be"):
+            check_family(options(f"--{option}", "nonsense"), FAMILY)
+        for value in allowed:
+            check_family(options(f"--{option}", value), FAMILY)
+
+
+@pytest.mark.parametrize(
+    "argv, conf",
+    [
+        ([], {"selector_conf": {"search_updates": 5}}),
+        ([], {"selector": "first"}),
+        (["--asr_args", "--model_conf selector_conf.search_updates=5"], {}),
+        (["--stage", "12"], {}),
+    ],
+)
+def test_a_split_corpus_needs_a_number_of_updates(argv, conf):
+    config = {"model_conf": {"sizes": [8, 24], **conf}}
+    check_family(options("--num_splits_asr", "4", *argv), config)
+
+
+def test_a_checkpoint_that_training_does_not_leave():
+    config = FAMILY | {"best_model_criterion": [["valid", "cer_ctc", "min"]]}
+    message = r"valid.acc.ave.pth must be of a best_model_criterion .* valid.cer_ctc\."
+    with pytest.raises(ConfigError, match=message):
+        check_family(options(), config)  # asr.sh's default
+    for name in ("valid.cer_ctc.ave.pth", "valid.cer_ctc.ave_3best.pth", "9epoch.pth"):
+        check_family(options("--inference_asr_model", name), config)
+    check_family(options("--stage", "12"), config)
+    check_family(options("--asr_args", "--best_model_criterion valid acc max"), config)
+    check_family(options(), FAMILY)  # ESPnet's own criteria
+
+
+@pytest.mark.parametrize(
+    "argv, config, message",
+    [
+        (["--use_lm", "true"], {}, r"--use_lm true: lm_weight of d.yaml must not be 0"),
+        (
+            ["--use_ngram", "true", "--use_lm", "false"]
+            + ["--inference_args", "--ngram_weight=0.0"],
+            {},
+            "--use_ngram true: ngram_weight of d.yaml must not be 0, or no hypothesis",
+        ),
+        (
+            ["--use_lm", "true", "--inference_args", "--lm_weight 0.3"],
+            {"decoder": "transducer"},
+            "--use_lm true: beam_size of d.yaml must be above 1",
+        ),
+        (
+            ["--use_lm", "false", "--use_ngram", "true", "--ngram_num", "4"],
+            {},
+            "--ngram_num 4 needs --inference_ngram 4gram.bin",
+        ),
+        (["--inference_config", "no.yaml"], {}, "no.yaml does not exist"),
+        (["--inference_args", "--lm_weight much"], {}, "lm_weight=much must be a num"),
+    ],
+)
+def test_what_would_change_nothing(argv, config, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("d.yaml").write_text("beam_size: 1\nlm_weight: 0.0\n")
+    with pytest.raises(ConfigError, match=message):
+        check_decoding(options("--inference_config", "d.yaml", *argv), config)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--use_lm", "false"],
+        ["--inference_args", "--beam_size 4 --lm_weight 0.3"],
+        ["--stop_stage", "11"],
+        ["--skip_eval", "true"],
+        ["--inference_config", ""],  # ESPnet's default weight is 1
+    ],
+)
+def test_what_has_an_effect(argv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("d.yaml").write_text("beam_size: 1\nlm_weight: 0.0\n")
+    check_decoding(options("--inference_config", "d.yaml", *argv), {})
+
+
+@pytest.mark.parametrize("path", sorted(EGS.glob("*/*/conf/decode*_lm.yaml")), ids=str)
+def test_shipped_decoding_with_a_language_model_weighs_it(path):
+    check_decoding(options("--inference_config", str(path)), {})
+
+
+@pytest.fixture
+def page():
+    """Option, perhaps with a value → what the page says it does."""
+    text = (EGS.parent / "docs" / "asr_sh.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*?) \| (works|refused|as stock) \|", text, re.M)
+    return {name: does for names, does in rows for name in re.findall("`(.+?)`", names)}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.option)
+def test_the_page_says_what_is_refused(page, rule):
+    shown = [name for name in page if name.split()[0] == rule.option]
+    assert "refused" in [page[name] for name in shown]
+    for name in shown:
+        _, _, value = name.partition(" ")
+        allowed = rule.allowed if value else ()
+        assert (page[name] == "refused") == (value not in allowed)
+
+
+def test_the_page_has_every_option_of_asr_sh(page):
+    root = os.environ.get("ESPNET_ROOT")
+    if not root:
+        pytest.skip("set ESPNET_ROOT to an ESPnet checkout")
+    known = read_defaults(Path(root) / "egs2" / "TEMPLATE" / "asr1" / "asr.sh")
+    assert len(known) > 90
+    assert set(known) <= {name.split()[0] for name in page}
