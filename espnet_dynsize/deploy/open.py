@@ -15,7 +15,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
 from espnet_dynsize.core.located import locate
 from espnet_dynsize.core.subnet import Subnet
-from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy import decoding, origin
 from espnet_dynsize.deploy.archive import unpack
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import (
@@ -47,7 +47,8 @@ def load(
             network, or the one that a cut model has.
         model_file: Checkpoint in the folder; empty for the only `*.ave.pth`.
         **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
-            A model that has only CTC is decoded greedily where nothing else is given.
+            Left out: those with which a packed model was scored, if it says so; else a
+            model that has only CTC is decoded greedily.
 
     Returns:
         ESPnet's `Speech2Text` that checks its input: call it with audio (array
@@ -77,8 +78,9 @@ def open_model(
         if size is not None and kept_units(config) is None:
             files |= _extracted(config, files, size, Path(folder.name))
         # ESPnet's default search would weigh in a decoder that is not there.
-        if config.get("decoder") is None:
-            options = {"ctc_weight": 1.0, "beam_size": 1, **options}
+        search = {} if config.get("decoder") else {"ctc_weight": 1.0, "beam_size": 1}
+        search |= decoding.read(Path(files[CONFIG]).parent)
+        options = {**search, **options}
         recogniser = Recogniser(**{**files, **options})
     except BaseException:
         folder.cleanup()

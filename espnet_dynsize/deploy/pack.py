@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from espnet2.main_funcs.pack_funcs import pack as pack_files
 
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.files import check_replaceable, replacing
 from espnet_dynsize.core.keys import is_plugin
 from espnet_dynsize.core.located import file_options, locate
-from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy import decoding, origin
 from espnet_dynsize.deploy.card import model_card, packed_name
 from espnet_dynsize.deploy.experiment import (
     config_text,
@@ -35,6 +36,7 @@ def pack(
     outpath: Path | None = None,
     lm_exp: Path | None = None,
     lm_file: str = "valid.loss.ave.pth",
+    search: dict | None = None,
 ) -> Path:
     """Write a zip that `Speech2Text.from_pretrained` opens, wherever it is moved.
 
@@ -48,6 +50,8 @@ def pack(
         outpath: `*.zip`; None: `<asr_exp>/<name>_<checkpoint>.zip`, as asr.sh does.
         lm_exp: Folder of a language model to go with it.
         lm_file: Its checkpoint.
+        search: Options of the search with which the model was scored: `load` takes
+            them where it is given no others.
 
     Raises:
         ConfigError: a file is missing or lies outside the model's folder and its
@@ -72,6 +76,10 @@ def pack(
             if (asr_exp / name).exists():
                 copy_within(roots, asr_exp / name, stage / exp / name)
                 options.append(exp / name)
+        if search:
+            text = yaml.safe_dump(search, sort_keys=False)
+            (stage / exp / decoding.NAME).write_text(text, encoding="utf-8")
+            options.append(exp / decoding.NAME)
         # Before the encoder's name gets its hint: the card shows the trained config.
         card = model_card(asr_exp, config, model_file)
         (stage / "README.md").write_text(card, encoding="utf-8")

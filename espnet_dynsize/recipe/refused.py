@@ -137,7 +137,7 @@ def check_decoding(options: Options, config: Mapping) -> None:
     """
     if not options.runs(DECODE):
         return
-    conf = {**_WEIGHTS, **_decoding(options)}
+    conf = {**_WEIGHTS, **decoding_config(options)}
     for use, weight in (("use_lm", "lm_weight"), ("use_ngram", "ngram_weight")):
         if not options.true(use):
             continue
@@ -173,8 +173,12 @@ def _number(conf: Mapping, option: str) -> float:
         ) from error
 
 
-def _decoding(options: Options) -> dict:
-    """The decoding config, with what `inference_args` changes."""
+def decoding_config(options: Options) -> dict:
+    """The decoding config, with what `inference_args` changes.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     path = options.get("inference_config")
     conf = read_yaml(Path(path)) or {} if path else {}
     if not isinstance(conf, dict):

@@ -11,6 +11,7 @@ from espnet_dynsize.core.keys import family_sizes
 from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import FAMILY_REPORT, packed_name
+from espnet_dynsize.deploy.decoding import of_search
 from espnet_dynsize.deploy.experiment import read_config
 from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.deploy.pack import pack
@@ -24,6 +25,7 @@ from espnet_dynsize.recipe.asr_sh import (
     run_asr_sh,
 )
 from espnet_dynsize.recipe.options import Options, choose_sizes
+from espnet_dynsize.recipe.refused import decoding_config
 from espnet_dynsize.report.results import results
 from espnet_dynsize.report.write import write_report
 
@@ -134,8 +136,11 @@ def _pack(options: Options, folders: dict[int, Path]) -> None:
     checkpoint = options.get("inference_asr_model")
     lm_exp = Path(options.get("lm_exp")) if options.uses_lm() else None
     lm_file = options.get("inference_lm")
+    # Whoever opens the zip hears what was scored.
+    search = of_search(decoding_config(options))
     for folder in folders.values():
-        print(pack(folder, checkpoint, None, lm_exp, lm_file), flush=True)
+        packed = pack(folder, checkpoint, None, lm_exp, lm_file, search)
+        print(packed, flush=True)
 
 
 def _upload(options: Options, folders: dict[int, Path]) -> None:

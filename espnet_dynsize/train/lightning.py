@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Phase, check_search_fits
+from espnet_dynsize.core.checkpoint import misfit, model_states
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.scores import separate_scores
@@ -60,6 +61,9 @@ class SubnetScheduleCallback(Callback):
                 "output layers get a gradient changes from step to step."
             )
         schedule = pl_module.model.schedule
+        if stage == "fit":
+            # Whatever weights it starts from; a checkpoint of this run is loaded later.
+            schedule.reset()
         # The optimizer is built later, from parameters without names: mark the scores.
         for score in schedule.selection.selector.parameters():
             score.score_lr = schedule.selection.search.score_lr
@@ -77,7 +81,8 @@ class SubnetScheduleCallback(Callback):
         """
         updates = trainer.estimated_stepping_batches
         # Infinite with `max_epochs: -1`.
-        total = int(updates) if updates < math.inf else None
+        # Of a loader without a length Lightning says max_steps, which then is -1.
+        total = int(updates) if 0 <= updates < math.inf else None
         schedule: Schedule = pl_module.model.schedule
         # Lightning has loaded the checkpoint by now; the length of the search is in it.
         if not schedule.selection.planned:
@@ -87,6 +92,22 @@ class SubnetScheduleCallback(Callback):
         for optimizer in trainer.optimizers:
             # Lightning calls back before a step and after a batch, not after a step.
             optimizer.register_step_post_hook(lambda *_: schedule.after_step())
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict
+    ) -> None:
+        """Refuse to resume another run.
+
+        Raises:
+            ConfigError: the checkpoint is of another family.
+        """
+        # ESPnet3 keeps the model's own names.
+        wrong = misfit(pl_module.model, model_states(checkpoint, "ckpt_path"))
+        if wrong is not None:
+            raise ConfigError(
+                f"fit: ckpt_path does not fit the config: {wrong}; use another exp_dir "
+                "or the config that the run began with."
+            )
 
     def on_train_batch_start(
         self,

@@ -134,9 +134,7 @@ def test_missing_files(supernet):
     with pytest.raises(ConfigError, match="model_file=none.pth must be a file in"):
         pack(folder, "none.pth")
     (folder.parent / "feats_stats.npz").unlink()
-    with pytest.raises(
-        ConfigError, match="feats_stats.npz, which exists neither"
-    ):
+    with pytest.raises(ConfigError, match="feats_stats.npz, which exists neither"):
         pack(folder, MODEL)
     assert not list(folder.glob("*.zip*"))
 

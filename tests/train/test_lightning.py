@@ -20,9 +20,11 @@ from lightning.pytorch.callbacks import Callback  # noqa: E402
 
 import espnet_dynsize  # noqa: E402
 from espnet_dynsize.core.errors import ConfigError  # noqa: E402
+from espnet_dynsize.deploy.experiment import find_checkpoint  # noqa: E402
 from espnet_dynsize.deploy.extract import extract  # noqa: E402
+from espnet_dynsize.encoder.kinds import layer_kinds  # noqa: E402
 
-EPOCHS = 4
+EPOCHS = 6  # three of them joint
 UPDATES = 2  # in an epoch
 # ESPnet's data preparation wants this program.
 SPH2PIPE = f"""#!{sys.executable}
@@ -174,7 +176,8 @@ def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
     assert masks.sum(dim=1).tolist() == [3, 8]
     # Only epochs of the joint phase count as best.
     best = sorted(p.name for p in exp.glob("epoch*.ckpt"))
-    assert best == [f"epoch{e}_step{UPDATES * (e + 1)}_valid.loss.ckpt" for e in (2, 3)]
+    joint = {e: UPDATES * (e + 1) for e in (3, 4, 5)}
+    assert best == [f"epoch{e}_step{s}_valid.loss.ckpt" for e, s in joint.items()]
 
     with pytest.raises(KeyError, match="killed"):
         run(recipe, "resumed", monkeypatch, trainer=with_callback(Stop))
@@ -191,14 +194,40 @@ def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
     for name, value in whole.items():
         assert torch.equal(resumed[name], value), name
 
-    (average,) = exp.glob("*ave_*best.pth")
+    # ESPnet3 leaves one average for each number of checkpoints.
+    averages = sorted(path.name for path in exp.glob("*ave_*best.pth"))
+    assert len(averages) == 2
+    assert find_checkpoint(exp) == averages[-1]
+    recogniser = espnet_dynsize.load(path=f"exp/{exp.name}", size=3)
+    kept = [layer_kinds(block) for block in recogniser.asr_model.encoder.encoders]
+    assert sum(map(len, kept)) == 3
     assert extract(exp, best[0], [8])[0].name == "8"
     shutil.rmtree(exp.with_name("whole_size8"))
-    for extracted in extract(exp, average.name, []):
+    for extracted in extract(exp, "", []):
         recogniser = espnet_dynsize.load(extracted.directory, beam_size=1)
         assert len(recogniser.asr_model.encoder.layers) == 8
         ((text, *_),) = recogniser(torch.randn(16000))
         assert isinstance(text, str)
+
+
+def test_another_family_is_not_resumed(recipe, monkeypatch):
+    run(recipe, "family", monkeypatch, trainer={"max_epochs": 3})
+    conf = dict(yaml.safe_load(CONFIG)["model"]["model_conf"])
+    conf["selector_conf"] = {"search_fraction": 0.4}
+    with pytest.raises(ConfigError, match="another model_conf: selector_conf than"):
+        run(
+            recipe,
+            "family",
+            monkeypatch,
+            model={"model_conf": conf},
+            fit={"ckpt_path": "last"},
+        )
+
+
+def test_an_unknown_option_is_refused(recipe, monkeypatch):
+    conf = dict(yaml.safe_load(CONFIG)["model"]["model_conf"], size=[3, 8])
+    with pytest.raises(ConfigError, match="model_conf: size=.* did you mean sizes"):
+        run(recipe, "unknown", monkeypatch, model={"model_conf": conf})
 
 
 def test_scores_have_their_own_rate_and_no_weight_decay(recipe, monkeypatch):

@@ -1,0 +1,58 @@
+"""A packed model is decoded as it was scored."""
+
+import zipfile
+
+import pytest
+import yaml
+from experiment import MODEL, experiment
+
+import espnet_dynsize
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.deploy.decoding import of_search
+from espnet_dynsize.deploy.pack import pack
+
+HYBRID = dict(
+    decoder="transformer",
+    decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
+)
+
+
+def weights(recogniser) -> tuple:
+    search = recogniser.beam_search
+    return search.beam_size, search.weights["ctc"], search.weights["length_bonus"]
+
+
+def test_the_search_goes_with_the_model(tmp_path):
+    conf = {"ctc_weight": 0.3, "sizes": [3, 5, 8]}
+    folder, _ = experiment(tmp_path / "asr", **HYBRID, model_conf=conf)
+    search = {"beam_size": 3, "ctc_weight": 0.4, "penalty": 0.1}
+    plain = pack(folder, MODEL, tmp_path / "plain.zip")
+    scored = pack(folder, MODEL, tmp_path / "scored.zip", search=search)
+    assert weights(espnet_dynsize.load(plain)) == (20, 0.5, 0.0)
+    assert weights(espnet_dynsize.load(scored)) == (3, 0.4, 0.1)
+    # What a caller says, counts.
+    assert weights(espnet_dynsize.load(scored, beam_size=2)) == (2, 0.4, 0.1)
+
+
+def test_a_hostile_search_is_refused(tmp_path):
+    folder, _ = experiment(tmp_path / "asr")
+    path = pack(folder, MODEL, search={"beam_size": 3})
+    for text in ("beam_size: 1.5", "device: cuda", "quantize_modules: [x]", "[1]"):
+        hostile = tmp_path / "hostile.zip"
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(hostile, "w") as new:
+            for name in old.namelist():
+                bad = name.endswith("decoding.yaml")
+                new.writestr(name, text if bad else old.read(name))
+        with pytest.raises(ConfigError, match="decoding.yaml"):
+            espnet_dynsize.load(hostile)
+
+
+def test_what_of_a_decoding_config_is_kept():
+    given = yaml.safe_load("{beam_size: 10, batch_size: 1, lm_weight: 0.6, nbest: 1}")
+    given |= {"ctc_weight": "0.3", "normalize_length": "true"}
+    assert of_search(given) == {
+        "beam_size": 10,
+        "ctc_weight": 0.3,
+        "lm_weight": 0.6,
+        "normalize_length": True,
+    }
