@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/espnet-dynsize demo --corpus digits
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -24,7 +24,7 @@ setup(
         "torchaudio",
         "sentencepiece",
         "pyyaml",
-        "jiwer",
+        "jiwer>=3",
         "humanfriendly",
         "matplotlib",
         "numpy",

@@ -11,13 +11,16 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="size, cost and error rates of several models: table and pictures",
         description="Measure the models in the given folders and write report.md, "
         "report.csv, wer.png and layers.png. Error rates come from the folders "
-        "<inference>/<test set>/score_wer that scoring leaves.",
+        "<inference>/<test set>/score_wer that scoring leaves: sclite's own numbers, "
+        "or the same from ref.trn and hyp.trn. Where a test set was decoded in several "
+        "ways, each has its column; what another checkpoint has decoded is left out.",
     )
     parser.add_argument("folders", nargs="+", type=Path, help="for example exp/x_size*")
     parser.add_argument(
         "--model_file",
         default="",
-        help="checkpoint in each folder (default: the only *.ave.pth)",
+        help="checkpoint in each folder (default: the averaged one, of the first "
+        "best_model_criterion)",
     )
     parser.add_argument(
         "--output_dir",

@@ -54,7 +54,7 @@ def read_checkpoint(path: Path) -> object:
 # What torch raises depends on where the file ends.
 _UNREADABLE = (
     *(RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError),
-    *(TypeError, AssertionError, UnicodeDecodeError, zipfile.BadZipFile),
+    *(TypeError, AssertionError, OSError, zipfile.BadZipFile),
 )
 
 

@@ -124,7 +124,14 @@ def check_value(key: str, value: object, annotation: object) -> None:
     Raises:
         ConfigError: it does not.
     """
-    check(fits(value, annotation), key, value, words(annotation))
+    allowed = words(annotation)
+    if _too_large(value):
+        allowed += f" (and no number beyond {LARGEST:.0e})"
+    check(fits(value, annotation), key, value, allowed)
+
+
+def _too_large(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) > LARGEST
 
 
 def fits(value: object, annotation: object) -> bool:
@@ -144,6 +151,8 @@ def fits(value: object, annotation: object) -> bool:
         return isinstance(value, dict) and all(
             fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items()
         )
+    if annotation in (int, float) and _too_large(value):
+        return False
     if annotation is float:
         return type(value) in (int, float) and math.isfinite(value)
     if annotation in (None, types.NoneType):
@@ -153,6 +162,8 @@ def fits(value: object, annotation: object) -> bool:
     return True  # ESPnet's own, or a user's: not for a yaml file
 
 
+# More than any option needs; float32 and C integers hold it with room for sums
+LARGEST = 1e9
 # Packages whose options are checked by themselves
 _STOCK = ("espnet", "espnet2", "espnet3", "torch", "builtins")
 _PLAIN = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import check_replaceable, write_text
 from espnet_dynsize.core.keys import family_sizes
 from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import origin
@@ -27,9 +28,10 @@ from espnet_dynsize.recipe.asr_sh import (
 from espnet_dynsize.recipe.options import Options, choose_sizes
 from espnet_dynsize.recipe.refused import decoding_config
 from espnet_dynsize.report.results import results
-from espnet_dynsize.report.write import write_report
+from espnet_dynsize.report.write import check_output, write_report
 
 DECODED = "decoded.yaml"
+RESULTS = "RESULTS.md"
 # Options of asr.sh on which hypotheses or scores depend
 _DECODING = (
     *("use_lm", "lm_exp", "lm_tag", "inference_lm", "lang", "token_type", "nbpe"),
@@ -59,6 +61,9 @@ def run_sizes(options: Options, names: str, stages: Sequence[int]) -> None:
             f"{asr_exp} has no {checkpoint}: train first (stages 1 to {TRAIN}), or "
             "name another checkpoint with --inference_asr_model."
         )
+    if SCORE in stages:  # found out before hours of decoding
+        check_output(asr_exp / FAMILY_REPORT.parent)
+        check_replaceable([asr_exp / RESULTS])
     sizes = choose_sizes(names, family_sizes(read_config(asr_exp)))
     folders = extract_changed(asr_exp, checkpoint, sizes)
     scoring = [stage for stage in stages if stage in (DECODE, SCORE)]
@@ -128,8 +133,8 @@ def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
     )
     names = [p.name for p in sorted(pictures.glob("*.png"))]
     text += "\n" + "".join(f"![{n}]({pictures.name}/{n})\n" for n in names)
-    (asr_exp / "RESULTS.md").write_text(text, encoding="utf-8")
-    print(f"{text}\nwritten: {asr_exp / 'RESULTS.md'}", flush=True)
+    write_text(asr_exp / RESULTS, text)
+    print(f"{text}\nwritten: {asr_exp / RESULTS}", flush=True)
 
 
 def _pack(options: Options, folders: dict[int, Path]) -> None:

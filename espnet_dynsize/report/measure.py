@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from tqdm import tqdm
 
 from espnet_dynsize.deploy.audio import read_audio, transcribe
 from espnet_dynsize.deploy.experiment import sampling_rate
@@ -82,7 +83,7 @@ def real_time_factors(runs: Sequence[Run]) -> list[float]:
         # Once unmeasured: first calls build caches of positions.
         for run in runs:
             run.call()
-        for _ in range(REPEATS):
+        for _ in tqdm(range(REPEATS), desc="timing", disable=None, leave=False):
             for run, measured in zip(runs, times):
                 start = time.perf_counter()
                 run.call()

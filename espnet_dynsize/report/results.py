@@ -5,7 +5,7 @@ reported before every utterance of the reference has been found again.
 """
 
 import datetime
-import re
+import glob
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,11 @@ import torch
 
 from espnet_dynsize.core.about import VERSION
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.report.scores import read_text, read_trn
+from espnet_dynsize.report.sclite import RESULT, read_result, read_sum
+from espnet_dynsize.report.scores import check_counts
+from espnet_dynsize.report.trn import read_text, read_trn
 
 KINDS = ("wer", "cer", "ter")
-_SUM = re.compile(r"^\|\s*Sum/Avg\s*\|\s*(\d+)\s+(\d+)\s*\|\s*([\d.\s]+)\|", re.M)
 _HEADER = "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n" + "|---" * 9 + "|\n"
 
 
@@ -36,35 +37,40 @@ def results(
         ConfigError: a test set has not been decoded or scored, or not all of it.
     """
     rows: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    warnings = []
     for size, folder in folders.items():
         for name in test_sets:
-            scored = sorted(folder.glob(f"*/{name}/score_wer/result.txt"))
+            scored = sorted(folder.glob(f"*/{glob.escape(name)}/score_wer/{RESULT}"))
             if not scored:
                 raise ConfigError(
                     f"{folder} has no scores of {name}: run stages 12 and 13."
                 )
             for path in scored:
                 decoded = path.parents[1]
-                check_decoded(decoded, data / name)
+                warnings += check_decoded(decoded, data / name)
                 label = f"size{size}/{decoded.relative_to(folder)}"
                 for kind in KINDS:
-                    if (decoded / f"score_{kind}" / "result.txt").exists():
+                    if (decoded / f"score_{kind}" / RESULT).exists():
                         rows[kind].append(_row(decoded / f"score_{kind}", label))
     tables = [
         f"### {k.upper()}\n\n{_HEADER}" + "".join(rows[k]) for k in KINDS if rows[k]
     ]
-    return _environment() + f"\n## {title}\n" + "\n".join(tables)
+    heading = "".join([f"\n## {title}\n", *(f"\n{text}\n\n" for text in warnings)])
+    return _environment() + heading + "\n".join(tables)
 
 
-def check_decoded(decoded: Path, data: Path) -> None:
+def check_decoded(decoded: Path, data: Path) -> list[str]:
     """Compare what was decoded and scored with the reference, utterance by utterance.
 
     Args:
         decoded: `<model>/<inference>/<test set>`.
         data: Data directory of the test set, with `text`.
 
+    Returns:
+        Warnings: what is scored as it should be, but is of no use.
+
     Raises:
-        ConfigError: hypotheses are missing, all empty, or not what was scored.
+        ConfigError: hypotheses are missing, or not what was scored.
     """
     reference, hypothesis = read_text(data / "text"), read_text(decoded / "text")
     # sclite pairs what it is given; it does not miss what it is not.
@@ -79,41 +85,35 @@ def check_decoded(decoded: Path, data: Path) -> None:
             f"{decoded}/text does not have the utterances of {data}/text in the same "
             "order; decode again (stage 12)."
         )
-    if not any(hypothesis.values()):
-        raise ConfigError(f"{decoded}: every hypothesis is empty; look at its logdir.")
-    for side, texts in (("ref", reference), ("hyp", hypothesis)):
-        trn = read_trn(decoded / "score_wer" / f"{side}.trn")
+    _check_scored(decoded, data, list(reference))
+    if any(hypothesis.values()):
+        return []
+    return [
+        f"Warning: every hypothesis in {decoded} is empty; look at its logdir, or "
+        "train for longer."
+    ]
+
+
+def _check_scored(decoded: Path, data: Path, utterances: Sequence[str]) -> None:
+    folder = decoded / "score_wer"
+    scored = {}
+    for side in ("ref", "hyp"):
+        scored[side] = trn = read_trn(folder / f"{side}.trn")
         # asr.sh names them (speaker-utterance)
-        same = all(key.endswith(f"-{name}") for key, name in zip(trn, texts))
-        if len(trn) != len(reference) or not same:
+        same = all(key.endswith(f"-{name}") for key, name in zip(trn, utterances))
+        if len(trn) != len(utterances) or not same:
             raise ConfigError(
-                f"{decoded}/score_wer/{side}.trn has {len(trn)} utterances where "
-                f"{data}/text has {len(reference)}, or others; score again (stage 13)."
+                f"{folder}/{side}.trn has {len(trn)} utterances where {data}/text has "
+                f"{len(utterances)}, or others; score again (stage 13)."
             )
-    sentences, words, _ = read_sum(decoded / "score_wer")
-    expected = sum(
-        len(text.split())
-        for text in read_trn(decoded / "score_wer" / "ref.trn").values()
-    )
-    if (sentences, words) != (len(reference), expected) or words == 0:
+    if not any(scored["ref"].values()):
+        raise ConfigError(f"{folder}/ref.trn has no words: nothing can be scored.")
+    result = read_result(folder / RESULT)
+    if result is None:
         raise ConfigError(
-            f"{decoded}/score_wer/result.txt counts {sentences} utterances and "
-            f"{words} words, but the reference has {len(reference)} and {expected}; "
-            "score again (stage 13)."
+            f"{folder}/{RESULT} has no Sum/Avg line; score again (stage 13)."
         )
-
-
-def read_sum(folder: Path) -> tuple[int, int, Sequence[str]]:
-    """Sentences, words and percentages of sclite's `result.txt`.
-
-    Raises:
-        ConfigError: it has no such line.
-    """
-    path = folder / "result.txt"
-    line = _SUM.search(path.read_text(encoding="utf-8", errors="replace"))
-    if line is None:
-        raise ConfigError(f"{path} has no Sum/Avg line; score again (stage 13).")
-    return int(line[1]), int(line[2]), line[3].split()
+    check_counts(folder, scored["ref"], scored["hyp"], result)
 
 
 def _row(folder: Path, label: str) -> str:

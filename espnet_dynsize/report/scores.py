@@ -1,14 +1,24 @@
-"""Word and character error rates of decoded test sets."""
+"""Word and character error rates of a decoded test set, as sclite counts them.
 
-import re
+The numbers are sclite's own where it has scored the files, or is installed. Elsewhere
+they are jiwer's with the same rules: ASCII letters without case, insertions where the
+reference is empty. sclite aligns with weights (4 for a substitution, 3 for an insertion
+or deletion), so that in utterances with many errors it may count one more.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jiwer
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.report import sclite
+from espnet_dynsize.report.trn import has_syntax, read_trn, without_case, words
+from espnet_dynsize.report.trn import read_text as read_text  # for whoever scores
 
-_TRN = re.compile(r"^(.*?)\s*\((\S+)\)$")
+# jiwer's own rules would drop spaces of Unicode that sclite takes for letters.
+_WORDS = jiwer.ReduceToListOfListOfWords()
 
 
 class Score(NamedTuple):
@@ -18,52 +28,117 @@ class Score(NamedTuple):
     cer: float
 
 
-def read_text(path: Path) -> dict[str, str]:
-    """Read a Kaldi-style `text`: utterance → words.
+def error_rate(ref: Mapping[str, str], hyp: Mapping[str, str], name: str) -> float:
+    """Edit distance in words over reference words, by utterance.
+
+    Args:
+        ref: Utterance → words.
+        hyp: Utterance → words.
+        name: Of the decoding, for messages.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: an utterance is missing on one side, there is no word, or sclite
+            would not take every word as it is.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition(" ") for line in lines)
-    return {utterance: text.strip() for utterance, _, text in pairs}
+    pairs = _paired(ref, hyp, name)
+    for text in (*ref.values(), *hyp.values()):
+        if has_syntax(text):
+            raise ConfigError(
+                f"{name}: {text!r} has what sclite does not take for words ({{ }}, @, "
+                f"word*, ;, \\); score it with sclite, or install that."
+            )
+    references, hypotheses = (
+        [" ".join(words(without_case(text))) for text in side] for side in zip(*pairs)
+    )
+    return jiwer.process_words(references, hypotheses, _WORDS, _WORDS).wer
 
 
-def read_trn(path: Path) -> dict[str, str]:
-    """Read `words (utterance)` lines into utterance → words."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    matches = [_TRN.match(line) for line in lines if line.strip()]
-    return {match[2]: " ".join(match[1].split()) for match in matches}
-
-
-def error_rate(ref: dict[str, str], hyp: dict[str, str], name: str) -> float:
-    """Edit distance in tokens over reference tokens, by utterance.
-
-    Raises:
-        ConfigError: an utterance is missing on one side, or there is no token.
-    """
-    # Pairs are made by name, never by position.
+def _paired(
+    ref: Mapping[str, str], hyp: Mapping[str, str], name: str
+) -> list[tuple[str, str]]:
+    """Reference and hypothesis of every utterance: by name, never by position."""
+    if ref.keys() != hyp.keys():
+        ref, hyp = _any_case(ref, name), _any_case(hyp, name)
     missing = sorted(ref.keys() ^ hyp.keys())
     if missing:
         raise ConfigError(
             f"{name}: {len(missing)} utterances are not in both the reference "
             f"({len(ref)}) and the hypothesis ({len(hyp)}), first {missing[0]}."
         )
-    ids = [i for i in sorted(ref) if ref[i]]
-    if not ids:
+    if not any(words(text) for text in ref.values()):
         raise ConfigError(f"{name}: the reference has no words.")
-    return jiwer.wer([ref[i] for i in ids], [hyp[i] for i in ids])
+    return [(ref[key], hyp[key]) for key in sorted(ref)]
+
+
+def _any_case(texts: Mapping[str, str], name: str) -> dict[str, str]:
+    lower: dict[str, str] = {}
+    for key, text in texts.items():
+        if without_case(key) in lower:
+            raise ConfigError(
+                f"{name}: utterance {key} is there twice; capital letters are no "
+                "difference."
+            )
+        lower[without_case(key)] = text
+    return lower
 
 
 def read_score(folder: Path) -> Score:
-    """Score what lies in `folder/score_wer` and `folder/score_cer`, as sclite does."""
-    rates = []
-    for kind in ("score_wer", "score_cer"):
-        ref, hyp = (read_trn(folder / kind / f"{side}.trn") for side in ("ref", "hyp"))
-        rates.append(error_rate(ref, hyp, str(folder / kind)))
-    return Score(*rates)
+    """Score what lies in `folder/score_wer` and `folder/score_cer`, as sclite does.
+
+    Raises:
+        ConfigError: a trn file is missing or cannot be used, or is not what sclite has
+            scored.
+    """
+    return Score(*(_rate(folder / kind) for kind in ("score_wer", "score_cer")))
+
+
+def _rate(folder: Path) -> float:
+    ref, hyp = (read_trn(folder / f"{side}.trn") for side in ("ref", "hyp"))
+    _paired(ref, hyp, str(folder))
+    result = sclite.read_result(folder / sclite.RESULT)
+    if result is not None:
+        check_counts(folder, ref, hyp, result)
+        return result.error_rate
+    result = sclite.run(folder)
+    return error_rate(ref, hyp, str(folder)) if result is None else result.error_rate
+
+
+def check_counts(
+    folder: Path,
+    ref: Mapping[str, str],
+    hyp: Mapping[str, str],
+    result: sclite.Result,
+) -> None:
+    """Refuse a result that is not of these texts.
+
+    Args:
+        folder: Where both lie, for messages.
+        ref: Utterance → words.
+        hyp: Utterance → words.
+        result: What sclite says.
+
+    Raises:
+        ConfigError: it has counted other utterances or words.
+    """
+    path = folder / sclite.RESULT
+    # Alternatives and the like are not counted as they stand there.
+    plain = not any(map(has_syntax, (*ref.values(), *hyp.values())))
+    expected = (len(ref), _count(ref) if plain else result.words)
+    if (result.sentences, result.words) != expected:
+        raise ConfigError(
+            f"{path} counts {result.sentences} utterances and {result.words} words, "
+            f"but the reference has {expected[0]} and {expected[1]}; score again "
+            "(stage 13)."
+        )
+    if plain and result.hypothesis_words not in (None, _count(hyp)):
+        raise ConfigError(
+            f"{path} counts {result.hypothesis_words} words in the hypothesis, but "
+            f"hyp.trn has {_count(hyp)}; score again (stage 13)."
+        )
+
+
+def _count(texts: Mapping[str, str]) -> int:
+    return sum(len(words(text)) for text in texts.values())
 
 
 def write_score(folder: Path, ref: dict[str, str], hyp: dict[str, str]) -> None:
@@ -78,9 +153,3 @@ def write_score(folder: Path, ref: dict[str, str], hyp: dict[str, str]) -> None:
 
 def _characters(text: str) -> list[str]:
     return ["<space>" if c == " " else c for c in text]
-
-
-def find_scores(asr_exp: Path) -> dict[str, Score]:
-    """Score every `<inference>/<test set>` below a model's folder."""
-    folders = sorted(p.parents[1] for p in Path(asr_exp).glob("*/**/score_wer/hyp.trn"))
-    return {folder.name: read_score(folder) for folder in folders}

@@ -59,6 +59,16 @@ def test_what_cannot_be_read(tmp_path, content, message, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_wherever_a_file_is_cut(tmp_path):
+    """What torch raises depends on it."""
+    path = tmp_path / "model.pth"
+    whole = saved({"a": torch.randn(40), "b": {"c": [torch.ones(3)]}})
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match="model.pth cannot be read"):
+            read_checkpoint(path)
+
+
 def test_missing_files_and_folders(tmp_path):
     for path in (tmp_path, tmp_path / "none.pth"):
         with pytest.raises(ConfigError, match="does not exist"):

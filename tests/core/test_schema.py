@@ -27,8 +27,12 @@ NAN, INF = math.nan, math.inf
     "annotation, good, bad",
     [
         (bool, [True, False], ["false", "no", 0, 1, None, []]),
-        (int, [0, -3], [True, 1.0, "1", None, [1]]),
-        (float, [0, 0.5, -1e9], [True, NAN, INF, -INF, "0.5", None, [0.5]]),
+        (int, [0, -3], [True, 1.0, "1", None, [1], 10**30]),
+        (
+            float,
+            [0, 0.5, -1e9],
+            [1e30, -1e10, True, NAN, INF, -INF, "0.5", None, [0.5]],
+        ),
         (str, ["a"], [1, None, ["a"], True]),
         (dict, [{}, {"a": 1}], [None, [], "a", 1]),
         (Count, [1, 24], [0, -1, True, 1.0, NAN, "1"]),
@@ -103,6 +107,11 @@ def taker(steps: Count = 1, share: Share = 0.0, name: str = "a"):
     "options, message",
     [
         ({"steps": 0}, "s: steps=0 must be a whole number, at least 1."),
+        (
+            {"steps": 10**30},
+            f"s: steps={10**30} must be a whole number, at least 1 (and no number "
+            "beyond 1e+09).",
+        ),
         ({"share": NAN}, "s: share=nan must be at least 0 and below 1."),
         ({"stepps": 1}, "s: stepps=1 is not an option of it; did you mean steps?"),
         ({"zzz": 1}, "s: zzz=1 is not an option of it; it has steps, share."),
