@@ -43,7 +43,7 @@ from espnet_dynsize.train.model import DynSizeASRModel  # noqa: E402
 from espnet_dynsize.train.task import DynSizeASRTask  # noqa: E402
 
 RESULTS = HERE / "results"
-EPOCHS, SEARCH_EPOCHS, BATCHES = 24, 12, 4
+EPOCHS, SEARCH_EPOCHS, BATCHES = 44, 24, 4
 MOMENTS = ("first checkpoint", "search", "joint", "averaging", "extraction")
 MODEL = "valid.loss.ave.pth"
 
@@ -115,7 +115,7 @@ def choose(moment: str, epoch: int, updates: int, dice: random.Random) -> Kill:
     """A kill soon after `epoch` epochs, each of so many updates."""
     share = dice.choice([0.0, dice.random(), 1.0])
     if moment == "first checkpoint":
-        return Kill(None, "checkpoint.pth", share)
+        return Kill(None, "checkpoint.pth", dice.random())
     if moment == "averaging":
         return Kill(None, ".ave_", share)
     if moment == "extraction":

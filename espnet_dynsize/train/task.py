@@ -10,6 +10,8 @@ import torch
 import yaml
 from espnet2.tasks import asr as asr_tasks
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
+from espnet2.train.distributed_utils import DistributedOption
+from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core.bounded import bounded
@@ -58,8 +60,7 @@ class DynSizeASRTask(ASRTask):
             args.unused_parameters = args.unused_parameters or getattr(
                 args, "distributed", False
             )
-        first = getattr(args, "dist_rank", None) in (None, 0)
-        if args.collect_stats or args.dry_run or not first:
+        if args.collect_stats or args.dry_run or not _is_first(args):
             super().main_worker(args)
             return
         folder = Path(args.output_dir)
@@ -146,6 +147,14 @@ class DynSizeASRTask(ASRTask):
                 lambda *_: model.schedule.after_step()
             )
         return optimizers
+
+
+def _is_first(args: argparse.Namespace) -> bool:
+    """Whether this process writes the files of a distributed training, or is alone."""
+    # Launchers such as Slurm give ranks in the environment: ESPnet reads them there.
+    option = build_dataclass(DistributedOption, args)
+    option.init_options()
+    return not option.distributed or option.dist_rank == 0
 
 
 def _check_checkpoint(

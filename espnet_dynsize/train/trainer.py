@@ -311,7 +311,9 @@ def _check_optimizers(checkpoint: dict, parts: dict, path: Path) -> None:
 
 def _groups(state: dict) -> list[tuple]:
     """The options and the number of parameters of each group."""
-    return [(sorted(group), len(group["params"])) for group in state["param_groups"]]
+    # What a scheduler adds is the schedulers' business.
+    groups = state["param_groups"]
+    return [(sorted({*g} - {"initial_lr"}), len(g["params"])) for g in groups]
 
 
 def _keys(state: dict | None) -> list[str] | None:

@@ -209,14 +209,14 @@ def test_skipping(recipe, skip):
 )
 def test_skipped_stages_of_every_size(recipe, skip, left):
     assert run("--sizes", "3") == 0
-    (recipe / "exp/asr_x/RESULTS.md").write_text("old")
+    (recipe / "exp/asr_x/RESULTS.md").unlink()
     more = ("--stage", "12", "--skip_packing", "false", "--skip_stages", skip)
     assert run("--sizes", "3", *more) == 0
     assert stages() == [("_size3", *each) for each in left]
     assert all(call["skip_stages"] == f"{skip} " for call in calls())
     packed = recipe / "exp/asr_x_size3/asr_x_size3_valid.loss.ave.zip"
     assert packed.exists() == ("14" not in skip.split())
-    reported = (recipe / "exp/asr_x/RESULTS.md").read_text() != "old"
+    reported = (recipe / "exp/asr_x/RESULTS.md").exists()
     assert reported == ("13" not in skip.split())
 
 
@@ -358,3 +358,11 @@ def test_uploading(recipe, monkeypatch):
     assert run(*options, "--hf_repo", "me/an4", "--sizes", "3 8") == 0
     assert [name for name, _ in uploaded] == ["me/an4_size3", "me/an4_size8"]
     assert {"meta.yaml", "README.md", "config.yaml", MODEL} <= set(uploaded[0][1])
+
+
+def test_a_user_s_results_are_found_out_before_decoding(recipe, capsys):
+    assert run("--sizes", "3") == 0
+    (recipe / "exp/asr_x/RESULTS.md").write_text("mine")
+    assert run("--sizes", "3", "--stage", "12") == 2
+    assert "RESULTS.md was not written by espnet-dynsize" in capsys.readouterr().err
+    assert (recipe / "exp/asr_x/RESULTS.md").read_text() == "mine"

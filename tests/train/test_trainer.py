@@ -176,7 +176,7 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
         assert (exp / "config.yaml").read_text() == before
     # Found out later: by the length of the run, and by the optimiser
     for options, message in (
-        (["--max_epoch=1"], "max_epoch=1 gives 4 updates, but the search"),
+        (["--max_epoch=1"], "search_updates=6 must be less than the run's 4 updates"),
         (["--optim=sgd"], "was written with other optimizers"),
         (["--scheduler=warmuplr"], "was written with other schedulers"),
     ):

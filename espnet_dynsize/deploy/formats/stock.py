@@ -49,12 +49,27 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
         conf.pop(key, None)
     states = _without_blocks(states, gone, conf["num_blocks"])
     conf["num_blocks"] -= len(gone)
-    template = build_model(config).state_dict()
+    model = build_model(config)
+    template = model.state_dict()
     _check_final_norms(template, states)
     zeroed = _zeroed_layers(template, states)
     states = {n: states.get(n, torch.zeros_like(v)) for n, v in template.items()}
     note = f"{len(gone)} whole blocks left out, {len(zeroed)} dropped layers zeroed"
-    return config, states, note
+    return config, states, f"{note}; {_savings(model, len(gone))}"
+
+
+def _savings(model: torch.nn.Module, gone: int) -> str:
+    """What is left of the full model: users take a cut model for a smaller one.
+
+    Args:
+        model: In stock format.
+        gone: Blocks that were left out.
+    """
+    if not gone:
+        return "neither smaller nor faster than the full model"
+    block = sum(p.numel() for p in model.encoder.encoders[0].parameters())
+    left = sum(p.numel() for p in model.parameters())
+    return f"{left:,} of the full model's {left + gone * block:,} parameters are left"
 
 
 def _check_stock_parts(conf: dict) -> None:
