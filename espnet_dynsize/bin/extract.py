@@ -4,8 +4,12 @@ import argparse
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from espnet_dynsize.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from espnet_dynsize.deploy.extract import Extracted
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -63,9 +67,12 @@ def main(args: argparse.Namespace) -> int:
     if args.calibrate:
         raise ConfigError("--calibrate goes with --subnet; sizes have statistics.")
     sizes = [] if args.size == "all" else [_number(args.size)]
-    for model in extract(asr_exp, checkpoint, sizes, args.format):
-        print(f"{model.directory}: size {model.name}, {model.note}")
+    extract(asr_exp, checkpoint, sizes, args.format, done=_print)
     return 0
+
+
+def _print(model: "Extracted") -> None:
+    print(f"{model.directory}: size {model.name}, {model.note}", flush=True)
 
 
 def _extract_subnet(asr_exp: Path, checkpoint: str, args: argparse.Namespace):

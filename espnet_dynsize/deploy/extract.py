@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +44,11 @@ class Extracted(NamedTuple):
 
 
 def extract(
-    asr_exp: Path, model_file: str, sizes: Sequence[int], format: str = "plugin"
+    asr_exp: Path,
+    model_file: str,
+    sizes: Sequence[int],
+    format: str = "plugin",
+    done: Callable[[Extracted], object] = lambda extracted: None,
 ) -> list[Extracted]:
     """Write `<asr_exp>_size<size>/{config.yaml,<model_file>}` for every size.
 
@@ -57,6 +61,7 @@ def extract(
         sizes: Which sizes; empty for the whole family.
         format: `plugin` (only the kept layers exist) or `stock` (opens in ESPnet
             without the plugin; the folder ends in `_stock`).
+        done: Is told of every size when its folder is there.
 
     Raises:
         ConfigError: the folder or checkpoint cannot be used, a size is not in the
@@ -82,6 +87,7 @@ def extract(
         small = cut(model, config, subnet)
         note = _write(target, model_file, *small, written, format, record)
         extracted.append(Extracted(target, str(size), note))
+        done(extracted[-1])
     return extracted
 
 

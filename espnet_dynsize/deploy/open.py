@@ -27,7 +27,7 @@ from espnet_dynsize.deploy.experiment import (
 from espnet_dynsize.deploy.recogniser import Recogniser
 from espnet_dynsize.train.task import DynSizeASRTask
 
-CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
+CONFIG, CHECKPOINT, LM = "asr_train_config", "asr_model_file", "lm_file"
 
 
 def load(
@@ -102,6 +102,8 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
     missing = {CONFIG, CHECKPOINT} - set(files)
     if missing:
         raise ConfigError(f"path={path} is not a packed ASR model: no {min(missing)}.")
+    if LM in files:  # ESPnet's reader would ask at the terminal
+        read_states(Path(files[LM]))
     return files
 
 

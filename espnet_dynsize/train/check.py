@@ -2,10 +2,12 @@
 
 import argparse
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
+from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import ENCODER_PREFIX, check_model_keys, refuse_moved
 from espnet_dynsize.core.schema import check_options
@@ -88,6 +90,28 @@ def check_training(args: argparse.Namespace) -> None:
     for phase, name, mode in args.best_model_criterion:
         criterion = f"best_model_criterion: [{phase}, {name}, {mode}]"
         check(mode in ("min", "max"), criterion, mode, "min or max")
+
+
+def check_init_param(init_param: Sequence[str]) -> None:
+    """Refuse weights to start from that cannot be read, or are not finite.
+
+    ESPnet would ask at the terminal whether to read such a file in an unsafe way.
+
+    Args:
+        init_param: ESPnet's option: `path:source:target:excluded`, all but the first
+            optional.
+
+    Raises:
+        ConfigError: a file is not a state dict of finite numbers.
+    """
+    for option in init_param:
+        path = Path(option.split(":")[0])
+        for name, value in read_states(path).items():
+            # Masks and counters of a supernet may be unset, and are not taken.
+            if not name.startswith("schedule.") and not value.isfinite().all():
+                raise ConfigError(
+                    f"init_param: {path} must hold finite numbers; {name} does not."
+                )
 
 
 def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:

@@ -22,7 +22,12 @@ from espnet_dynsize.core.located import locate
 from espnet_dynsize.core.lock import locked
 from espnet_dynsize.core.yaml_base import read_config
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.train.check import check_config, check_trainable, check_training
+from espnet_dynsize.train.check import (
+    check_config,
+    check_init_param,
+    check_trainable,
+    check_training,
+)
 from espnet_dynsize.train.choices import MODELS, names_with_hints
 from espnet_dynsize.train.crash import CHECKPOINT, config_kept, load_checkpoint
 from espnet_dynsize.train.model import JointLoss
@@ -55,6 +60,7 @@ class DynSizeASRTask(ASRTask):
         register()
         if args.model in MODELS:
             check_training(args)
+            check_init_param(args.init_param)
             # Which sizes are drawn, and so which output layers get a gradient, changes
             # from step to step.
             args.unused_parameters = args.unused_parameters or getattr(

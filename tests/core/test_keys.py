@@ -40,3 +40,19 @@ def test_family_keys_need_the_model():
 def test_sizes_of_budgets_are_per_cent():
     config = {"model_conf": {"budgets": {"flops": [0.333, 1]}, "sizes": None}}
     assert keys.is_family(config) and keys.family_sizes(config) == [33, 100]
+
+
+@pytest.mark.parametrize(
+    "conf, message",
+    [
+        ({"sizes": 8}, "sizes=8 must be a list, each a whole number, at least 1"),
+        ({"sizes": "4 8"}, "sizes=4 8 must be a list"),
+        ({"sizes": [True, 8]}, "must be a list"),
+        ({"budgets": {"flops": 0.7}}, "each a list, each above 0 and at most 1"),
+        ({"budgets": 0.7}, "budgets=0.7 must be a section of keys"),
+        ({"budgets": {"flops": [1], "params": [1]}}, "a section of one key"),
+    ],
+)
+def test_what_names_no_sizes(conf, message):
+    with pytest.raises(ConfigError, match=message):
+        keys.family_sizes({"model_conf": conf})

@@ -607,3 +607,17 @@ def test_two_ranks_equal_one_process(data, tmp_path, sandwich):
         torch.testing.assert_close(
             ours[name], theirs[name], rtol=1e-4, atol=1e-5, equal_nan=True
         )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", None])
+def test_weights_to_start_from_must_be_readable(data, tmp_path, content, monkeypatch):
+    path = tmp_path / "start.pth"
+    if content is None:
+        torch.save({"a": torch.tensor([1.0, math.nan])}, path)
+    else:
+        path.write_bytes(content)
+    # At a terminal, ESPnet would ask whether to read it in an unsafe way, and wait.
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    arguments = train_arguments(data, tmp_path / "exp", [f"--init_param={path}"])
+    with pytest.raises(ConfigError, match="start.pth (cannot be read|must hold fin)"):
+        DynSizeASRTask.main(cmd=arguments)
