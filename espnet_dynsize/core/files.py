@@ -72,6 +72,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def plain_path(path: Path) -> Path:
+    """A folder's path that ends in its name, so that others can be put beside it."""
+    plain = Path(os.path.normpath(path))
+    return plain if plain.name not in ("", "..") else Path(os.path.abspath(plain))
+
+
 def check_absent(path: Path) -> None:
     """Refuse an output that exists.
 

@@ -1,7 +1,6 @@
 """Folders of one subnet each, cut out of a trained supernet."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from espnet_dynsize.core.files import (
     check_absent,
     check_replaceable,
     new_folder,
+    plain_path,
     write_text,
 )
 from espnet_dynsize.core.keys import family_sizes, with_size
@@ -67,7 +67,7 @@ def extract(
         ConfigError: the folder or checkpoint cannot be used, a size is not in the
             family, or an output folder exists.
     """
-    asr_exp = _plain(asr_exp)
+    asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
     model, config = _supernet(asr_exp, model_file)
     written = read_config(asr_exp)
@@ -112,7 +112,7 @@ def extract_subnet(
     Raises:
         ConfigError: see `cut`, or the output folder exists.
     """
-    asr_exp = _plain(asr_exp)
+    asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
     good = name.replace("_", "").replace("-", "").isalnum()
     check(good, "subnet", name, "a file whose name is of letters, digits, _ and -")
@@ -136,7 +136,7 @@ def extract_changed(
     Raises:
         ConfigError: see `extract`, or a folder was not written by it.
     """
-    asr_exp = _plain(asr_exp)
+    asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
     sizes = list(sizes) or family_sizes(read_config(asr_exp))
     folders = {s: asr_exp.with_name(f"{asr_exp.name}_size{s}") for s in sizes}
@@ -164,12 +164,6 @@ def _supernet(asr_exp: Path, model_file: str) -> tuple[JointLoss, dict]:
     if not isinstance(model, JointLoss):
         raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
     return model, config
-
-
-def _plain(asr_exp: Path) -> Path:
-    """The folder as a path that ends in its name: new folders stand beside it."""
-    path = Path(os.path.normpath(asr_exp))
-    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
 
 
 def _target(asr_exp: Path, name: str, format: str) -> Path:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import yaml
 from espnet2.main_funcs.pack_funcs import pack as pack_files
 
 from espnet_dynsize.core.checkpoint import read_states
-from espnet_dynsize.core.files import check_replaceable, replacing
+from espnet_dynsize.core.files import check_replaceable, plain_path, replacing
 from espnet_dynsize.core.keys import is_plugin
 from espnet_dynsize.core.located import file_options, locate
 from espnet_dynsize.deploy import decoding, origin
@@ -57,7 +56,7 @@ def pack(
         ConfigError: a file is missing or lies outside the model's folder and its
             recipe, the checkpoint does not fit the config, or the zip is not ours.
     """
-    asr_exp = Path(os.path.abspath(asr_exp))
+    asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
     outpath = outpath or asr_exp / packed_name(asr_exp, model_file)
     check_replaceable([outpath])
@@ -66,38 +65,66 @@ def pack(
         load_model(asr_exp, model_file)  # or why it cannot be opened
     else:
         read_states(asr_exp / model_file)
-    roots = recipe_roots(asr_exp)
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as folder:
         stage = Path(folder)
         exp = Path("exp") / asr_exp.name
-        copy_within(roots, asr_exp / model_file, stage / exp / model_file)
-        options = [_stage_file(*named, roots, stage) for named in file_options(config)]
-        for name in _EXTRAS:
-            if (asr_exp / name).exists():
-                copy_within(roots, asr_exp / name, stage / exp / name)
-                options.append(exp / name)
-        if search:
-            text = yaml.safe_dump(search, sort_keys=False)
-            (stage / exp / decoding.NAME).write_text(text, encoding="utf-8")
-            options.append(exp / decoding.NAME)
-        # Before the encoder's name gets its hint: the card shows the trained config.
-        card = model_card(asr_exp, config, model_file)
-        (stage / "README.md").write_text(card, encoding="utf-8")
-        options.append(Path("README.md"))
-        if config.get("encoder") in ENCODERS:
-            config["encoder"] += INSTALL_HINT
-        text = config_text(config)
-        (stage / exp / "config.yaml").write_text(text, encoding="utf-8")
+        options = _stage_model(asr_exp, model_file, config, search, stage, exp)
         yamls = {"asr_train_config": exp / "config.yaml"}
         files = {"asr_model_file": exp / model_file}
         if lm_exp is not None:
-            yamls[LM_CONFIG] = Path("exp") / lm_exp.name / "config.yaml"
-            files["lm_file"] = Path("exp") / lm_exp.name / lm_file
-            lm_roots = recipe_roots(lm_exp)
-            copy_within(lm_roots, lm_exp / "config.yaml", stage / yamls[LM_CONFIG])
-            copy_within(lm_roots, lm_exp / lm_file, stage / files["lm_file"])
-        _zip(stage, files, yamls, [o for o in options if o is not None], outpath)
+            yamls[LM_CONFIG], files["lm_file"] = _stage_lm(lm_exp, lm_file, stage)
+        _zip(stage, files, yamls, options, outpath)
     return outpath
+
+
+def _stage_model(
+    asr_exp: Path,
+    model_file: str,
+    config: dict,
+    search: dict | None,
+    stage: Path,
+    exp: Path,
+) -> list[Path]:
+    """Put all that belongs to the model into `stage`.
+
+    Args:
+        asr_exp: See `pack`.
+        model_file: See `pack`.
+        config: The model's; it is changed to name the files in the zip.
+        search: See `pack`.
+        stage: What becomes the zip.
+        exp: The model's folder in it.
+
+    Returns:
+        What goes into the zip besides config and checkpoint.
+    """
+    roots = recipe_roots(asr_exp)
+    copy_within(roots, asr_exp / model_file, stage / exp / model_file)
+    staged = [_stage_file(*named, roots, stage) for named in file_options(config)]
+    options = [path for path in staged if path is not None]
+    for name in _EXTRAS:
+        if (asr_exp / name).exists():
+            copy_within(roots, asr_exp / name, stage / exp / name)
+            options.append(exp / name)
+    # Before the encoder's name gets its hint: the card shows the trained config.
+    texts = {Path("README.md"): model_card(asr_exp, config, model_file)}
+    if search:
+        texts[exp / decoding.NAME] = yaml.safe_dump(search, sort_keys=False)
+    options += texts
+    if config.get("encoder") in ENCODERS:
+        config["encoder"] += INSTALL_HINT
+    texts[exp / "config.yaml"] = config_text(config)
+    for path, text in texts.items():
+        (stage / path).write_text(text, encoding="utf-8")
+    return options
+
+
+def _stage_lm(lm_exp: Path, lm_file: str, stage: Path) -> tuple[Path, Path]:
+    """Put a language model into `stage`; where its config and checkpoint are there."""
+    exp, roots = Path("exp") / lm_exp.name, recipe_roots(lm_exp)
+    for name in ("config.yaml", lm_file):
+        copy_within(roots, lm_exp / name, stage / exp / name)
+    return exp / "config.yaml", exp / lm_file
 
 
 def _zip(
