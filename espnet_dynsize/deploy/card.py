@@ -16,15 +16,22 @@ _USE = """\
 This model needs ESPnet and its plugin `espnet_dynsize`{source}.
 
 ```python
-import espnet_dynsize, soundfile
+import espnet_dynsize
 recogniser = espnet_dynsize.load("{name}")
-audio, rate = soundfile.read("speech.wav")   # {rate} Hz, mono
-((text, *_),) = recogniser(audio)
+{call}
 ```
 
 or, as any ESPnet model, after `espnet_dynsize.register()`, with
 `espnet2.bin.asr_inference.Speech2Text.from_pretrained`.
 """
+_CALL = """\
+import soundfile
+audio, rate = soundfile.read("speech.wav")   # {rate} Hz, mono
+((text, *_),) = recogniser(audio)"""
+# Of a model without a front-end
+_CALL_FEATURES = """\
+# features: float array [frames, {size}], as the training's data directories had them
+((text, *_),) = recogniser(features)"""
 _USE_STOCK = "This size opens in plain ESPnet: `Speech2Text.from_pretrained`.\n"
 
 
@@ -40,9 +47,12 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
     front = dict(
         tags=["espnet", "audio", "automatic-speech-recognition", "espnet_dynsize"]
     )
-    rate = sampling_rate(config)
+    size = config.get("input_size")
+    call = _CALL_FEATURES.format(size=size)
+    if size is None:
+        call = _CALL.format(rate=sampling_rate(config))
     source = f" ({SOURCE})" if SOURCE else ""
-    use = _USE.format(name=packed_name(asr_exp, model_file), rate=rate, source=source)
+    use = _USE.format(name=packed_name(asr_exp, model_file), call=call, source=source)
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {asr_exp.name}\n",

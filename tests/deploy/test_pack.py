@@ -86,8 +86,17 @@ def test_what_is_in_the_zip(supernet):
     assert {"espnet", "automatic-speech-recognition"} <= set(front["tags"])
     assert "Size 5 of a family of sizes (3, 5, 8)" in card
     assert "## The family\n\n| asr_size3 | 45.6 |" in card
+    assert "soundfile.read" in card and "recogniser(audio)" in card
     assert "|size5|12.3|" in card and "its plugin `espnet_dynsize`" in card
     assert config["normalize_conf"]["stats_file"] == "data/feats_stats.npz"
+
+
+def test_the_card_of_a_model_that_takes_features(tmp_path):
+    front = dict(input_size=20, frontend=None, frontend_conf={}, normalize=None)
+    folder, _ = experiment(tmp_path / "asr", normalize_conf={}, **front)
+    with zipfile.ZipFile(pack(folder, MODEL)) as archive:
+        card = archive.read("README.md").decode()
+    assert "float array [frames, 20]" in card and "soundfile" not in card
 
 
 WITHOUT_PLUGIN = """
