@@ -12,6 +12,8 @@ from espnet_dynsize.core.errors import ConfigError
 _DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf")
 # A dimension that needs no weights of that size, such as a longest position
 _LARGEST = 10_000
+# Hertz, samples of a window
+_LARGEST_RATE = 200_000
 # Parameters that are made, and replaced, while a supernet is built
 _SLACK = 1_000_000
 
@@ -33,11 +35,16 @@ def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[Non
     largest = max([_LARGEST, *(d for v in states.values() for d in v.shape)])
     for section in _DIMENSIONS:
         for key, value in (config.get(section) or {}).items():
-            if isinstance(value, int) and value > largest:
+            if isinstance(value, int | float) and abs(value) > largest:
                 raise ConfigError(
                     f"{section}: {key}={value} must be at most {largest}, the largest "
                     "dimension in the checkpoint."
                 )
+    for key, value in (config.get("frontend_conf") or {}).items():
+        if isinstance(value, int | float) and not 0 <= value <= _LARGEST_RATE:
+            raise ConfigError(
+                f"frontend_conf: {key}={value} must be from 0 to {_LARGEST_RATE}."
+            )
     left = 4 * numbers + _SLACK
 
     def count(module: torch.nn.Module, name: str, parameter: object) -> None:

@@ -63,7 +63,7 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
     ]
     scores = asr_exp / "RESULTS.md"
     if scores.exists():
-        parts.append(scores.read_text(encoding="utf-8"))
+        parts.append(scores.read_text(encoding="utf-8", errors="replace"))
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     parts.append(f"## ASR config\n\n```\n{text}```\n")
     return "\n".join(parts)
@@ -90,4 +90,4 @@ def _family(asr_exp: Path, record: dict) -> list[str]:
     report = asr_exp.with_name(record["supernet"]) / FAMILY_REPORT
     if not report.is_file():
         return []
-    return [f"## The family\n\n{report.read_text(encoding='utf-8')}"]
+    return [f"## The family\n\n{report.read_text(encoding='utf-8', errors='replace')}"]

@@ -14,7 +14,7 @@ from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.checkpoint import misfit, read_states
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import check_complete
 from espnet_dynsize.core.located import locate
 from espnet_dynsize.train.task import DynSizeASRTask
@@ -99,9 +99,19 @@ def _name_in(folder: Path, path: Path) -> str:
 
 
 def sampling_rate(config: dict) -> int:
-    """Samples a second of the audio that a model was trained with."""
-    rate = (config.get("frontend_conf") or {}).get("fs", 16000)
-    return humanfriendly.parse_size(rate) if isinstance(rate, str) else rate
+    """Samples a second of the audio that a model was trained with.
+
+    Raises:
+        ConfigError: the config names none.
+    """
+    given = (config.get("frontend_conf") or {}).get("fs", 16000)
+    try:
+        rate = humanfriendly.parse_size(given) if isinstance(given, str) else given
+    except humanfriendly.InvalidSize:
+        rate = None
+    good = type(rate) is int and rate > 0
+    check(good, "frontend_conf: fs", given, "a number of samples a second")
+    return rate
 
 
 def build_model(config: dict) -> ESPnetASRModel:

@@ -15,7 +15,7 @@ from espnet_dynsize.core.files import (
     plain_path,
     write_text,
 )
-from espnet_dynsize.core.keys import family_sizes, with_size
+from espnet_dynsize.core.keys import family_sizes, is_family, with_size
 from espnet_dynsize.core.located import as_named
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
@@ -138,7 +138,10 @@ def extract_changed(
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
-    sizes = list(sizes) or family_sizes(read_config(asr_exp))
+    config = read_config(asr_exp)
+    if not is_family(config):
+        raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
+    sizes = list(sizes) or family_sizes(config)
     folders = {s: asr_exp.with_name(f"{asr_exp.name}_size{s}") for s in sizes}
     missing, digest = [], origin.digest(asr_exp, model_file)
     for size, folder in folders.items():

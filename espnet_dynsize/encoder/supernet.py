@@ -86,7 +86,10 @@ class Supernet:
             # positional encoding is kept.
             stock["input_layer"] = "conv2d"
         # ESPnet builds its blocks with its names; then their classes are swapped.
-        super().__init__(input_size, **stock)
+        try:
+            super().__init__(input_size, **stock)
+        except ValueError as error:  # such as an unknown input_layer
+            raise ConfigError(f"encoder_conf: {error}.") from error
         if front_end is not None:
             self.embed = front_end(
                 input_size, self.output_size(), 0.0, self.embed.pos_enc

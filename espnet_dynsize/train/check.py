@@ -87,9 +87,17 @@ def check_training(args: argparse.Namespace) -> None:
     adapts = getattr(args, "use_adapter", False)
     allowed = "false for a supernet; extract a size, and adapt that"
     check(not adapts, "use_adapter", adapts, allowed)
-    for phase, name, mode in args.best_model_criterion:
-        criterion = f"best_model_criterion: [{phase}, {name}, {mode}]"
-        check(mode in ("min", "max"), criterion, mode, "min or max")
+    criteria = args.best_model_criterion
+    listed = isinstance(criteria, list | tuple) and len(criteria) > 0
+    check(listed, "best_model_criterion", criteria, "a list of criteria")
+    for criterion in criteria:
+        good = isinstance(criterion, list | tuple) and len(criterion) == 3
+        good = good and all(isinstance(part, str) for part in criterion)
+        allowed = "a list of phase, name and mode, such as [valid, loss, min]"
+        check(good, "best_model_criterion", criterion, allowed)
+        mode = criterion[2]
+        key = f"best_model_criterion: {list(criterion)}"
+        check(mode in ("min", "max"), key, mode, "min or max")
 
 
 def check_init_param(init_param: Sequence[str]) -> None:

@@ -11,7 +11,10 @@ from espnet2.train.trainer import TrainerOptions
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.train.model import JointLoss
 
-PHASES = ("train", "valid")
+_REPORTS = {
+    "train": "training always reports",
+    "valid": "validation reports",
+}
 
 
 @torch.no_grad()
@@ -43,16 +46,17 @@ def check_criteria(
     if any(isinstance(s, AbsValEpochStepScheduler) for s in schedulers):
         named.append(("val_scheduler_criterion", *options.scheduler_wanted[:2]))
     for key, phase, name in named:
-        check(phase in PHASES, key, [phase, name], "of train or valid")
+        check(phase in _REPORTS, key, [phase, name], "of train or valid")
     training = model.training
     model.eval()
     _, batch = next(iter(factory.build_iter(1)))
     _, stats, _ = model(**to_device(batch, "cuda" if options.ngpu > 0 else "cpu"))
     model.train(training)
     for key, phase, name in named:
-        # What training reports has other names (`loss_ctc_16`), and more of them.
-        if phase == "valid" and name not in stats:
+        # Which sizes an epoch's training reports, and what of them, changes.
+        allowed = stats if phase == "valid" else ("loss",)
+        if name not in allowed:
             raise ConfigError(
-                f"{key}: [{phase}, {name}] must be one of what validation reports: "
-                f"{', '.join(sorted(stats))}."
+                f"{key}: [{phase}, {name}] must be one of what {_REPORTS[phase]}: "
+                f"{', '.join(sorted(allowed))}."
             )

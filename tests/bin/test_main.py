@@ -15,6 +15,7 @@ from espnet_dynsize.core.errors import ConfigError
         (ConfigError("key=1 must be 2."), 2, "error: key=1 must be 2."),
         (FileNotFoundError(2, "No such file", "a.yaml"), 2, "error: a.yaml: No such"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on dev"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] ."), 2, "disk full?"),
         (RuntimeError("basic_ios::clear: iostream error"), 2, "is the disk full?"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), 2, "memory"),
         (MemoryError(), 2, "not enough memory"),

@@ -143,3 +143,28 @@ def test_a_supernet_s_checkpoint_is_not_loaded_into_a_stock_model(tmp_path):
     model, _ = DynSizeASRTask.build_model_from_file(
         stock / "config.yaml", stock / MODEL
     )
+
+
+@pytest.mark.parametrize(
+    "section, key, value",
+    [
+        ("encoder_conf", "input_layer", "conv2d77"),
+        ("encoder_conf", "input_layer", ["conv2d"]),
+        ("encoder_conf", "num_blocks", "two"),
+        ("encoder_conf", "attention_heads", 0),
+        ("frontend_conf", "fs", 0),
+        ("frontend_conf", "fs", "quick"),
+        ("frontend_conf", "n_fft", 10**9),
+        ("frontend_conf", "nosuch", 1),
+        ("ctc_conf", "ctc_type", "nosuch"),
+    ],
+)
+def test_options_of_espnet_that_build_nothing(tmp_path, section, key, value):
+    folder, _ = experiment(tmp_path / "asr")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config[section] = {**(config[section] or {}), key: value}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for size in (None, 3):
+        with pytest.raises(ConfigError) as error:
+            espnet_dynsize.load(folder, size)
+        assert "\n" not in str(error.value)

@@ -191,6 +191,7 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
     "options, message",
     [
         (["--best_model_criterion=valid,nosuch,min"], r"\[valid, nosuch\] must be one"),
+        (["--best_model_criterion=train,acc,max"], r"\[train, acc\] must be one of wh"),
         (["--best_model_criterion=vlaid,loss,min"], "must be of train or valid"),
         (["--best_model_criterion=valid,loss,mean"], "mean must be min or max"),
         (
@@ -620,4 +621,19 @@ def test_weights_to_start_from_must_be_readable(data, tmp_path, content, monkeyp
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     arguments = train_arguments(data, tmp_path / "exp", [f"--init_param={path}"])
     with pytest.raises(ConfigError, match="start.pth (cannot be read|must hold fin)"):
+        DynSizeASRTask.main(cmd=arguments)
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [[], ["valid"], [["valid", "loss"]], [[1, 2, 3]], [["valid", None, "min"]]],
+    ids=str,
+)
+def test_criteria_of_another_form(data, tmp_path, criteria):
+    arguments = train_arguments(data, tmp_path / "exp")
+    arguments = [a for a in arguments if not a.startswith("--best_model_criterion")]
+    path = tmp_path / "exp.yaml"
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(config | {"best_model_criterion": criteria}))
+    with pytest.raises(ConfigError, match="best_model_criterion=.* must be a list of"):
         DynSizeASRTask.main(cmd=arguments)

@@ -26,10 +26,24 @@ _opening = ContextVar("opening", default=False)
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Import no selectors that a config names inside the `with` block."""
+    """Build what a stranger's config describes inside the `with` block.
+
+    No selectors that it names are imported.
+
+    Raises:
+        ConfigError: ESPnet cannot build it, or cannot load into it.
+    """
     token = _opening.set(True)
     try:
         yield
+    except (ConfigError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever ESPnet's parts say of their options
+        why = " ".join(str(error).split())
+        raise ConfigError(
+            "the config describes no model that ESPnet can build: "
+            f"{type(error).__name__}: {why.rstrip('.')}."
+        ) from error
     finally:
         _opening.reset(token)
 
