@@ -92,6 +92,6 @@ def _extract_subnet(asr_exp: Path, checkpoint: str, args: argparse.Namespace):
 
 
 def _number(size: str) -> int:
-    if not size.isdecimal():
+    if not size.isdecimal() or len(size) > 9:
         raise ConfigError(f"size={size} must be a number or 'all'.")
     return int(size)

@@ -14,6 +14,7 @@ _DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf")
 _LARGEST = 10_000
 # Hertz, samples of a window
 _LARGEST_RATE = 200_000
+_SAMPLES = ("fs", "n_fft", "win_length", "hop_length", "n_mels")
 # Parameters that are made, and replaced, while a supernet is built
 _SLACK = 1_000_000
 
@@ -41,9 +42,10 @@ def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[Non
                     "dimension in the checkpoint."
                 )
     for key, value in (config.get("frontend_conf") or {}).items():
-        if isinstance(value, int | float) and not 0 <= value <= _LARGEST_RATE:
+        least = 1 if key in _SAMPLES else 0
+        if isinstance(value, int | float) and not least <= value <= _LARGEST_RATE:
             raise ConfigError(
-                f"frontend_conf: {key}={value} must be from 0 to {_LARGEST_RATE}."
+                f"frontend_conf: {key}={value} must be from {least} to {_LARGEST_RATE}."
             )
     left = 4 * numbers + _SLACK
 

@@ -26,8 +26,8 @@ def file_options(config: dict) -> Iterator[tuple[str, dict, str]]:
 def locate(config: dict, folder: Path) -> dict:
     """A copy of a model's config whose files are found.
 
-    ESPnet writes paths relative to the recipe, as it trains there. Those that do not
-    exist from here are looked for in the model's folder and in those above it.
+    ESPnet writes paths relative to the recipe, as it trains there: they are looked for
+    in the model's folder and in those above it, then from here.
 
     Args:
         config: A model's config.
@@ -40,7 +40,8 @@ def locate(config: dict, folder: Path) -> dict:
     folder = Path(folder).resolve()
     for key, section, name in file_options(located):
         given = Path(section[name])
-        places = [given, *(above / given for above in (folder, *folder.parents))]
+        # Where the model lies first: another recipe may have files of the same names.
+        places = [*(above / given for above in (folder, *folder.parents)), given]
         found = next((str(place) for place in places if place.is_file()), None)
         if found is None and key in NEEDED:
             raise ConfigError(

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import yaml
 
-from espnet_dynsize.core.schema import Count, NotNegative, Range, check_options
+from espnet_dynsize.core.schema import (
+    Count,
+    NotNegative,
+    Range,
+    annotations,
+    check_options,
+    check_value,
+)
 from espnet_dynsize.core.yaml_base import read_config
 
 NAME = "decoding.yaml"
@@ -40,6 +47,17 @@ def of_search(decoding: Mapping[str, object]) -> dict:
         key: yaml.safe_load(value) if isinstance(value, str) else value
         for key, value in zip(kept, values)
     }
+
+
+def check_search(options: Mapping[str, object]) -> None:
+    """Refuse options of the search with which it finds nothing, or anything.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    for key, annotation in annotations(_search).items():
+        if options.get(key) is not None and key in options:
+            check_value(key, options[key], annotation)
 
 
 def read(folder: Path) -> dict:

@@ -71,6 +71,7 @@ def open_model(
 ) -> Recogniser:
     """`load` that also opens models without this plugin, unless `plugin_only`."""
     asr_inference.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
+    decoding.check_search(options)
     folder = tempfile.TemporaryDirectory(prefix="espnet_dynsize_")
     try:
         files = _files(Path(path), model_file, Path(folder.name))

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from espnet2.main_funcs.pack_funcs import pack as pack_files
 
+from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.files import check_replaceable, plain_path, replacing
 from espnet_dynsize.core.keys import is_plugin
@@ -122,6 +123,9 @@ def _stage_model(
 def _stage_lm(lm_exp: Path, lm_file: str, stage: Path) -> tuple[Path, Path]:
     """Put a language model into `stage`; where its config and checkpoint are there."""
     exp, roots = Path("exp") / lm_exp.name, recipe_roots(lm_exp)
+    if (lm_exp / "config.yaml").exists() and (lm_exp / lm_file).exists():
+        yaml_base.read_config(lm_exp / "config.yaml")  # or why it cannot be opened
+        read_states(lm_exp / lm_file)
     for name in ("config.yaml", lm_file):
         copy_within(roots, lm_exp / name, stage / exp / name)
     return exp / "config.yaml", exp / lm_file

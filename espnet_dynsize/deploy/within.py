@@ -20,12 +20,13 @@ _LINKED = ("data", "dump", "exp")
 def recipe_roots(asr_exp: Path) -> list[Path]:
     """Folders that belong to a model: its own, its statistics', and its recipe.
 
-    A recipe is where ESPnet's `exp/` lies, or the working directory with an asr.sh.
+    A recipe is where ESPnet's `exp/` lies, or the working directory with an asr.sh, if
+    the model is in it.
     """
     asr_exp = asr_exp.absolute()
     roots = [asr_exp, *asr_exp.parent.glob("asr_stats*")]
     recipes = [asr_exp.parents[1]] if asr_exp.parent.name == "exp" else []
-    if Path("asr.sh").exists():
+    if Path("asr.sh").exists() and Path.cwd() in asr_exp.parents:
         recipes.append(Path.cwd())
     for recipe in recipes:
         roots += [recipe, *(recipe / name for name in _LINKED)]

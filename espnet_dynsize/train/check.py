@@ -4,13 +4,14 @@ import argparse
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import ENCODER_PREFIX, check_model_keys, refuse_moved
-from espnet_dynsize.core.schema import check_options
+from espnet_dynsize.core.schema import Count, Range, check_options, check_value
 from espnet_dynsize.train.choices import ENCODERS, MODELS, plain_name
 
 # Arguments of ESPnet's models that are not options
@@ -20,6 +21,13 @@ _PARTS = (
 )
 
 
+# Options of ESPnet's trainer that would end or spoil a run in silence
+_STOCK = {
+    "accum_grad": Count,
+    "max_epoch": Count,
+    "keep_nbest_models": Count | list[Count],
+    "patience": Annotated[int, Range(0)] | None,
+}
 _OTHER_TRAINERS = {
     "use_deepspeed": "DeepSpeed's trainer does not advance its schedule",
     "sharded_ddp": "nobody has tried its sizes with fairscale",
@@ -87,6 +95,11 @@ def check_training(args: argparse.Namespace) -> None:
     adapts = getattr(args, "use_adapter", False)
     allowed = "false for a supernet; extract a size, and adapt that"
     check(not adapts, "use_adapter", adapts, allowed)
+    for key, annotation in _STOCK.items():
+        check_value(key, getattr(args, key), annotation)
+    mode = args.early_stopping_criterion[-1]
+    key = f"early_stopping_criterion: {list(args.early_stopping_criterion)}"
+    check(mode in ("min", "max"), key, mode, "min or max")
     criteria = args.best_model_criterion
     listed = isinstance(criteria, list | tuple) and len(criteria) > 0
     check(listed, "best_model_criterion", criteria, "a list of criteria")
@@ -123,12 +136,17 @@ def check_init_param(init_param: Sequence[str]) -> None:
 
 
 def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:
-    """Refuse a training in which only scores, or nothing, would learn.
+    """Refuse a training in which only scores, or nothing, would learn, or no scores.
 
     Raises:
-        ConfigError: no weight is left to be trained.
+        ConfigError: no weight is left to be trained, or a search has frozen scores.
     """
-    scores = {id(p) for p in model.schedule.selection.selector.parameters()}
+    selector = model.schedule.selection.selector
+    scores = {id(p) for p in selector.parameters()}
+    free = all(p.requires_grad for p in selector.parameters())
+    frozen = selector.searches and not free
+    allowed = "without the schedule, whose scores the search learns"
+    check(not frozen, "freeze_param", freeze_param, allowed)
     weights = [p for p in model.parameters() if id(p) not in scores]
     free = any(p.requires_grad for p in weights)
     check(free, "freeze_param", freeze_param, "less than all of the model")

@@ -155,6 +155,8 @@ def test_a_supernet_s_checkpoint_is_not_loaded_into_a_stock_model(tmp_path):
         ("frontend_conf", "fs", 0),
         ("frontend_conf", "fs", "quick"),
         ("frontend_conf", "n_fft", 10**9),
+        ("frontend_conf", "hop_length", 0),
+        ("frontend_conf", "hop_length", -5),
         ("frontend_conf", "nosuch", 1),
         ("ctc_conf", "ctc_type", "nosuch"),
     ],
@@ -168,3 +170,14 @@ def test_options_of_espnet_that_build_nothing(tmp_path, section, key, value):
         with pytest.raises(ConfigError) as error:
             espnet_dynsize.load(folder, size)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"beam_size": 0}, {"ctc_weight": float("nan")}, {"penalty": float("inf")}],
+    ids=str,
+)
+def test_searches_that_find_nothing(tmp_path, options):
+    folder, _ = experiment(tmp_path / "asr")
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}=.* must be"):
+        espnet_dynsize.load(folder, 3, **options)

@@ -99,6 +99,23 @@ def test_the_card_of_a_model_that_takes_features(tmp_path):
     assert "float array [frames, 20]" in card and "soundfile" not in card
 
 
+def test_files_are_those_of_the_model_s_own_recipe(tmp_path, monkeypatch):
+    """Another recipe, in which the command is given, has files of the same names."""
+    options = dict(normalize="global_mvn", normalize_conf={"stats_file": "data/s.npz"})
+    for recipe, number in (("other", 3.0), ("own", 2.0)):
+        (tmp_path / recipe / "data").mkdir(parents=True)
+        (tmp_path / recipe / "asr.sh").touch()
+        sums = dict(sum=np.full(20, number), sum_square=np.full(20, 100.0))
+        np.savez(tmp_path / recipe / "data" / "s.npz", count=10, **sums)
+    (tmp_path / "own" / "exp").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    folder, _ = experiment(tmp_path / "own" / "exp" / "asr", **options)
+    monkeypatch.chdir(tmp_path / "other")
+    with zipfile.ZipFile(pack(folder, MODEL)) as archive:
+        packed = archive.read("data/s.npz")
+    assert packed == (tmp_path / "own" / "data" / "s.npz").read_bytes()
+
+
 WITHOUT_PLUGIN = """
 import sys
 from espnet2.bin.asr_inference import Speech2Text
@@ -131,10 +148,14 @@ def test_with_a_language_model(supernet, tmp_path):
     lm.mkdir()
     (lm / "config.yaml").write_text("lm: transformer\n")
     (lm / "valid.loss.ave.pth").write_bytes(b"weights")
+    with pytest.raises(ConfigError, match="valid.loss.ave.pth cannot be read"):
+        pack(folder, MODEL, tmp_path / "x.zip", lm_exp=lm)
+    torch.save({"a": torch.ones(3)}, lm / "valid.loss.ave.pth")
+    weights = (lm / "valid.loss.ave.pth").read_bytes()
     path = pack(folder, MODEL, tmp_path / "x.zip", lm_exp=lm)
     with zipfile.ZipFile(path) as archive:
         meta = yaml.safe_load(archive.read("meta.yaml"))
-        assert archive.read(meta["files"]["lm_file"]) == b"weights"
+        assert archive.read(meta["files"]["lm_file"]) == weights
         assert meta["yaml_files"]["lm_train_config"] in archive.namelist()
 
 
