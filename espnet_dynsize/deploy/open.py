@@ -8,6 +8,7 @@ import torch
 import yaml
 from espnet2.bin import asr_inference
 
+from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.checkpoint import read_states
@@ -82,7 +83,8 @@ def open_model(
         search = {} if config.get("decoder") else {"ctc_weight": 1.0, "beam_size": 1}
         search |= decoding.read(Path(files[CONFIG]).parent)
         options = {**search, **options}
-        recogniser = Recogniser(**{**files, **options})
+        with opening():
+            recogniser = Recogniser(**{**files, **options})
     except BaseException:
         folder.cleanup()
         raise
