@@ -25,7 +25,7 @@ if [ "${fail:-}" = "${stage}" ]; then echo "it failed" 1>&2; exit 3; fi
 if [ "${stage}" -le 7 ] && [ "${use_lm}" = true ]; then
     mkdir -p "${lm_exp}"
     echo "lm: transformer" > "${lm_exp}/config.yaml"
-    echo "${lm_args:-}" > "${lm_exp}/valid.loss.ave.pth"
+    cp ../trained/valid.loss.ave.pth "${lm_exp}"
 fi
 if [ "${stage}" -le 11 ]; then mkdir -p "${asr_exp}"; cp ../trained/* "${asr_exp}"; fi
 [ "${stop_stage}" -lt 12 ] && exit 0

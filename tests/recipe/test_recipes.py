@@ -305,6 +305,9 @@ fi
 if runs 11; then
     ${python} train.py "${inference_asr_model}" --config "${asr_config}" \\
         --output_dir "${asr_exp}" ${asr_args}
+    # Weights of some kind: what is packed must be readable.
+    [ ! -d "${lm_exp:-none}" ] || cp "${asr_exp}/${inference_asr_model}" \\
+        "${lm_exp}/valid.loss.ave.pth"
 fi
 if ! runs 12; then exit; fi
 for name in ${test_sets}; do
