@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Write <asr_exp>_size<N>/ with config.yaml and a checkpoint that "
         "hold only what size N uses.",
     )
-    parser.add_argument("--asr_exp", required=True, help="folder of the supernet")
+    parser.add_argument(
+        "--asr_exp", type=Path, required=True, help="folder of the supernet"
+    )
     parser.add_argument(
         "--model_file",
         default="",
@@ -53,21 +54,17 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from espnet_dynsize.deploy.experiment import find_checkpoint
     from espnet_dynsize.deploy.extract import extract
 
     logging.disable(logging.WARNING)
-    # No trailing slash: the new folders stand beside asr_exp.
-    asr_exp = Path(os.path.normpath(args.asr_exp))
-    checkpoint = find_checkpoint(asr_exp, args.model_file)
     if args.subnet is not None:
-        model = _extract_subnet(asr_exp, checkpoint, args)
+        model = _extract_subnet(args)
         print(f"{model.directory}: subnet {model.name}, {model.note}")
         return 0
     if args.calibrate:
         raise ConfigError("--calibrate goes with --subnet; sizes have statistics.")
     sizes = [] if args.size == "all" else [_number(args.size)]
-    extract(asr_exp, checkpoint, sizes, args.format, done=_print)
+    extract(args.asr_exp, args.model_file, sizes, args.format, done=_print)
     return 0
 
 
@@ -75,7 +72,7 @@ def _print(model: "Extracted") -> None:
     print(f"{model.directory}: size {model.name}, {model.note}", flush=True)
 
 
-def _extract_subnet(asr_exp: Path, checkpoint: str, args: argparse.Namespace):
+def _extract_subnet(args: argparse.Namespace) -> "Extracted":
     from espnet_dynsize.core.subnet import Subnet
     from espnet_dynsize.core.yaml_base import read_yaml
     from espnet_dynsize.deploy.audio import read_audio, resampled
@@ -85,10 +82,11 @@ def _extract_subnet(asr_exp: Path, checkpoint: str, args: argparse.Namespace):
     subnet = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
     audio = None
     if args.calibrate:
-        rate = sampling_rate(read_config(asr_exp))
+        rate = sampling_rate(read_config(args.asr_exp))
         audio = [resampled(*read_audio(path), rate) for path in args.calibrate]
-    name = args.subnet.stem
-    return extract_subnet(asr_exp, checkpoint, subnet, name, args.format, audio)
+    return extract_subnet(
+        args.asr_exp, args.model_file, subnet, args.subnet.stem, args.format, audio
+    )
 
 
 def _number(size: str) -> int:

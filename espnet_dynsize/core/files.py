@@ -30,8 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _scratch(path, "partial")
-    try:
+    with _partial(path) as partial:
         yield partial
         content = digest(partial)
         if path.is_file() and digest(path) == content:
@@ -41,6 +40,21 @@ def replacing(path: Path) -> Iterator[Path]:
         with (path.parent / RECORD).open("a", encoding="utf-8") as record:
             record.write(f"{content}  {path.name}\n")
         os.replace(partial, path)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Write a file that nobody else writes whole or not at all; see `replacing`."""
+    with _partial(path) as partial:
+        yield partial
+        os.replace(partial, path)
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    partial = _scratch(path, "partial")
+    try:
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
 

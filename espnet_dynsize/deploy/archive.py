@@ -17,6 +17,8 @@ MOST_GROWTH = 20
 MOST_MEMBERS = 2_000
 # ESPnet compares every value of a config with every member's name.
 MOST_COMPARED = 20_000_000
+# What zipfile and ESPnet raise of a broken one; NotImplementedError: a compression that
+# Python does not know
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
     *(EOFError, KeyError, ValueError, UnicodeDecodeError, OSError),

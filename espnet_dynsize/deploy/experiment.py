@@ -19,6 +19,7 @@ from espnet_dynsize.core.keys import check_complete
 from espnet_dynsize.core.located import locate
 from espnet_dynsize.train.task import DynSizeASRTask
 
+CONFIG = "config.yaml"
 _AVERAGE = re.compile(r"(?P<criterion>.+)\.ave(_(?P<number>\d+)best)?\.pth")
 
 
@@ -28,14 +29,18 @@ def read_config(asr_exp: Path) -> dict:
     Raises:
         ConfigError: there is none, or it is not a training config.
     """
-    path = Path(asr_exp) / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"asr_exp={asr_exp} has no config.yaml: give the folder of a trained model."
-        )
+    path = Path(asr_exp) / CONFIG
+    _check_folder(asr_exp)
     config = yaml_base.read_config(path)
     check_complete(config, str(path))
     return config
+
+
+def _check_folder(asr_exp: Path) -> None:
+    if not (Path(asr_exp) / CONFIG).is_file():
+        raise ConfigError(
+            f"asr_exp={asr_exp} has no {CONFIG}: give the folder of a trained model."
+        )
 
 
 def config_text(config: dict) -> str:
@@ -55,18 +60,18 @@ def find_checkpoint(folder: Path, model_file: str = "") -> str:
         ConfigError: there is none, or it is not in the folder.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    _check_folder(folder)
     if model_file:
         return _name_in(folder, Path(model_file))
     averages = _averages(folder)
-    criteria = config.get("best_model_criterion") or []
+    if len(averages) == 1:
+        return next(iter(averages.values()))
+    criteria = read_config(folder).get("best_model_criterion") or []
     for criterion in criteria if isinstance(criteria, list) else []:
         if isinstance(criterion, list | tuple) and len(criterion) >= 2:
             name = averages.get(f"{criterion[0]}.{criterion[1]}")
             if name is not None:
                 return name
-    if len(averages) == 1:
-        return next(iter(averages.values()))
     names = sorted(path.name for path in folder.glob("*.pth"))
     raise ConfigError(
         f"model_file: {folder} must have one *.ave*.pth, or model_file must name one "
@@ -144,10 +149,30 @@ def load_model(asr_exp: Path, model_file: str) -> tuple[ESPnetASRModel, dict]:
     Raises:
         ConfigError: the folder is not a trained model, or the checkpoint does not fit.
     """
-    config = locate(read_config(asr_exp), asr_exp)
     path = Path(asr_exp) / find_checkpoint(asr_exp, model_file)
-    states = read_states(path)
+    return load_files(read_config(asr_exp), asr_exp, path, "model_file")
+
+
+def load_files(
+    config: dict, folder: Path, checkpoint: Path, key: str
+) -> tuple[ESPnetASRModel, dict]:
+    """Build and load a model whose config has been read.
+
+    Args:
+        config: The model's.
+        folder: Where its config.yaml lies.
+        checkpoint: Its checkpoint.
+        key: What names the checkpoint, for messages.
+
+    Returns:
+        See `load_model`.
+
+    Raises:
+        ConfigError: a file is missing, or the checkpoint does not fit.
+    """
+    config = locate(config, folder)
+    states = read_states(checkpoint)
     with bounded(config, states):
         model = build_model(config)
-    load_states(model, states, f"model_file={path}")
+    load_states(model, states, f"{key}={checkpoint}")
     return model, config

@@ -10,21 +10,14 @@ from espnet2.bin import asr_inference
 
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
-from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
-from espnet_dynsize.core.located import locate
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import decoding, origin
 from espnet_dynsize.deploy.archive import unpack
 from espnet_dynsize.deploy.cut import cut
-from espnet_dynsize.deploy.experiment import (
-    build_model,
-    find_checkpoint,
-    load_states,
-    read_config,
-)
+from espnet_dynsize.deploy.experiment import find_checkpoint, load_files
 from espnet_dynsize.deploy.recogniser import Recogniser
 from espnet_dynsize.train.task import DynSizeASRTask
 
@@ -42,11 +35,11 @@ def load(
     Args:
         path: Folder of a trained supernet or of an extracted size, or a zip that
             `espnet2.bin.pack` has made of one. Relative paths in a folder's
-            config.yaml (statistics, tokenizers) are looked up from where you are, as
-            ESPnet does, then from the folder and those above it.
+            config.yaml (statistics, tokenizers) are looked up in the folder and those
+            above it, then from where you are, as ESPnet does.
         size: One of the family, or any `Subnet` of a supernet; None: the full
             network, or the one that a cut model has.
-        model_file: Checkpoint in the folder; empty for the only `*.ave.pth`.
+        model_file: Checkpoint in the folder; empty: see `find_checkpoint`.
         **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
             Left out: those with which a packed model was scored, if it says so; else a
             model that has only CTC is decoded greedily.
@@ -96,7 +89,6 @@ def open_model(
 def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
     """Arguments of `Speech2Text` that name the model's files."""
     if path.is_dir():
-        read_config(path)
         checkpoint = path / find_checkpoint(path, model_file)
         return {CONFIG: str(path / "config.yaml"), CHECKPOINT: str(checkpoint)}
     if not path.is_file():
@@ -147,12 +139,8 @@ def _extracted(
     config: dict, files: dict, size: int | Subnet, folder: Path
 ) -> dict[str, str]:
     """Files of the cut model, in place of the supernet's."""
-    config = locate(config, Path(files[CONFIG]).parent)
-    checkpoint = Path(files[CHECKPOINT])
-    states = read_states(checkpoint)
-    with bounded(config, states):
-        model = build_model(config)
-    load_states(model, states, f"{CHECKPOINT}={checkpoint}")
+    source = Path(files[CONFIG]).parent
+    model, config = load_files(config, source, Path(files[CHECKPOINT]), CHECKPOINT)
     subnet = size if isinstance(size, Subnet) else model.subnet(size)
     small_config, states = cut(model, config, subnet)
     paths = {CONFIG: str(folder / "cut.yaml"), CHECKPOINT: str(folder / "cut.pth")}

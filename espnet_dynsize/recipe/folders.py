@@ -12,6 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.recipe import asr_sh
 from espnet_dynsize.recipe.options import Options
@@ -171,8 +172,8 @@ def _claim(made: Made, options: Options) -> None:
     if any(next(made.folder.glob(pattern), None) for pattern in made.files):
         _check_same(made, options)
     made.folder.mkdir(parents=True, exist_ok=True)
-    record = yaml.safe_dump(made.given)
-    (made.folder / RECORD).write_text(record, encoding="utf-8")
+    with whole(made.folder / RECORD) as partial:
+        partial.write_text(yaml.safe_dump(made.given), encoding="utf-8")
 
 
 def _check_same(made: Made, options: Options) -> None:

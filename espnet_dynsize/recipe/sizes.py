@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.files import check_replaceable, write_text
+from espnet_dynsize.core.files import check_replaceable, whole, write_text
 from espnet_dynsize.core.keys import family_sizes
 from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import origin
@@ -87,10 +87,15 @@ def _decode(options: Options, folder: Path, stages: Sequence[int]) -> None:
         print(f"{folder}: decoded and scored before, nothing has changed", flush=True)
         return
     if done.pop(key, None):
-        path.write_text(yaml.safe_dump(done))
+        _remember(path, done)
     run_asr_sh(options, asr_exp=folder, stage=stages[0], stop_stage=stages[-1])
     if both:
-        path.write_text(yaml.safe_dump({**done, key: fingerprint}))
+        _remember(path, {**done, key: fingerprint})
+
+
+def _remember(path: Path, done: dict) -> None:
+    with whole(path) as partial:
+        partial.write_text(yaml.safe_dump(done))
 
 
 def _decoding_name(options: Options) -> str:

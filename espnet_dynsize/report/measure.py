@@ -14,10 +14,10 @@ from tqdm import tqdm
 from espnet_dynsize.deploy.audio import read_audio, transcribe
 from espnet_dynsize.deploy.experiment import sampling_rate
 from espnet_dynsize.deploy.open import open_model
+from espnet_dynsize.deploy.recogniser import FEATURES_PER_SECOND
 from espnet_dynsize.encoder.costs import count_flops
 
 SECONDS = 10.0
-FEATURES_PER_SECOND = 100
 REPEATS = 15
 
 
@@ -49,11 +49,12 @@ def encoder_run(model: ESPnetASRModel, config: dict) -> Run:
 def recogniser_run(folder: Path, model_file: str, audio: Sequence[Path]) -> Run:
     """Recognises audio files as `transcribe` does: search and all."""
     recogniser = open_model(folder, None, model_file)
-    rate = sampling_rate(vars(recogniser.asr_train_args))
     waveforms = [read_audio(path) for path in audio]
 
     def run() -> list[str]:
-        return [transcribe(recogniser, *waveform, rate) for waveform in waveforms]
+        return [
+            transcribe(recogniser, *waveform, recogniser.rate) for waveform in waveforms
+        ]
 
     return Run(run, sum(len(samples) / hertz for samples, hertz in waveforms))
 

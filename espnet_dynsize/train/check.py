@@ -19,8 +19,6 @@ _PARTS = (
     *("vocab_size", "token_list", "frontend", "specaug", "normalize", "preencoder"),
     *("encoder", "postencoder", "decoder", "ctc", "joint_network"),
 )
-
-
 # Options of ESPnet's trainer that would end or spoil a run in silence
 _STOCK = {
     "accum_grad": Count,
@@ -97,9 +95,7 @@ def check_training(args: argparse.Namespace) -> None:
     check(not adapts, "use_adapter", adapts, allowed)
     for key, annotation in _STOCK.items():
         check_value(key, getattr(args, key), annotation)
-    mode = args.early_stopping_criterion[-1]
-    key = f"early_stopping_criterion: {list(args.early_stopping_criterion)}"
-    check(mode in ("min", "max"), key, mode, "min or max")
+    _check_mode("early_stopping_criterion", args.early_stopping_criterion)
     criteria = args.best_model_criterion
     listed = isinstance(criteria, list | tuple) and len(criteria) > 0
     check(listed, "best_model_criterion", criteria, "a list of criteria")
@@ -108,9 +104,12 @@ def check_training(args: argparse.Namespace) -> None:
         good = good and all(isinstance(part, str) for part in criterion)
         allowed = "a list of phase, name and mode, such as [valid, loss, min]"
         check(good, "best_model_criterion", criterion, allowed)
-        mode = criterion[2]
-        key = f"best_model_criterion: {list(criterion)}"
-        check(mode in ("min", "max"), key, mode, "min or max")
+        _check_mode("best_model_criterion", criterion)
+
+
+def _check_mode(key: str, criterion: Sequence[str]) -> None:
+    mode = criterion[-1]
+    check(mode in ("min", "max"), f"{key}: {list(criterion)}", mode, "min or max")
 
 
 def check_init_param(init_param: Sequence[str]) -> None:
@@ -142,11 +141,10 @@ def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:
         ConfigError: no weight is left to be trained, or a search has frozen scores.
     """
     selector = model.schedule.selection.selector
-    scores = {id(p) for p in selector.parameters()}
-    free = all(p.requires_grad for p in selector.parameters())
-    frozen = selector.searches and not free
+    scores = list(selector.parameters())
+    learns = not selector.searches or all(p.requires_grad for p in scores)
     allowed = "without the schedule, whose scores the search learns"
-    check(not frozen, "freeze_param", freeze_param, allowed)
-    weights = [p for p in model.parameters() if id(p) not in scores]
-    free = any(p.requires_grad for p in weights)
+    check(learns, "freeze_param", freeze_param, allowed)
+    own = {id(p) for p in scores}
+    free = any(p.requires_grad for p in model.parameters() if id(p) not in own)
     check(free, "freeze_param", freeze_param, "less than all of the model")

@@ -17,6 +17,7 @@ from espnet2.train.reporter import Reporter
 
 from espnet_dynsize.core.checkpoint import read_checkpoint
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import whole
 
 CHECKPOINT = "checkpoint.pth"
 PREVIOUS = "checkpoint.previous.pth"
@@ -26,10 +27,9 @@ UNREADABLE = "checkpoint.unreadable.pth"
 def keep_checkpoint(output_dir: Path) -> None:
     """Copy the checkpoint, which is complete now, aside."""
     if (output_dir / CHECKPOINT).exists():
-        partial = output_dir / f"{PREVIOUS}.partial"
-        shutil.copyfile(output_dir / CHECKPOINT, partial)
-        # Whole or not at all: a kill while copying leaves the one before.
-        os.replace(partial, output_dir / PREVIOUS)
+        # A kill while copying leaves the one before.
+        with whole(output_dir / PREVIOUS) as partial:
+            shutil.copyfile(output_dir / CHECKPOINT, partial)
 
 
 @contextmanager
@@ -45,9 +45,8 @@ def config_kept(output_dir: Path) -> Iterator[None]:
         yield
     except BaseException:
         if before is not None and _modified(checkpoint) == written:
-            partial = output_dir / "config.yaml.partial"
-            partial.write_bytes(before)
-            os.replace(partial, config)
+            with whole(config) as partial:
+                partial.write_bytes(before)
         raise
 
 

@@ -126,43 +126,36 @@ def commands(work: Path) -> dict[str, list]:
 every_command = pytest.mark.parametrize("command", list(commands(Path())))
 
 
-@every_command
-@pytest.mark.parametrize("kind", [*ANYTHING, *YAML, "missing", "folder", "cut"])
-def test_config(work, tmp_path, command, kind, capsys):
-    path = work / "asr" / "config.yaml"
-    text = path.read_bytes()
-    path.unlink()
+def spoil(path: Path, kind: str) -> None:
+    """Put what `kind` says in the place of a file, which may be there."""
+    content = path.read_bytes() if path.exists() else b""
+    path.unlink(missing_ok=True)
     if kind == "folder":
         path.mkdir()
     elif kind == "cut":
-        path.write_bytes(text[: len(text) // 3])
+        path.write_bytes(content[: len(content) // 3])
     elif kind != "missing":
-        path.write_bytes({**ANYTHING, **YAML}[kind])
+        path.write_bytes({**ANYTHING, **YAML, **CHECKPOINT}[kind])
+
+
+@every_command
+@pytest.mark.parametrize("kind", [*ANYTHING, *YAML, "missing", "folder", "cut"])
+def test_config(work, tmp_path, command, kind, capsys):
+    spoil(work / "asr" / "config.yaml", kind)
     refused(commands(work)[command], str(work / "asr"), tmp_path, capsys)
 
 
 @every_command
 @pytest.mark.parametrize("kind", [*ANYTHING, *CHECKPOINT, "missing", "folder", "cut"])
 def test_checkpoint(work, tmp_path, command, kind, capsys):
-    path = work / "asr" / AVERAGED
-    content = path.read_bytes()
-    path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    elif kind != "missing":
-        path.write_bytes({**ANYTHING, **CHECKPOINT}[kind])
+    spoil(work / "asr" / AVERAGED, kind)
     refused(commands(work)[command], str(work / "asr"), tmp_path, capsys)
 
 
 @pytest.mark.parametrize("kind", [*ANYTHING, *CHECKPOINT, "missing", "folder"])
 def test_convert(work, tmp_path, kind, capsys):
     path = work / "stock.pth"
-    if kind == "folder":
-        path.mkdir()
-    elif kind != "missing":
-        path.write_bytes({**ANYTHING, **CHECKPOINT}[kind])
+    spoil(path, kind)
     command = ["convert", "--model_file", path, "--output", work / "new.pth"]
     refused(command, str(path), tmp_path, capsys)
 
@@ -254,12 +247,7 @@ def test_members_that_lead_out(work, tmp_path, name, capsys):
 @pytest.mark.parametrize("kind", [*ANYTHING, *YAML, "missing", "folder"])
 def test_origin(work, tmp_path, kind, capsys):
     """What says that a folder is a size of this family."""
-    path = work / "asr_size5" / "origin.yaml"
-    path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    elif kind != "missing":
-        path.write_bytes({**ANYTHING, **YAML}[kind])
+    spoil(work / "asr_size5" / "origin.yaml", kind)
     command = ["pack", "--asr_exp", work / "asr", "--family"]
     refused(command, "asr_size5", tmp_path, capsys)
 
@@ -267,10 +255,7 @@ def test_origin(work, tmp_path, kind, capsys):
 @pytest.mark.parametrize("kind", [*ANYTHING, *YAML, "missing", "folder"])
 def test_subnet(work, tmp_path, kind, capsys):
     path = work / "mine.yaml"
-    if kind == "folder":
-        path.mkdir()
-    elif kind != "missing":
-        path.write_bytes({**ANYTHING, **YAML}[kind])
+    spoil(path, kind)
     command = ["extract", "--asr_exp", work / "asr", "--subnet", path]
     refused(command, str(path), tmp_path, capsys)
 
