@@ -1,13 +1,10 @@
 """The schedule: which update it is, and the controllers that act on it."""
 
-import hashlib
-import json
-import struct
-
 import torch
 
 from espnet_dynsize.control.controller import Controller, Counters
 from espnet_dynsize.control.selection import Phase, Selection
+from espnet_dynsize.core.identity import difference, fingerprints, unknown
 
 
 class Schedule(Counters):
@@ -31,41 +28,30 @@ class Schedule(Counters):
         # Not a buffer: the seed is the config's, and comes anew with every update.
         self._seed = 0
         self._options: dict[str, object] = {}
+        self.register_buffer("identity", unknown())
 
     def identify(self, **options: object) -> None:
-        """Remember which family this is, in the checkpoint, too.
+        """Remember what model this is, in the checkpoint, too.
 
         Args:
-            **options: Key of `model_conf` → value, in an order that stays.
+            **options: Those of `identity.KEYS` that are known.
         """
-        self._options = {key: value or None for key, value in options.items()}
-        self.register_buffer("identity", torch.tensor(self._fingerprints()))
+        self._options |= options
+        self.keep_identity()
 
     def keep_identity(self) -> None:
-        """Undo what loading weights of another family has made of it."""
-        self.identity.copy_(torch.tensor(self._fingerprints()))
-
-    def _fingerprints(self) -> list[list[float]]:
-        options = self._options.values()
-        texts = [json.dumps(o, sort_keys=True, default=str) for o in options]
-        digests = [hashlib.sha256(text.encode()).digest()[:8] for text in texts]
-        # Averages over up to 256 epochs are exact for integers below 2**16.
-        return [[float(n) for n in struct.unpack(">4H", d)] for d in digests]
+        """Undo what loading weights of another model has made of it."""
+        self.identity.copy_(fingerprints(self._options))
 
     def misfit(self, name: str, value: torch.Tensor) -> str | None:
-        """See `Counters.misfit`; another family's identity does not fit."""
+        """See `Counters.misfit`; another model's identity does not fit."""
         if name != "identity":
             return super().misfit(name, value)
-        if value.isnan().all():  # of version 0.1
-            return None
-        for (key, option), own, given in zip(
-            self._options.items(), self._fingerprints(), value.tolist()
-        ):
-            # What is not imported is not asked whether it is the same.
-            unknown = getattr(self.selection.selector, "is_opaque", False)
-            if own != given and not (unknown and key.startswith("selector")):
-                return f"is of a family with another model_conf: {key} than {option}"
-        return None
+        options = self._options
+        # What is not imported is not asked whether it is the same.
+        if getattr(self.selection.selector, "is_opaque", False):
+            options = {k: v for k, v in options.items() if not k.startswith("selector")}
+        return difference(options, value)
 
     @property
     def controllers(self) -> list[Controller]:

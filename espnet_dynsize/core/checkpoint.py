@@ -1,6 +1,5 @@
 """Reading checkpoints, and whether a state dict fits a model."""
 
-import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.identity import KEYS, unknown
 
 # Where version 0.1 kept the schedule → where it is now
 _MOVED = {
@@ -16,9 +16,7 @@ _MOVED = {
     "encoder.schedule.joint_epochs": "schedule.joint_epochs",
     "encoder.schedule.": "schedule.selection.",
 }
-# What a family's options are recognised by; NaN in checkpoints of version 0.1
 IDENTITY = "schedule.identity"
-IDENTITY_SHAPE = (4, 4)
 
 
 def read_checkpoint(path: Path) -> object:
@@ -108,7 +106,12 @@ def bring_up_to_date(states: dict, prefix: str = "") -> None:
         tail = name.removeprefix(prefix + old)
         states[prefix + _MOVED[old] + tail] = states.pop(name)
     if f"{prefix}schedule.update" in states:  # of a supernet
-        states.setdefault(prefix + IDENTITY, torch.full(IDENTITY_SHAPE, math.nan))
+        known = states.get(prefix + IDENTITY, unknown(rows=0))
+        if (
+            known.shape[1:] == unknown().shape[1:]
+        ):  # else it does not fit, and that says
+            rest = unknown(max(0, len(KEYS) - len(known)))
+            states[prefix + IDENTITY] = torch.cat([known, rest.to(known.device)])
 
 
 def misfit(model: torch.nn.Module, states: Mapping[str, torch.Tensor]) -> str | None:
@@ -126,7 +129,9 @@ def misfit(model: torch.nn.Module, states: Mapping[str, torch.Tensor]) -> str | 
         if hasattr(module, "misfit"):
             for name in module._buffers:
                 judges[start + name] = (module, name)
-    for name in sorted(expected.keys() | given.keys()):
+    # What the model is says more than the first tensor that differs for that reason.
+    names = sorted(expected.keys() | given.keys(), key=lambda n: (n != IDENTITY, n))
+    for name in names:
         if name not in expected or name not in given:
             where = "model" if name in expected else "checkpoint"
             return f"{name} is only in the {where}"
@@ -145,5 +150,5 @@ def misfit(model: torch.nn.Module, states: Mapping[str, torch.Tensor]) -> str | 
         else:
             wrong = None
         if wrong is not None:
-            return f"{name} {wrong}"
+            return wrong if name == IDENTITY else f"{name} {wrong}"
     return None

@@ -7,7 +7,6 @@ types: a string is no number, a number no boolean, a boolean no number.
 
 import difflib
 import inspect
-import itertools
 import math
 import types
 import typing
@@ -73,8 +72,6 @@ def check_options(
 ) -> None:
     """Refuse options that are unknown, or of a wrong type or range.
 
-    Those of a taker's stock base class are checked by name only.
-
     Args:
         section: The config's key that holds them.
         options: What the config has there; null for none.
@@ -102,15 +99,22 @@ def check_options(
 
 
 def annotations(taker: Callable) -> dict[str, object]:
-    """Name → annotation of a function's or a class's own options.
+    """Name → annotation of a function's or a class's options.
 
-    Of a class, those of its bases too, up to the first one of ESPnet or torch.
+    Of a class, those of its bases too, up to the first one of ESPnet that has options,
+    or to torch's.
     """
     functions = [taker]
     if isinstance(taker, type):
-        stock = (c.__module__.partition(".")[0] in _STOCK for c in taker.__mro__)
-        own = itertools.takewhile(lambda pair: not pair[1], zip(taker.__mro__, stock))
-        functions = [vars(c)["__init__"] for c, _ in own if "__init__" in vars(c)]
+        functions = []
+        for base in taker.__mro__:
+            package = base.__module__.partition(".")[0]
+            if package in _ENDS:
+                break
+            if "__init__" in vars(base):
+                functions.append(vars(base)["__init__"])
+                if package in _STOCK:
+                    break
     hints: dict[str, object] = {}
     for function in functions:
         for key, hint in typing.get_type_hints(function, include_extras=True).items():
@@ -127,7 +131,36 @@ def check_value(key: str, value: object, annotation: object) -> None:
     allowed = words(annotation)
     if _too_large(value):
         allowed += f" (and no number beyond {LARGEST:.0e})"
+    elif is_number_as_text(value):
+        allowed += ", not text (yaml reads 1e-3 as text: write 1.0e-3)"
     check(fits(value, annotation), key, value, allowed)
+
+
+def is_number_as_text(value: object) -> bool:
+    """Whether a string is a number to Python, which yaml has not read as one."""
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def check_numbers(section: str, values: object) -> None:
+    """Refuse numbers that are not finite, however deep in a section.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            check_numbers(f"{section}: {key}", value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            check_numbers(section, value)
+    elif isinstance(values, float):
+        check(math.isfinite(values), section, values, "a finite number")
 
 
 def _too_large(value: object) -> bool:
@@ -164,8 +197,9 @@ def fits(value: object, annotation: object) -> bool:
 
 # More than any option needs; float32 and C integers hold it with room for sums
 LARGEST = 1e9
-# Packages whose options are checked by themselves
-_STOCK = ("espnet", "espnet2", "espnet3", "torch", "builtins")
+# Packages whose classes know all of their options, and those that have none for us
+_STOCK = ("espnet", "espnet2", "espnet3")
+_ENDS = ("torch", "builtins")
 _PLAIN = {
     bool: "true or false",
     int: "a whole number",

@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import ENCODER_PREFIX, check_model_keys, refuse_moved
-from espnet_dynsize.core.schema import Count, Range, check_options, check_value
+from espnet_dynsize.core.schema import (
+    Count,
+    Range,
+    check_numbers,
+    check_options,
+    check_value,
+    is_number_as_text,
+)
 from espnet_dynsize.train.choices import ENCODERS, MODELS, plain_name
 
 # Arguments of ESPnet's models that are not options
@@ -58,6 +66,9 @@ def check_config(config: Mapping) -> None:
         conf = config.get("model_conf")
         taker = MODELS[model]
         check_options("model_conf", conf, f"model: {model}", taker, taken=_PARTS)
+    for key, section in config.items():
+        if key.endswith("_conf"):
+            check_numbers(key, section)
 
 
 def check_training(args: argparse.Namespace) -> None:
@@ -95,6 +106,9 @@ def check_training(args: argparse.Namespace) -> None:
     check(not adapts, "use_adapter", adapts, allowed)
     for key, annotation in _STOCK.items():
         check_value(key, getattr(args, key), annotation)
+    # Infinity is a way to say that nothing is clipped.
+    check(args.grad_clip > 0, "grad_clip", args.grad_clip, "above 0")
+    _check_optimizer(args)
     _check_mode("early_stopping_criterion", args.early_stopping_criterion)
     criteria = args.best_model_criterion
     listed = isinstance(criteria, list | tuple) and len(criteria) > 0
@@ -105,6 +119,28 @@ def check_training(args: argparse.Namespace) -> None:
         allowed = "a list of phase, name and mode, such as [valid, loss, min]"
         check(good, "best_model_criterion", criterion, allowed)
         _check_mode("best_model_criterion", criterion)
+
+
+def _check_optimizer(args: argparse.Namespace) -> None:
+    """Build the optimiser and its scheduler for one number, before all of the model."""
+    for section in ("optim_conf", "scheduler_conf"):
+        for key, value in (getattr(args, section) or {}).items():
+            if is_number_as_text(value):
+                check_value(f"{section}: {key}", value, float)
+    number = torch.nn.Parameter(torch.zeros(1))
+    try:
+        section = f"optim={args.optim} with optim_conf={args.optim_conf}"
+        optimizer = optim_classes[args.optim]([number], **args.optim_conf)
+        if args.scheduler is not None:
+            section = f"scheduler={args.scheduler} with scheduler_conf="
+            section += str(args.scheduler_conf)
+            scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+    except Exception as error:  # whatever an optimiser thinks of its options
+        raise ConfigError(f"{section} cannot be built: {_one_line(error)}.") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _check_mode(key: str, criterion: Sequence[str]) -> None:
@@ -138,8 +174,16 @@ def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:
     """Refuse a training in which only scores, or nothing, would learn, or no scores.
 
     Raises:
-        ConfigError: no weight is left to be trained, or a search has frozen scores.
+        ConfigError: no weight is left to be trained, a search has frozen scores, or
+            there is nothing of a name.
     """
+    for prefix in freeze_param:
+        # As ESPnet matches them
+        found = any(
+            f"{n}.".startswith(f"{prefix}.") for n, _ in model.named_parameters()
+        )
+        allowed = f"the names of parameters or of parts: no {prefix} is in the model"
+        check(found, "freeze_param", freeze_param, allowed)
     selector = model.schedule.selection.selector
     scores = list(selector.parameters())
     learns = not selector.searches or all(p.requires_grad for p in scores)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.tasks import asr as asr_tasks
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
 from espnet2.train.distributed_utils import DistributedOption
@@ -17,6 +18,7 @@ from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.checkpoint import misfit, read_states
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.identity import KEYS, that_matter
 from espnet_dynsize.core.keys import check_complete
 from espnet_dynsize.core.located import locate
 from espnet_dynsize.core.lock import locked
@@ -28,12 +30,17 @@ from espnet_dynsize.train.check import (
     check_trainable,
     check_training,
 )
-from espnet_dynsize.train.choices import MODELS, names_with_hints
+from espnet_dynsize.train.choices import MODELS, names_with_hints, plain_name
 from espnet_dynsize.train.crash import CHECKPOINT, config_kept, load_checkpoint
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.parser import BasedArgumentParser
+from espnet_dynsize.train.resume import (
+    check_not_overwritten,
+    check_resumed,
+    check_same_optimizer,
+)
 from espnet_dynsize.train.scores import separate_scores
-from espnet_dynsize.train.trainer import DynSizeTrainer, check_resumed
+from espnet_dynsize.train.trainer import DynSizeTrainer
 from espnet_dynsize.train.transducer import rnnt_loss_available
 
 
@@ -71,7 +78,9 @@ class DynSizeASRTask(ASRTask):
             return
         folder = Path(args.output_dir)
         with locked(folder, "training"), config_kept(folder):
-            if args.model in MODELS and args.resume:
+            if not args.resume:
+                check_not_overwritten(folder)
+            elif args.model in MODELS:
                 cls._check_resume(args, folder)
             super().main_worker(args)
 
@@ -80,6 +89,7 @@ class DynSizeASRTask(ASRTask):
         """Refuse to resume another run, before ESPnet has replaced its config.yaml."""
         checkpoint = load_checkpoint(folder)
         if checkpoint is not None:
+            check_same_optimizer(args, folder)
             model = cls.build_model(copy.deepcopy(args))
             check_resumed(model, checkpoint, folder / CHECKPOINT)
 
@@ -98,9 +108,11 @@ class DynSizeASRTask(ASRTask):
         # ESPnet imports the loss when the model is built.
         with rnnt_loss_available():
             model = super().build_model(args)
-        if isinstance(model, JointLoss) and getattr(args, "init", None) is not None:
-            # ESPnet has initialised the scores like weights.
-            model.schedule.selection.selector.reset_parameters()
+        if isinstance(model, JointLoss):
+            model.schedule.identify(**_what_computes(args))
+            if getattr(args, "init", None) is not None:
+                # ESPnet has initialised the scores like weights.
+                model.schedule.selection.selector.reset_parameters()
         return model
 
     @classmethod
@@ -153,6 +165,23 @@ class DynSizeASRTask(ASRTask):
                 lambda *_: model.schedule.after_step()
             )
         return optimizers
+
+
+def _what_computes(args: argparse.Namespace) -> dict[str, object]:
+    """The options by which the model is recognised, see `core.identity`."""
+    known: dict[str, object] = {"token_list": args.token_list}  # as ESPnet has read it
+    for choices in ASRTask.class_choices_list:
+        name = choices.name
+        if name in KEYS:
+            chosen = getattr(args, name, None)
+            conf = getattr(args, f"{name}_conf", None)
+            known[name] = None if chosen is None else plain_name(chosen)
+            taker = None if chosen is None else choices.get_class(chosen)
+            known[f"{name}_conf"] = that_matter(conf, taker) if taker else None
+    decodes = known["decoder"] == "transducer"
+    joint = getattr(args, "joint_net_conf", None)
+    known["joint_net_conf"] = that_matter(joint, JointNetwork) if decodes else None
+    return known
 
 
 def _is_first(args: argparse.Namespace) -> bool:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,69 +13,14 @@ from espnet2.train.reporter import Average, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_dynsize.control.schedule import Schedule
-from espnet_dynsize.control.selection import Phase, check_search_fits
-from espnet_dynsize.core.checkpoint import misfit, model_states
+from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import MODEL
-from espnet_dynsize.train.crash import (
-    CHECKPOINT,
-    finish_epoch,
-    keep_checkpoint,
-    load_checkpoint,
-)
+from espnet_dynsize.train.crash import keep_checkpoint
 from espnet_dynsize.train.criteria import check_criteria
 from espnet_dynsize.train.model import JointLoss
-
-
-@dataclasses.dataclass
-class PhasedTrainerOptions(TrainerOptions):
-    """ESPnet's options; model selection is off while searching.
-
-    The trainer reads `best_model_criterion`, `keep_nbest_models`, `patience` and
-    `val_scheduler_criterion` anew every epoch. So best models, averages and early
-    stopping see joint epochs only, and learning-rate schedulers see every epoch.
-    """
-
-    def __post_init__(self):
-        nbest = self.keep_nbest_models
-        self._nbest = [nbest] if isinstance(nbest, int) else list(nbest) or [1]
-        self.criteria = [tuple(c) for c in self.best_model_criterion]  # as configured
-        self.patience_wanted = self.patience
-        self.scheduler_wanted = list(self.val_scheduler_criterion)
-        # The trainer keeps the lists that it is given: they are changed in place.
-        self.best_model_criterion = []
-        self.keep_nbest_models = list(self._nbest)
-        self.enter(Phase.SEARCH, 0)
-
-    @property
-    def hidden(self) -> list[tuple[str, str, str]]:
-        """Criteria in which search epochs must not count: (phase, name, mode)."""
-        stopping = tuple(self.early_stopping_criterion)
-        return list(dict.fromkeys([*self.criteria, stopping]))
-
-    def enter(self, phase: Phase, joint_epochs: int) -> None:
-        """Set model selection for an epoch of `phase`.
-
-        Args:
-            phase: Phase at the end of the epoch.
-            joint_epochs: How many epochs have ended in the joint phase; no average
-                can be over more.
-        """
-        joint = phase is Phase.JOINT
-        # Without criteria there is no best model and no average, and only the latest
-        # epoch is kept.
-        self.best_model_criterion[:] = self.criteria if joint else []
-        # ESPnet asks for it before the first epoch of a resumed run, too.
-        self.patience = self.patience_wanted if joint else None
-        # ESPnet averages the n best of all epochs; those of the search are infinitely
-        # bad, but would be taken where there are fewer than n others.
-        most = max(joint_epochs, 1)
-        self.keep_nbest_models[:] = [min(n, most) for n in self._nbest]
-        key, name = self.scheduler_wanted[:2]
-        # Where the scheduler's criterion is hidden, its real value has another name.
-        seen = {(k, n) for k, n, _ in self.hidden}
-        real = name if joint or (key, name) not in seen else f"search_{name}"
-        self.val_scheduler_criterion = [key, real]
+from espnet_dynsize.train.options import PhasedTrainerOptions
+from espnet_dynsize.train.resume import is_first_rank, prepare_resume
 
 
 class DynSizeTrainer(Trainer):
@@ -116,7 +61,7 @@ class DynSizeTrainer(Trainer):
                 trainer_options,
                 kwargs["schedulers"],
             )
-            _prepare_resume(model, trainer_options, updates, kwargs)
+            prepare_resume(model, trainer_options, updates, kwargs)
         super().run(
             model=model,
             train_iter_factory=train_iter_factory,
@@ -138,7 +83,7 @@ class DynSizeTrainer(Trainer):
         if schedule is not None:
             # Called with DDP's wrapper, before ESPnet counts batches.
             iterator = _whole_updates(iterator, model, options)
-            if _is_first_rank():
+            if is_first_rank():
                 keep_checkpoint(Path(options.output_dir))
         invalid = super().train_one_epoch(
             model=model, iterator=iterator, reporter=reporter, options=options, **kwargs
@@ -253,83 +198,3 @@ def _report_layers(schedule: Schedule, summary_writer: object, epoch: int) -> No
         logging.info(text)
         if summary_writer is not None:
             summary_writer.add_text(f"layers_{size}", text, epoch)
-
-
-def _prepare_resume(
-    model: JointLoss,
-    options: PhasedTrainerOptions,
-    updates: int | None,
-    parts: dict,
-) -> None:
-    """Check the checkpoint that will be resumed, and set its phase's options."""
-    if not options.resume:
-        return
-    folder = Path(options.output_dir)
-    checkpoint = _first_rank_first(lambda: load_checkpoint(folder))
-    if checkpoint is None:
-        return
-    states = check_resumed(model, checkpoint, folder / CHECKPOINT)
-    _check_optimizers(checkpoint, parts, folder / CHECKPOINT)
-    search = int(states["schedule.selection.search_updates"])
-    option = f"max_epoch={options.max_epoch}"
-    check_search_fits(search, updates, option, str(folder / CHECKPOINT))
-    # ESPnet asks for the options of the epoch that was last, before it trains the next.
-    if not states["schedule.selection.fixed_masks"].isnan().any():
-        options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
-    if _is_first_rank():
-        finish_epoch(folder, checkpoint, options.best_model_criterion)
-
-
-def check_resumed(
-    model: torch.nn.Module, checkpoint: dict, path: Path
-) -> dict[str, torch.Tensor]:
-    """The state dict of a checkpoint that goes on training `model`.
-
-    Raises:
-        ConfigError: it is another model's.
-    """
-    states = model_states(checkpoint["model"], f"checkpoint {path}")
-    wrong = misfit(model, states)
-    if wrong is not None:
-        raise ConfigError(
-            f"resume: {path} does not fit the config: {wrong}; use another output_dir "
-            "or the config that the run began with."
-        )
-    return states
-
-
-def _check_optimizers(checkpoint: dict, parts: dict, path: Path) -> None:
-    """Refuse the state of another optimiser or learning-rate scheduler."""
-    for kind, shape in (("optimizers", _groups), ("schedulers", _keys)):
-        built = [None if part is None else part.state_dict() for part in parts[kind]]
-        if list(map(shape, checkpoint[kind])) != list(map(shape, built)):
-            raise ConfigError(
-                f"resume: {path} was written with other {kind}; use another output_dir "
-                "or the config that the run began with."
-            )
-
-
-def _groups(state: dict) -> list[tuple]:
-    """The options and the number of parameters of each group."""
-    # What a scheduler adds is the schedulers' business.
-    groups = state["param_groups"]
-    return [(sorted({*g} - {"initial_lr"}), len(g["params"])) for g in groups]
-
-
-def _keys(state: dict | None) -> list[str] | None:
-    return None if state is None else sorted(state)
-
-
-def _is_first_rank() -> bool:
-    distributed = torch.distributed
-    return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def _first_rank_first(load: Callable):
-    """Let the first rank, which may mend the file, load before the others."""
-    if not torch.distributed.is_initialized():
-        return load()
-    # The first one may replace a cut checkpoint by the one before it.
-    loaded = load() if _is_first_rank() else None
-    torch.distributed.barrier()
-    return loaded if _is_first_rank() else load()

@@ -75,7 +75,12 @@ def test_words(annotation, text):
     assert words(annotation) == text
 
 
-class Stock:
+class Above:
+    def __init__(self, depth: int = 3):
+        pass
+
+
+class Stock(Above):
     """Stands for a class of ESPnet's."""
 
     def __init__(self, width: int = 3):
@@ -96,7 +101,7 @@ class Both(Mixin, Stock):
 
 
 def test_annotations_end_with_the_stock_class():
-    assert annotations(Both) == {"wide": bool, "height": Count}
+    assert annotations(Both) == {"wide": bool, "height": Count, "width": int}
 
 
 def taker(steps: Count = 1, share: Share = 0.0, name: str = "a"):
@@ -113,6 +118,11 @@ def taker(steps: Count = 1, share: Share = 0.0, name: str = "a"):
             "beyond 1e+09).",
         ),
         ({"share": NAN}, "s: share=nan must be at least 0 and below 1."),
+        (
+            {"share": "1e-3"},
+            "s: share=1e-3 must be at least 0 and below 1, not text (yaml reads 1e-3 "
+            "as text: write 1.0e-3).",
+        ),
         ({"stepps": 1}, "s: stepps=1 is not an option of it; did you mean steps?"),
         ({"zzz": 1}, "s: zzz=1 is not an option of it; it has steps, share."),
         ({1: 1}, "s: 1=1 is not an option of it; it has steps, share."),

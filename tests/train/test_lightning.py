@@ -214,7 +214,7 @@ def test_another_family_is_not_resumed(recipe, monkeypatch):
     run(recipe, "family", monkeypatch, trainer={"max_epochs": 3})
     conf = dict(yaml.safe_load(CONFIG)["model"]["model_conf"])
     conf["selector_conf"] = {"search_fraction": 0.4}
-    with pytest.raises(ConfigError, match="another model_conf: selector_conf than"):
+    with pytest.raises(ConfigError, match="another selector_conf than"):
         run(
             recipe,
             "family",

@@ -163,12 +163,12 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
     train(data, exp, 2, output_per_size=False)
     before = (exp / "config.yaml").read_text()
     others = [
-        ({"sizes": [4, 6, 8]}, "another model_conf: sizes than"),
+        ({"sizes": [4, 6, 8]}, "another sizes than"),
         (
             {"selector": "uniform", "selector_conf": {}},
-            "another model_conf: selector than",
+            "another selector than",
         ),
-        ({"selector_conf": {"search_updates": 7}}, "another model_conf: selector_conf"),
+        ({"selector_conf": {"search_updates": 7}}, "another selector_conf"),
     ]
     for changes, message in others:
         with pytest.raises(ConfigError, match=message):
@@ -177,8 +177,11 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
     # Found out later: by the length of the run, and by the optimiser
     for options, message in (
         (["--max_epoch=1"], "search_updates=6 must be less than the run's 4 updates"),
-        (["--optim=sgd"], "was written with other optimizers"),
-        (["--scheduler=warmuplr"], "was written with other schedulers"),
+        (["--optim=sgd"], "resume: optim=sgd must be adam, with which the run in .* b"),
+        (["--optim=adamw"], "resume: optim=adamw must be adam"),
+        (["--optim_conf", "lr=0.5"], "resume: optim_conf={'lr': 0.5} must be {'lr': "),
+        (["--scheduler=warmuplr"], "resume: scheduler=warmuplr must be None"),
+        (["--resume=false"], "resume=False would begin anew in .* overwrite 2epoch.pt"),
     ):
         arguments = train_arguments(data, exp, ["--max_epoch=4"], output_per_size=False)
         with pytest.raises(ConfigError, match=message):
@@ -207,6 +210,17 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
         (["--freeze_param", "schedule"], "must be without the schedule, whose scores"),
         (["--keep_nbest_models", "-1"], "keep_nbest_models=.* at least 1"),
         (["--patience", "-1"], "patience=-1 must be a whole number, at least 0"),
+        (["--grad_clip", "nan"], "grad_clip=nan must be above 0"),
+        (["--grad_clip", "-1"], "grad_clip=-1.0 must be above 0"),
+        (["--model_conf", "lsm_weight=.nan"], "lsm_weight=nan must be a number"),
+        (["--optim_conf", "lr=1e-3"], "optim_conf: lr=1e-3 must be a number, not text"),
+        (["--optim_conf", "lr=-1.0"], "with optim_conf=.* cannot be built: Invalid le"),
+        (["--optim_conf", "beta=1"], "cannot be built: .* unexpected keyword"),
+        (
+            ["--scheduler=warmuplr", "--scheduler_conf", "warmup_steps=a"],
+            "scheduler=warmuplr with scheduler_conf={'warmup_steps': 'a'} cannot be",
+        ),
+        (["--freeze_param", "encoder.encoderz"], "no encoder.encoderz is in the model"),
         (["--accum_grad", "0"], "accum_grad=0 must be a whole number, at least 1"),
         (
             ["--early_stopping_criterion", "valid", "loss", "mean"],
