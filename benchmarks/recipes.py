@@ -7,14 +7,16 @@ stage of run.sh, in a copy of the recipe's folder. The encoder is narrow and tra
 80 updates: it learns hardly anything, but every size must be cut, decoded, scored,
 reported and packed, and every utterance and word be counted. A stage that is done is
 not run again. The supernet is also trained on a slurm cluster of two nodes, whose
-`sbatch` and `srun` are programs that start processes here. Needs what asr.sh needs
-(sclite, perl, tools/activate_python.sh).
+`sbatch` and `srun` are programs that start processes here. Then come `VARIANTS`, a call
+of run.sh each, with the other options that docs/asr_sh.md says work. Needs what asr.sh
+needs (sclite, perl, tools/activate_python.sh).
 """
 
 import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,6 +69,44 @@ DECODER = ("linear_units=32", "attention_heads=2")
 RECIPES = {
     "librispeech": ("LIBRISPEECH_DIR", 2, True),
     "tedlium2": ("TEDLIUM2_DIR", 5, False),
+    "an4": ("AN4_DIR", None, False),  # the corpus itself
+}
+# Recipe, variant (its --asr_tag), folder of its experiments → options of run.sh
+VARIANTS = {
+    ("librispeech", "folders", "exp_folders"): (
+        "--stage 1 --stop_stage 14 --lang xx --token_type char --use_lm false "
+        "--expdir exp_folders --dumpdir dump_folders --asr_stats_dir exp_folders/stats "
+        "--eval_valid_set true --inference_tag tagged --speed_perturb_factors '' "
+        "--audio_format wav --inference_asr_model valid.acc.best.pth"
+    ),
+    ("librispeech", "tuned", "exp"): (
+        "--stop_stage 14 --skip_data_prep true --skip_stages '6 7 8 10' "
+        "--sizes '16 48' --skip_packing true --lm_exp exp/lm_fixture "
+        "--pretrained_model exp/asr_fixture/valid.acc.ave.pth "
+        "--ignore_init_mismatch true --inference_asr_model valid.acc.best.pth"
+    ),
+    ("tedlium2", "tokens", "exp"): (
+        "--stage 4 --stop_stage 14 --lang yy --nbpe 45 --bpemode bpe "
+        "--bpe_char_cover 0.99 --bpe_input_sentence_size 2000 --bpe_nlsyms '<noise>' "
+        "--bpe_train_text data/dev/text --lm_train_text data/dev/text "
+        "--lm_stats_dir exp/lm_stats_of_dev --lm_tag tokens"
+    ),
+    ("an4", "hybrid", "exp"): (
+        "--stage 10 --stop_stage 14 --use_lm false "
+        "--asr_config conf/train_asr_hybrid.yaml "
+        "--inference_config conf/decode_hybrid.yaml "
+        "--inference_asr_model valid.acc.ave.pth"
+    ),
+    ("an4", "transducer", "exp"): (
+        "--stage 10 --stop_stage 14 --use_lm false "
+        "--asr_config conf/train_asr_transducer.yaml "
+        "--inference_config conf/decode_transducer.yaml "
+        "--inference_asr_model valid.loss.ave.pth"
+    ),
+    ("an4", "branchformer", "exp"): (
+        "--stage 10 --stop_stage 14 --use_lm false "
+        "--asr_config conf/train_asr_e_branchformer.yaml"
+    ),
 }
 
 
@@ -91,6 +131,7 @@ def options(decoder: bool) -> list[str]:
             "2",
         ),
         *("--nbpe", "40", "--asr_tag", "fixture", "--inference_args", search),
+        *("--skip_packing", "false"),
         # asr.sh names folders after options; a name has 255 characters at most
         *("--use_lm", "true", "--lm_tag", "fixture"),
         *("--lm_args", " ".join(language_model)),
@@ -101,56 +142,73 @@ def options(decoder: bool) -> list[str]:
 def prepare(name: str, args) -> Path:
     """A copy of the recipe, and its small corpus beside it."""
     folder = args.exp / name
-    if not (folder / "corpus").exists():
+    each = RECIPES[name][1]
+    if each is not None and not (folder / "corpus").exists():
         corpus = [sys.executable, HERE.parent / "tests" / "fixture_corpora.py", name]
         corpus += ["--corpus_dir", args.corpus_dir, "--output_dir", folder / "corpus"]
-        subprocess.run([*corpus, "--each", str(RECIPES[name][1])], check=True)
+        subprocess.run([*corpus, "--each", str(each)], check=True)
     recipe = HERE.parent / "egs2" / f"{name}_dynsize" / "asr1"
     shutil.copytree(recipe, folder / "asr1", dirs_exist_ok=True)
     return folder
 
 
-def run(name: str, args) -> dict:
-    """Run all stages; returns seconds and counts."""
+def run(name: str, args) -> list[dict]:
+    """Run all stages, then the variants; returns a row for each, seconds and counts."""
     folder = prepare(name, args)
     done = folder / "seconds.json"
     seconds = json.loads(done.read_text()) if done.exists() else {}
-    for step in STEPS:
-        if step not in seconds:
+    calls = {step: stage_options(step) for step in STEPS}
+    variants = {v[1:]: o for v, o in VARIANTS.items() if v[0] == name}
+    for (tag, _), options in variants.items():
+        calls[tag] = [*shlex.split(options), "--asr_tag", tag]
+    for call, options in calls.items():
+        if call not in seconds:
+            backend = "slurm" if call == TWO_NODES else "local"
             start = time.perf_counter()
-            run_step(name, folder, step, args.espnet_root)
-            seconds[step] = round(time.perf_counter() - start)
+            run_sh(name, folder, call, options, args, backend)
+            seconds[call] = round(time.perf_counter() - start)
             done.write_text(json.dumps(seconds))
-    return dict(recipe=name, seconds=seconds, **outcome(folder / "asr1"))
+    rows = [dict(recipe=name, seconds={step: seconds[step] for step in STEPS})]
+    rows[0] |= outcome(folder / "asr1" / "exp", "fixture")
+    for (tag, exp), options in variants.items():
+        row = dict(recipe=name, variant=tag, options=options, seconds=seconds[tag])
+        rows.append(row | outcome(folder / "asr1" / exp, tag))
+    return rows
 
 
-def run_step(name: str, folder: Path, step: str, espnet_root: Path) -> None:
-    """Call run.sh for a step; its output goes to `folder`/stage*.log."""
-    variable, _, decoder = RECIPES[name]
+def stage_options(step: str) -> list[str]:
     first = step.partition(",")[0]
     last = "13" if first == "12" else first
-    path = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    log_name, backend, more = f"stage{first}.log", "local", []
+    more = ["--stage", first, "--stop_stage", last]
     if step == TWO_NODES:
+        more += ["--num_nodes", "2", "--asr_tag", "two_nodes"]
+    return more
+
+
+def run_sh(
+    name: str, folder: Path, call: str, more: list[str], args, backend: str
+) -> None:
+    """Call run.sh; its output goes to a log in `folder`."""
+    variable, each, decoder = RECIPES[name]
+    corpus = args.corpus_dir if each is None else folder / "corpus"
+    path = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    if backend == "slurm":
         path.insert(0, str(write_cluster(folder / "cluster").resolve()))
-        more = ["--num_nodes", "2", "--asr_tag", "two_nodes"]
-        log_name, backend = f"stage{first}_two_nodes.log", "slurm"
     commands = folder / "asr1" / "cmd.sh"
     text = re.sub(
         r"(?m)^cmd_backend=.*", f"cmd_backend='{backend}'", commands.read_text()
     )
     commands.write_text(text)
-    with (folder / log_name).open("w") as log:
+    with (folder / f"{call.replace(', ', '_').replace(' ', '_')}.log").open("w") as log:
         subprocess.run(
-            ["./run.sh", *options(decoder), "--stage", first, "--stop_stage", last]
-            + more,
+            ["./run.sh", *options(decoder), *more],
             cwd=folder / "asr1",
             env={
                 **os.environ,
-                "ESPNET_ROOT": str(espnet_root.resolve()),
+                "ESPNET_ROOT": str(args.espnet_root.resolve()),
                 "PATH": os.pathsep.join(path),
                 "OMP_NUM_THREADS": "1",
-                variable: str((folder / "corpus").resolve()),
+                variable: str(corpus.resolve()),
             },
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -158,36 +216,45 @@ def run_step(name: str, folder: Path, step: str, espnet_root: Path) -> None:
         )
 
 
-def outcome(recipe: Path) -> dict:
+def outcome(exp: Path, tag: str) -> dict:
     """Utterances and words of every size and test set, and the packed files."""
-    text = (recipe / "exp" / "asr_fixture" / "RESULTS.md").read_text()
+    text = (exp / f"asr_{tag}" / "RESULTS.md").read_text()
     words = text.partition("### WER")[2].partition("### CER")[0]
     rows = re.findall(r"^\|size(\d+)/[^/]*/(\S+?)\|(\d+)\|(\d+)\|", words, re.M)
-    zips = sorted(path.name for path in recipe.glob("exp/asr_fixture_size*/*.zip"))
+    zips = sorted(path.name for path in exp.glob(f"asr_{tag}_size*/*.zip"))
     return dict(scored=[list(row) for row in rows], zips=zips)
 
 
 def template(espnet_root: Path) -> str:
     """Which asr.sh it is: ESPnet's version where the tree says it, and the lines."""
     script = (espnet_root / "egs2" / "TEMPLATE" / "asr1" / "asr.sh").read_text()
-    version = espnet_root / "espnet" / "version.txt"
-    name = version.read_text().strip() if version.exists() else "version not recorded"
+    # A checkout has it in the package, ESPnet's source distribution at its root.
+    versions = (espnet_root / "espnet" / "version.txt", espnet_root / "version.txt")
+    found = [path.read_text().strip() for path in versions if path.exists()]
+    name = found[0] if found else "version not recorded"
     return f"asr.sh of {len(script.splitlines())} lines ({name})"
 
 
 def markdown(rows: list[dict], which: str) -> str:
+    stages = [row for row in rows if "variant" not in row]
     lines = [f"Stock {which}. Seconds on two shared CPU cores.\n"]
-    names = [row["recipe"] for row in rows]
+    names = [row["recipe"] for row in stages]
     lines += ["| stage | | " + " | ".join(f"{n}, s" for n in names) + " |"]
     lines += ["|---|---" + "|---:" * len(names) + "|"]
     for step, what in STEPS.items():
-        cells = [str(row["seconds"].get(step, "–")) for row in rows]
+        cells = [str(row["seconds"].get(step, "–")) for row in stages]
         lines.append(f"| {step} | {what} | " + " | ".join(cells) + " |")
+    lines += ["", "| recipe | one more call of run.sh with | s |", "|---|---|---:|"]
+    for row in rows:
+        if "variant" in row:
+            cells = (row["recipe"], f"`{row['options']}`", str(row["seconds"]))
+            lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "| recipe | size | test set | utterances | words |"]
     lines += ["|---|---:|---|---:|---:|"]
     for row in rows:
-        for size, name, utterances, words in row["scored"]:
-            cells = [row["recipe"], size, name, utterances, words]
+        name = " ".join([row["recipe"], row.get("variant", "")]).strip()
+        for size, test_set, utterances, words in row["scored"]:
+            cells = [name, size, test_set, utterances, words]
             lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"- {zip_}" for row in rows for zip_ in row["zips"])]
     return "\n".join(lines) + "\n"
@@ -200,7 +267,7 @@ def main() -> None:
     parser.add_argument("--exp", type=Path, default=HERE / "exp" / "recipes")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     args = parser.parse_args()
-    rows = [run(name, args) for name in args.recipes]
+    rows = [row for name in args.recipes for row in run(name, args)]
     which = template(args.espnet_root)
     text = json.dumps(dict(template=which, rows=rows), indent=1)
     RESULT.with_suffix(".json").write_text(text + "\n")

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import torch_could_not_write
 from espnet_dynsize.core.process import end_on_sigterm
 
 INTERRUPTED = 130  # as shells have it
-_NOT_WRITTEN = ("iostream error", "inline_container.cc", "PytorchStreamWriter")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,8 +52,7 @@ def _explain(error: Exception, runs: bool) -> str | None:
     """
     if isinstance(error, ConfigError):
         return str(error)
-    # torch says so where a write fails.
-    if isinstance(error, RuntimeError) and any(m in str(error) for m in _NOT_WRITTEN):
+    if torch_could_not_write(error):
         return "a file could not be written: is the disk full?"
     if runs:
         return None

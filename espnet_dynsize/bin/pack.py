@@ -33,9 +33,11 @@ def main(args: argparse.Namespace) -> int:
     from espnet_dynsize.deploy.experiment import find_checkpoint
     from espnet_dynsize.deploy.extract import extract_changed
     from espnet_dynsize.deploy.pack import pack
-    from espnet_dynsize.deploy.upload import upload
+    from espnet_dynsize.deploy.upload import check_repo, upload
 
     logging.disable(logging.WARNING)
+    if args.hf_repo:
+        check_repo(args.hf_repo)
     checkpoint = find_checkpoint(args.asr_exp, args.model_file)
     folders = {"": args.asr_exp}
     if args.family:

@@ -1,5 +1,6 @@
 """Run a module or a script like `python` does, with the plugin known to ESPnet."""
 
+import argparse
 import importlib
 import importlib.abc
 import importlib.util
@@ -10,7 +11,12 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.keys import is_plugin
+from espnet_dynsize.core.yaml_base import read_config
+
 TASK_MODULE = "espnet2.tasks.asr"
+STREAMING_MODULE = "espnet2.bin.asr_inference_streaming"
 PLUGIN_MODULE = "espnet_dynsize.train.task"
 USAGE = "usage: espnet-dynsize run -m MODULE [ARG …] | SCRIPT.py [ARG …]"
 
@@ -73,10 +79,30 @@ def run(argv: list[str]) -> int:
 
 
 def _run_module(module: str, arguments: list[str]) -> int:
+    if module == STREAMING_MODULE:
+        _refuse_streaming(arguments)
     sys.argv = [module, *arguments]
     sys.path.insert(0, "")  # as `python -m` does
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def _refuse_streaming(arguments: list[str]) -> None:
+    """Refuse to stream with one of the plugin's encoders.
+
+    ESPnet asserts that the encoder is one of its two that stream, without a word.
+
+    Raises:
+        ConfigError: it is one of the plugin's.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--asr_train_config", type=Path)
+    config_file = parser.parse_known_args(arguments)[0].asr_train_config
+    if config_file is not None and config_file.is_file():
+        config = read_config(config_file)
+        encoder = config.get("encoder")
+        allowed = "an encoder that streams, which none of this plugin does"
+        check(not is_plugin(config), f"{config_file}: encoder", encoder, allowed)
 
 
 def _run_script(script: str, arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, one_line
 from espnet_dynsize.core.identity import KEYS, unknown
 
 # Where version 0.1 kept the schedule → where it is now
@@ -42,10 +42,9 @@ def read_checkpoint(path: Path) -> object:
         why = "it holds something other than tensors and plain values"
         raise ConfigError(f"checkpoint {path} cannot be read: {why}.") from error
     except _UNREADABLE as error:
-        why = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
             f"checkpoint {path} cannot be read, it is cut short or no checkpoint: "
-            f"{why.rstrip('.')}."
+            f"{one_line(error)}."
         ) from error
 
 

@@ -29,7 +29,6 @@ def replacing(path: Path) -> Iterator[Path]:
         ConfigError: there is a file that was written, or changed, by somebody else.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _partial(path) as partial:
         yield partial
         content = digest(partial)
@@ -53,10 +52,37 @@ def whole(path: Path) -> Iterator[Path]:
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     partial = _scratch(path, "partial")
+    with _named(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path, scratch: Path) -> Iterator[None]:
+    """Say of `path` what a disk says of the temporary name, or of none."""
     try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        of_scratch = str(error.filename).startswith(str(scratch))
+        if error.filename is not None and not of_scratch or error.errno is None:
+            raise
+        why = os.strerror(error.errno)
+        raise ConfigError(f"output {path} cannot be written: {why}.") from error
+    except RuntimeError as error:
+        if not torch_could_not_write(error):
+            raise
+        raise ConfigError(
+            f"output {path} cannot be written: is the disk full?"
+        ) from error
+
+
+def torch_could_not_write(error: Exception) -> bool:
+    """Whether this is what `torch.save` raises where a write fails."""
+    words = ("iostream error", "inline_container.cc", "PytorchStreamWriter")
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in words)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,16 +100,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_absent(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Hidden: patterns like exp/asr_size* must not find what is not finished.
     unfinished = _scratch(path, "unfinished")
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        check_absent(path)  # another process may have been faster
-        unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with _named(path, unfinished):
+        unfinished.mkdir(parents=True)
+        try:
+            yield unfinished
+            check_absent(path)  # another process may have been faster
+            unfinished.rename(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def plain_path(path: Path) -> Path:

@@ -20,10 +20,15 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         what: What another process would be doing there, for the message.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / NAME).open("w")
+    except OSError as error:
+        why = error.strerror
+        raise ConfigError(f"{folder} cannot be written into: {why}.") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

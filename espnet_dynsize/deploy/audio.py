@@ -1,6 +1,8 @@
 """Audio files, and what a recogniser hears in them."""
 
 import os
+import select
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -18,6 +20,7 @@ SHORTEST_REST = 1.0  # seconds that a cut leaves, at least
 HOPS_PER_SECOND = 100  # how finely a silence is looked for
 STRETCH = 20  # hops: longer than the closure of a plosive, shorter than a pause
 BLOCK_VALUES = 2**20  # read at a time, all channels together
+PATIENCE = 10  # seconds until a pipe has its first bytes
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # samples a second
 FINEST_RATIO = 1_000  # torchaudio's filters are as large as the product of its terms
 LOUDEST = 2.0**31  # full scale is 1; the widest integers, not scaled, reach this
@@ -51,8 +54,9 @@ def errors_with(path: Path) -> Iterator[None]:
 
 
 def shown(path: Path) -> str:
-    """The path as text that can be printed, whatever bytes it has."""
-    return os.fsencode(path).decode(errors="replace")
+    """The path as text that can be printed on one line, whatever bytes it has."""
+    text = os.fsencode(path).decode(errors="replace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Forward(soundfile.SoundFile):
@@ -75,7 +79,7 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
     """
     _check_path(path)
     try:
-        with _Forward(os.fsencode(path)) as file:
+        with _Forward(_source(path)) as file:
             check_rate(file.samplerate)
             yield file
     except soundfile.LibsndfileError as error:
@@ -94,6 +98,21 @@ def _check_path(path: Path) -> None:
         raise ConfigError(
             "cannot be read as audio: .raw has no header; make it wav or flac."
         )
+
+
+def _source(path: Path) -> bytes | int:
+    """What soundfile opens: the name, or of a pipe, once there is something in it."""
+    if not stat.S_ISFIFO(os.stat(path).st_mode):
+        return os.fsencode(path)
+    # To open it as a file would wait for a writer for ever.
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if not poll.poll(1000 * PATIENCE):
+        os.close(pipe)
+        raise ConfigError(f"is a pipe into which nothing is written in {PATIENCE} s.")
+    os.set_blocking(pipe, True)
+    return pipe
 
 
 def check_rate(rate: int) -> None:

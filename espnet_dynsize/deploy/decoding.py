@@ -8,7 +8,6 @@ from typing import Annotated
 import yaml
 
 from espnet_dynsize.core.schema import (
-    Count,
     NotNegative,
     Range,
     annotations,
@@ -19,10 +18,11 @@ from espnet_dynsize.core.yaml_base import read_config
 
 NAME = "decoding.yaml"
 Weight = Annotated[float, Range(0, 1)]
+Beam = Annotated[int, Range(1, 1000)]  # wider ones only fill the memory
 
 
 def _search(
-    beam_size: Count = 20,
+    beam_size: Beam = 20,
     ctc_weight: Weight = 0.5,
     lm_weight: NotNegative = 1.0,
     ngram_weight: NotNegative = 0.9,

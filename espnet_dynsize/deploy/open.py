@@ -2,6 +2,7 @@
 
 import tempfile
 import weakref
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from espnet2.bin import asr_inference
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.checkpoint import read_states
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import decoding, origin
@@ -66,6 +67,8 @@ def open_model(
     """`load` that also opens models without this plugin, unless `plugin_only`."""
     asr_inference.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
     decoding.check_search(options)
+    _check_size(size)
+    _check_device(options.get("device", "cpu"))
     folder = tempfile.TemporaryDirectory(prefix="espnet_dynsize_")
     try:
         files = _files(Path(path), model_file, Path(folder.name))
@@ -84,6 +87,21 @@ def open_model(
     # A tokenizer may read its file from the zip at first use.
     weakref.finalize(recogniser, folder.cleanup)
     return recogniser
+
+
+def _check_size(size: object) -> None:
+    whole = isinstance(size, Integral) and not isinstance(size, bool)
+    good = size is None or isinstance(size, Subnet) or whole
+    check(good, "size", size, "a whole number that names a size, a Subnet or None")
+
+
+def _check_device(device: object) -> None:
+    """Refuse a device that is not there; ESPnet would find out after loading."""
+    try:
+        real = torch.empty(1, device=device).device.type != "meta"
+    except Exception:  # what torch raises depends on the device
+        real = False
+    check(real, "device", device, "cpu, cuda or cuda:N, and on this machine")
 
 
 def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:

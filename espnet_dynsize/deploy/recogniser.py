@@ -184,6 +184,8 @@ def _tensor(speech: object) -> torch.Tensor:
         )
     if speech.is_complex() or speech.dtype == torch.bool:
         raise ConfigError(_wrong_type(speech.dtype))
+    if speech.layout is not torch.strided or speech.is_meta:
+        raise ConfigError("speech must be a dense tensor with values in memory.")
     return speech.detach()
 
 

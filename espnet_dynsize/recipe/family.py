@@ -5,6 +5,7 @@ from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import family_sizes, is_family
+from espnet_dynsize.deploy.upload import check_repo
 from espnet_dynsize.recipe.asr_sh import (
     DECODE,
     PACK,
@@ -87,3 +88,5 @@ def _check_sizes(options: Options, sizes: str, config: dict) -> None:
         raise ConfigError("--test_sets must name the data directories to decode.")
     if options.runs(UPLOAD) and not options.get("hf_repo"):
         raise ConfigError("--skip_upload_hf false needs --hf_repo USER/NAME.")
+    if options.runs(UPLOAD):
+        check_repo(options.get("hf_repo"))

@@ -10,7 +10,7 @@ import torch
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
 from espnet_dynsize.core.checkpoint import read_states
-from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.errors import ConfigError, check, one_line
 from espnet_dynsize.core.keys import ENCODER_PREFIX, check_model_keys, refuse_moved
 from espnet_dynsize.core.schema import (
     Count,
@@ -69,6 +69,21 @@ def check_config(config: Mapping) -> None:
     for key, section in config.items():
         if key.endswith("_conf"):
             check_numbers(key, section)
+
+
+def check_token_list(token_list: object) -> None:
+    """Refuse a file of tokens that is not there, or empty.
+
+    Args:
+        token_list: ESPnet's option: the name of a file, or the tokens.
+
+    Raises:
+        ConfigError: it is such a file.
+    """
+    if isinstance(token_list, str | Path):
+        path = Path(token_list)
+        good = path.is_file() and path.stat().st_size > 0
+        check(good, "token_list", token_list, "a file with a token a line")
 
 
 def check_training(args: argparse.Namespace) -> None:
@@ -136,11 +151,7 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             section += str(args.scheduler_conf)
             scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
     except Exception as error:  # whatever an optimiser thinks of its options
-        raise ConfigError(f"{section} cannot be built: {_one_line(error)}.") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ConfigError(f"{section} cannot be built: {one_line(error)}.") from error
 
 
 def _check_mode(key: str, criterion: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.check import (
     check_config,
     check_init_param,
+    check_token_list,
     check_trainable,
     check_training,
 )
@@ -102,6 +103,7 @@ class DynSizeASRTask(ASRTask):
         """
         register()  # ESPnet3 comes here without having called it
         check_config(vars(args))
+        check_token_list(args.token_list)
         for key, section in vars(args).items():
             if key.endswith("_conf") and section is None:
                 setattr(args, key, {})  # which ESPnet takes for no options

@@ -136,3 +136,16 @@ def test_bad_config_is_one_sentence(tmp_path):
         "number of layers."
     )
     assert "Traceback" not in result.stderr
+
+
+def test_streaming_is_refused_for_the_plugin_s_encoders_only(tmp_path):
+    config = tmp_path / "config.yaml"
+    module = "espnet2.bin.asr_inference_streaming"
+    for encoder, said in (
+        ("dynsize_conformer", "config.yaml: encoder=dynsize_conformer must be an enc"),
+        ("contextual_block_conformer", "the following arguments are required"),
+    ):
+        config.write_text(f"encoder: {encoder}\n")
+        ended = run("-m", module, "--asr_train_config", str(config))
+        assert ended.returncode == 2 and said in ended.stderr
+        assert "Traceback" not in ended.stderr

@@ -1,5 +1,8 @@
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +122,31 @@ def test_long_audio_is_cut(tmp_path, monkeypatch, capsys, quick):
     assert main(["transcribe", quick, str(tmp_path / "long.wav")]) == 0
     assert capsys.readouterr().out.split("\t")[1] == "1 2"
     assert sizes == [164000, 400000 - 164000]
+
+
+def test_names_are_one_line_whatever_bytes_they_have(tmp_path, capfdbinary, quick):
+    files = [tmp_path / "a\nb.wav", Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))]
+    for file in files:
+        with open(file, "wb") as opened:
+            soundfile.write(opened, tone(16000), 16000, format="wav")
+    assert main(["transcribe", quick, *map(str, files)]) == 0
+    names = [line.split(b"\t")[0] for line in capfdbinary.readouterr().out.splitlines()]
+    start = os.fsencode(tmp_path)
+    assert names == [start + b"/a\\nb.wav", start + "/\ufffd".encode()]
+
+
+def test_a_pipe_is_read_when_something_is_in_it(tmp_path, capsys, monkeypatch, quick):
+    pipes = [tmp_path / "full", tmp_path / "empty"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
+    writer = subprocess.Popen(f"cat {tmp_path}/a.wav > {pipes[0]}", shell=True)
+    monkeypatch.setattr(audio, "PATIENCE", 1)
+    assert main(["transcribe", quick, *map(str, pipes)]) == 2
+    assert writer.wait(10) == 0
+    said = capsys.readouterr()
+    assert re.match(rf"{pipes[0]}\t\t", said.out)
+    assert "empty: is a pipe into which nothing is written in 1 s." in said.err
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -1,5 +1,6 @@
 """Files and folders are written whole, and over nobody's work."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from espnet_dynsize.core.files import (
     check_replaceable,
     new_folder,
     replacing,
+    whole,
     write_text,
 )
 
@@ -102,3 +104,40 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     with new_folder(target):
         pass
     assert names(tmp_path) == [target.name]
+
+
+def fill(partial, error):
+    partial.joinpath("x").write_text("") if partial.is_dir() else None
+    raise error
+
+
+@pytest.mark.parametrize("write", [replacing, whole, new_folder])
+@pytest.mark.parametrize(
+    "error, why",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device."),
+        (RuntimeError("[enforce fail at inline_container.cc:1]"), "is the disk full?"),
+    ],
+)
+def test_a_full_disk_names_the_output(tmp_path, write, error, why):
+    path = tmp_path / "out"
+    with pytest.raises(ConfigError) as said, write(path) as partial:
+        fill(partial, error)
+    assert str(said.value) == f"output {path} cannot be written: {why}"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", [replacing, whole, new_folder])
+def test_a_folder_that_takes_nothing(tmp_path, write):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "out"
+    with pytest.raises(ConfigError, match=f"{path} cannot be written: "), write(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "No such file", "input"), RuntimeError("other")]
+)
+def test_other_errors_pass(tmp_path, error):
+    with pytest.raises(type(error)), replacing(tmp_path / "out") as partial:
+        fill(partial, error)

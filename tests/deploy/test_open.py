@@ -181,3 +181,20 @@ def test_searches_that_find_nothing(tmp_path, options):
     folder, _ = experiment(tmp_path / "asr")
     with pytest.raises(ConfigError, match=f"{next(iter(options))}=.* must be"):
         espnet_dynsize.load(folder, 3, **options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"size": 3.0}, "size=3.0 must be a whole number"),
+        ({"size": True}, "size=True must be a whole number"),
+        ({"size": "3"}, "size=3 must be a whole number"),
+        ({"device": "nonsense"}, "device=nonsense must be cpu, cuda or cuda:N"),
+        ({"device": "meta"}, "device=meta must be cpu, cuda or cuda:N"),
+        ({"beam_size": 99999999}, "beam_size=99999999 must be a whole number, .* most"),
+    ],
+)
+def test_what_cannot_be_asked_for(tmp_path, options, message):
+    """Found before a file is read: there is none."""
+    with pytest.raises(ConfigError, match=message):
+        espnet_dynsize.load(tmp_path, **options)

@@ -142,6 +142,8 @@ def test_inference_mode_around_anything(tmp_path):
         (np.zeros((0, 1)), "speech is empty"),
         (np.zeros(8000, bool), "type bool; it must be floats"),
         (np.zeros(8000, complex), "type complex128; it must be floats"),
+        (torch.zeros(8000).to_sparse(), "must be a dense tensor with values in mem"),
+        (torch.zeros(8000, device="meta"), "must be a dense tensor with values in"),
         (np.zeros(8000, object), "type object; it must be floats"),
         (np.zeros(8000, np.int64), "type int64; it must be floats .* int16 or int32"),
         (torch.zeros(8000, dtype=torch.uint16), "type uint16; it must be floats"),

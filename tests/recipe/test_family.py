@@ -247,6 +247,14 @@ def test_a_config_without_a_family_is_left_to_asr_sh(recipe):
         (["--fail", "12"], r"asr.sh failed with exit code 3"),
         (["--test_sets", ""], r"--test_sets must name"),
         (["--skip_upload_hf", "false"], r"--skip_upload_hf false needs --hf_repo"),
+        (
+            ["--skip_upload_hf", "false", "--hf_repo", "a b/!"],
+            "hf_repo=a b/! must be USER/NAME of letters",
+        ),
+        (
+            ["--skip_upload_hf", "false", "--hf_repo", "name"],
+            "hf_repo=name must be USER/NAME of letters",
+        ),
         (["--use_streaming", "true"], r"--use_streaming true must be false for a fam"),
         (
             ["--skip_stages", "12,13"],

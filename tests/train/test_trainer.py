@@ -210,6 +210,11 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
         (["--freeze_param", "schedule"], "must be without the schedule, whose scores"),
         (["--keep_nbest_models", "-1"], "keep_nbest_models=.* at least 1"),
         (["--patience", "-1"], "patience=-1 must be a whole number, at least 0"),
+        (
+            ["--token_list", "/dev/null"],
+            "token_list=/dev/null must be a file with a",
+        ),
+        (["--token_list", "nosuch"], "token_list=nosuch must be a file with a token"),
         (["--grad_clip", "nan"], "grad_clip=nan must be above 0"),
         (["--grad_clip", "-1"], "grad_clip=-1.0 must be above 0"),
         (["--model_conf", "lsm_weight=.nan"], "lsm_weight=nan must be a number"),
@@ -239,6 +244,14 @@ def test_refused_before_training(data, tmp_path, options, message, monkeypatch):
     monkeypatch.setattr(DynSizeASRModel, "forward", forward)
     arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2", *options])
     with pytest.raises(ConfigError, match=message):
+        DynSizeASRTask.main(cmd=arguments)
+
+
+def test_a_folder_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2"])
+    arguments.append(f"--output_dir={tmp_path}/file/exp")
+    with pytest.raises(ConfigError, match="file/exp cannot be written into: Not a dir"):
         DynSizeASRTask.main(cmd=arguments)
 
 
