@@ -51,9 +51,9 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    partial = _scratch(path, "partial")
-    with _named(path, partial):
+    with _said_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _scratch(path, "partial")
         try:
             yield partial
         finally:
@@ -61,13 +61,15 @@ def _partial(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(path: Path, scratch: Path) -> Iterator[None]:
-    """Say of `path` what a disk says of the temporary name, or of none."""
+def _said_of(path: Path) -> Iterator[None]:
+    """Say of `path` what a disk says of its temporary name, its folder or nothing."""
     try:
         yield
     except OSError as error:
-        of_scratch = str(error.filename).startswith(str(scratch))
-        if error.filename is not None and not of_scratch or error.errno is None:
+        named = None if error.filename is None else Path(os.fsdecode(error.filename))
+        own = named is None or named in path.parents
+        own = own or named.name.startswith(f".{path.name}.")
+        if not own or error.errno is None:
             raise
         why = os.strerror(error.errno)
         raise ConfigError(f"output {path} cannot be written: {why}.") from error
@@ -101,8 +103,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     check_absent(path)
     # Hidden: patterns like exp/asr_size* must not find what is not finished.
-    unfinished = _scratch(path, "unfinished")
-    with _named(path, unfinished):
+    with _said_of(path):
+        unfinished = _scratch(path, "unfinished")
         unfinished.mkdir(parents=True)
         try:
             yield unfinished

@@ -77,7 +77,8 @@ class SubnetScheduleCallback(Callback):
         """Fix the length of the search; a resumed run keeps its own.
 
         Raises:
-            ConfigError: the search does not fit into the run.
+            ConfigError: the search does not fit into the run, or the run that is
+                resumed had another optimiser.
         """
         updates = trainer.estimated_stepping_batches
         # Infinite with `max_epochs: -1`.
@@ -90,6 +91,7 @@ class SubnetScheduleCallback(Callback):
         search = int(schedule.selection.search_updates)
         check_search_fits(search, total, "trainer: max_epochs", "the resumed run")
         for optimizer in trainer.optimizers:
+            _check_same_optimizer(optimizer)
             # Lightning calls back before a step and after a batch, not after a step.
             optimizer.register_step_post_hook(lambda *_: schedule.after_step())
 
@@ -131,6 +133,25 @@ class SubnetScheduleCallback(Callback):
             kept = self._kept.setdefault(checkpoint, checkpoint.save_top_k)
             # 0: nothing is ranked; `last.ckpt` is written all the same.
             checkpoint.save_top_k = kept if joint else 0
+
+
+def _check_same_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser that the state of another one has made into that one.
+
+    Adam's and AdamW's states differ in one option's value, which is loaded, too.
+
+    Raises:
+        ConfigError: it is not what the config says.
+    """
+    for key, value in optimizer.defaults.items():
+        # Schedulers change others, such as the momentum.
+        fixed = isinstance(value, bool) or key in ("weight_decay", "eps")
+        loaded = optimizer.param_groups[0].get(key, value)
+        if fixed and loaded != value:
+            raise ConfigError(
+                f"fit: ckpt_path was written with {key}={loaded} in its optimiser, not "
+                f"{value}; use another exp_dir or the config that the run began with."
+            )
 
 
 def optimizer_with_scores_apart(

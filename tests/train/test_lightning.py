@@ -222,6 +222,14 @@ def test_another_family_is_not_resumed(recipe, monkeypatch):
             model={"model_conf": conf},
             fit={"ckpt_path": "last"},
         )
+    with pytest.raises(ConfigError, match="written with decoupled_weight_decay=False"):
+        run(
+            recipe,
+            "family",
+            monkeypatch,
+            optimizer={"_target_": "torch.optim.AdamW"},
+            fit={"ckpt_path": "last"},
+        )
 
 
 def test_an_unknown_option_is_refused(recipe, monkeypatch):
