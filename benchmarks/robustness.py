@@ -399,7 +399,7 @@ def paths(lab: Lab):
     "lost data",
     "resume with other `sizes`",
     "refused, but config.yaml was already replaced",
-    "tests/train/test_trainer.py::"
+    "tests/train/test_resume.py::"
     "test_another_run_is_refused_before_its_config_is_replaced",
 )
 def other_sizes(lab: Lab):
@@ -509,7 +509,7 @@ def patience(lab: Lab):
     "resume with other `sizes` where no tensor names them; flops → params; "
     "uniform → first",
     "the config said the new family, masks were the old one's",
-    "tests/core/test_checkpoint.py::test_another_family_does_not_fit",
+    "tests/core/test_checkpoint.py::test_another_model_does_not_fit",
 )
 def same_shapes(lab: Lab):
     budgets = dict(sizes=None, budgets={"flops": [0.5, 1]}, output_per_size=False)
@@ -535,7 +535,7 @@ def same_shapes(lab: Lab):
     "wrong result",
     "killed in the search, resumed with fewer epochs than the search has",
     "ended in the search with code 0, no model",
-    "tests/train/test_trainer.py::test_a_resumed_run_that_ends_in_the_search",
+    "tests/train/test_resume.py::test_a_resumed_run_that_ends_in_the_search",
 )
 def fewer_epochs(lab: Lab):
     options = dict(selector_conf={"search_fraction": 0.5})
@@ -782,7 +782,7 @@ def words_for_booleans(lab: Lab):
     "wrong result",
     "two trainings in one folder at the same time",
     "a mixture of both, code 0",
-    "tests/train/test_trainer.py::test_one_training_a_folder",
+    "tests/train/test_refused.py::test_one_training_a_folder",
 )
 def two_trainings(lab: Lab):
     first = lab.start(*lab.arguments("two", "--max_epoch=6", "--seed=9"))
@@ -1123,7 +1123,7 @@ def kill_in_save(lab: Lab, exp: str, name: str, number: int, *options, **changes
     "no resume",
     "SIGKILL, SIGTERM or Ctrl-C while the first checkpoint.pth is written",
     "refused until the file was removed by hand",
-    "tests/train/test_trainer.py::test_a_kill_in_the_first_checkpoint_s_writing",
+    "tests/train/test_resume.py::test_a_kill_in_the_first_checkpoint_s_writing",
 )
 def first_checkpoint(lab: Lab):
     alone = lab.trained("alone")
@@ -1141,7 +1141,7 @@ def first_checkpoint(lab: Lab):
     "hang",
     "checkpoint.pth cut by a kill, resumed in a terminal; cut files elsewhere",
     "ESPnet asks at the terminal and waits",
-    "tests/train/test_trainer.py::"
+    "tests/train/test_resume.py::"
     "test_a_kill_while_the_checkpoint_is_written_loses_one_epoch",
 )
 def terminal(lab: Lab):
@@ -1259,7 +1259,7 @@ def resume_garbage(lab: Lab):
     "late",
     "`best_model_criterion: [[valid, loss, mean]]`",
     "ValueError after the search",
-    "tests/train/test_trainer.py::test_refused_before_training",
+    "tests/train/test_refused.py::test_refused_before_training",
 )
 def criteria(lab: Lab):
     key = "--best_model_criterion"
@@ -1286,7 +1286,7 @@ def criteria(lab: Lab):
     "late",
     "`subnet: 5` in a training config",
     "refused in the first update, with a wrong reason",
-    "tests/train/test_trainer.py::test_refused_before_training",
+    "tests/train/test_refused.py::test_refused_before_training",
 )
 def subnet(lab: Lab):
     return lab.no_training("subnet=5", subnet=5)
@@ -1784,7 +1784,7 @@ def several(lab: Lab):
     "late",
     "LoRA (`use_adapter`) on a supernet",
     "trained; no size could be cut",
-    "tests/train/test_trainer.py::test_refused_before_training",
+    "tests/train/test_refused.py::test_refused_before_training",
 )
 def adapters(lab: Lab):
     return lab.no_training("use_adapter", "--use_adapter=true")

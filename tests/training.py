@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from conftest import TOKENS, encoder_conf, split
+
+import espnet_dynsize
+from espnet_dynsize.train.model import DynSizeASRModel
+from espnet_dynsize.train.task import DynSizeASRTask
 
 UTTERANCES = 12
 
@@ -68,3 +73,57 @@ def train_arguments(
         *shapes,
         *extra,
     ]
+
+
+def train(data, exp, epochs, **changes):
+    espnet_dynsize.register()
+    arguments = train_arguments(data, exp, [f"--max_epoch={epochs}"], **changes)
+    DynSizeASRTask.main(cmd=arguments)
+    return torch.load(exp / "checkpoint.pth", weights_only=False)
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name].nan_to_num(-1), theirs[name].nan_to_num(-1)), name
+
+
+class Killed(Exception):
+    pass
+
+
+def run(data, exp, *extra, **changes):
+    """Train with more options of `asr_train`; returns the checkpoint."""
+    espnet_dynsize.register()
+    DynSizeASRTask.main(cmd=train_arguments(data, exp, extra, **changes))
+    return torch.load(exp / "checkpoint.pth", weights_only=False)
+
+
+def until(update):
+    """A `forward` that is killed after so many updates."""
+    forward = DynSizeASRModel.forward
+
+    def limited(model, *args, **kwargs):
+        if model.training and model.schedule.now > update:
+            raise Killed
+        return forward(model, *args, **kwargs)
+
+    return limited
+
+
+SCHEDULERS = {
+    "warmuplr": {"warmup_steps": 10},
+    "piecewiselinearwarmuplr": {
+        "warmup_steps_list": [0, 10],
+        "warmup_lr_list": [0.0, 0.01],
+    },
+}
+
+
+def with_scheduler(data, exp, name):
+    conf = [f"{key}={value}" for key, value in SCHEDULERS[name].items()]
+    options = [a for c in conf for a in ("--scheduler_conf", c)]
+    extra = ["--max_epoch=2", f"--scheduler={name}", *options]
+    selector = {"search_updates": 6, "score_lr": 3.0}
+    espnet_dynsize.register()
+    DynSizeASRTask.main(cmd=train_arguments(data, exp, extra, selector_conf=selector))

@@ -34,9 +34,11 @@ _STOCK = {
     "keep_nbest_models": Count | list[Count],
     "patience": Annotated[int, Range(0)] | None,
 }
-_OTHER_TRAINERS = {
+# Others that must be off, and why
+_OFF = {
     "use_deepspeed": "DeepSpeed's trainer does not advance its schedule",
     "sharded_ddp": "nobody has tried its sizes with fairscale",
+    "no_forward_run": "it would go through its phases without having learned anything",
 }
 
 
@@ -112,7 +114,7 @@ def check_training(args: argparse.Namespace) -> None:
             f"model_conf: subnet={size} must be left out of a training config: it is "
             "the size that decodes."
         )
-    for key, why in _OTHER_TRAINERS.items():
+    for key, why in _OFF.items():
         given = getattr(args, key, False)
         check(not given, key, given, f"false for a family: {why}")
     # Adapted matrices are other modules, with other names, than those that are cut.

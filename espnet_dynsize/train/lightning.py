@@ -138,7 +138,7 @@ class SubnetScheduleCallback(Callback):
 def _check_same_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimiser that the state of another one has made into that one.
 
-    Adam's and AdamW's states differ in one option's value, which is loaded, too.
+    Options are loaded with the state: what the config says would have no effect.
 
     Raises:
         ConfigError: it is not what the config says.

@@ -222,12 +222,12 @@ def test_another_family_is_not_resumed(recipe, monkeypatch):
             model={"model_conf": conf},
             fit={"ckpt_path": "last"},
         )
-    with pytest.raises(ConfigError, match="written with decoupled_weight_decay=False"):
+    with pytest.raises(ConfigError, match="written with weight_decay=1e-06 in its"):
         run(
             recipe,
             "family",
             monkeypatch,
-            optimizer={"_target_": "torch.optim.AdamW"},
+            optimizer={"weight_decay": 0.0},
             fit={"ckpt_path": "last"},
         )
 

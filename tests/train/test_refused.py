@@ -1,0 +1,156 @@
+"""What is refused before any training."""
+
+import math
+
+import pytest
+import torch
+import yaml
+from training import (
+    run,
+    train,
+    train_arguments,
+    with_scheduler,
+)
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.lock import locked
+from espnet_dynsize.train.model import DynSizeASRModel
+from espnet_dynsize.train.task import DynSizeASRTask
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--best_model_criterion=valid,nosuch,min"], r"\[valid, nosuch\] must be one"),
+        (["--best_model_criterion=train,acc,max"], r"\[train, acc\] must be one of wh"),
+        (["--best_model_criterion=vlaid,loss,min"], "must be of train or valid"),
+        (["--best_model_criterion=valid,loss,mean"], "mean must be min or max"),
+        (
+            ["--patience=2", "--early_stopping_criterion", "valid", "nosuch", "min"],
+            "early_stopping_criterion: .* must be one of what validation reports",
+        ),
+        (
+            ["--scheduler=reducelronplateau", "--val_scheduler_criterion"]
+            + ["valid", "nosuch"],
+            "val_scheduler_criterion: .* must be one of what validation reports",
+        ),
+        (["--freeze_param", "encoder", "ctc"], "freeze_param=.* must be less than all"),
+        (["--freeze_param", "schedule"], "must be without the schedule, whose scores"),
+        (["--keep_nbest_models", "-1"], "keep_nbest_models=.* at least 1"),
+        (["--patience", "-1"], "patience=-1 must be a whole number, at least 0"),
+        (
+            ["--token_list", "/dev/null"],
+            "token_list=/dev/null must be a file with a",
+        ),
+        (["--token_list", "nosuch"], "token_list=nosuch must be a file with a token"),
+        (["--grad_clip", "nan"], "grad_clip=nan must be above 0"),
+        (["--grad_clip", "-1"], "grad_clip=-1.0 must be above 0"),
+        (["--model_conf", "lsm_weight=.nan"], "lsm_weight=nan must be a number"),
+        (["--optim_conf", "lr=1e-3"], "optim_conf: lr=1e-3 must be a number, not text"),
+        (["--optim_conf", "lr=-1.0"], "with optim_conf=.* cannot be built: Invalid le"),
+        (["--optim_conf", "beta=1"], "cannot be built: .* unexpected keyword"),
+        (
+            ["--scheduler=warmuplr", "--scheduler_conf", "warmup_steps=a"],
+            "scheduler=warmuplr with scheduler_conf={'warmup_steps': 'a'} cannot be",
+        ),
+        (["--freeze_param", "encoder.encoderz"], "no encoder.encoderz is in the model"),
+        (["--accum_grad", "0"], "accum_grad=0 must be a whole number, at least 1"),
+        (
+            ["--early_stopping_criterion", "valid", "loss", "mean"],
+            "early_stopping_criterion: .*=mean must be min or max",
+        ),
+        (["--no_forward_run=true"], "no_forward_run=True must be false for a family"),
+        (["--use_adapter=true"], "use_adapter=True must be false for a supernet"),
+        (["--model_conf", "subnet=5"], "subnet=5 must be left out of a training conf"),
+    ],
+)
+def test_refused_before_training(data, tmp_path, options, message, monkeypatch):
+    def forward(model, *args, **kwargs):
+        assert not model.training
+        return stock_forward(model, *args, **kwargs)
+
+    stock_forward = DynSizeASRModel.forward
+    monkeypatch.setattr(DynSizeASRModel, "forward", forward)
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2", *options])
+    with pytest.raises(ConfigError, match=message):
+        DynSizeASRTask.main(cmd=arguments)
+
+
+def test_a_folder_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2"])
+    arguments.append(f"--output_dir={tmp_path}/file/exp")
+    with pytest.raises(ConfigError, match="file/exp cannot be written into: Not a dir"):
+        DynSizeASRTask.main(cmd=arguments)
+
+
+def test_one_training_a_folder(data, tmp_path):
+    # A lock is of an open file: the same process is refused, too.
+    with (
+        locked(tmp_path / "exp", "training"),
+        pytest.raises(ConfigError, match="exp is in use: another process"),
+    ):
+        train(data, tmp_path / "exp", 1)
+    assert not (tmp_path / "exp" / "config.yaml").exists()
+    train(data, tmp_path / "exp", 2)
+
+
+def test_an_update_of_more_batches_than_an_epoch_has(data, tmp_path):
+    with pytest.raises(ConfigError, match="accum_grad=5 must be at most 4"):
+        run(data, tmp_path / "exp", "--max_epoch=3", "--accum_grad=5")
+
+
+def test_threads_of_one_process_are_refused(data, tmp_path):
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=1"])
+    args = DynSizeASRTask.get_parser().parse_args(arguments)
+    args.ngpu, args.distributed = 2, False
+    with pytest.raises(ConfigError, match="ngpu=2 needs multiprocessing_distributed"):
+        DynSizeASRTask.main_worker(args)
+
+
+def test_a_size_that_decodes_is_not_for_training(data, tmp_path):
+    with pytest.raises(ConfigError, match="subnet=5 must be left out of a training"):
+        run(data, tmp_path / "exp", "--max_epoch=1", subnet=5)
+
+
+def test_search_longer_than_the_run(data, tmp_path):
+    with pytest.raises(
+        ConfigError, match="search_updates=6 must be less than the run's 4"
+    ):
+        train(data, tmp_path / "exp", 1)
+    assert not list((tmp_path / "exp").glob("*.pth"))
+
+
+def test_score_lr_is_refused_where_the_scheduler_ignores_it(data, tmp_path):
+    with pytest.raises(ConfigError, match="score_lr=3.0 must be 1 with this scheduler"):
+        with_scheduler(data, tmp_path / "exp", "piecewiselinearwarmuplr")
+    assert not list((tmp_path / "exp").glob("*.pth"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", None])
+def test_weights_to_start_from_must_be_readable(data, tmp_path, content, monkeypatch):
+    path = tmp_path / "start.pth"
+    if content is None:
+        torch.save({"a": torch.tensor([1.0, math.nan])}, path)
+    else:
+        path.write_bytes(content)
+    # At a terminal, ESPnet would ask whether to read it in an unsafe way, and wait.
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    arguments = train_arguments(data, tmp_path / "exp", [f"--init_param={path}"])
+    with pytest.raises(ConfigError, match="start.pth (cannot be read|must hold fin)"):
+        DynSizeASRTask.main(cmd=arguments)
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [[], ["valid"], [["valid", "loss"]], [[1, 2, 3]], [["valid", None, "min"]]],
+    ids=str,
+)
+def test_criteria_of_another_form(data, tmp_path, criteria):
+    arguments = train_arguments(data, tmp_path / "exp")
+    arguments = [a for a in arguments if not a.startswith("--best_model_criterion")]
+    path = tmp_path / "exp.yaml"
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(config | {"best_model_criterion": criteria}))
+    with pytest.raises(ConfigError, match="best_model_criterion=.* must be a list of"):
+        DynSizeASRTask.main(cmd=arguments)

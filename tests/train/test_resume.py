@@ -1,0 +1,192 @@
+"""Runs that are killed, and go on or are refused."""
+
+import pytest
+import torch
+from training import (
+    Killed,
+    assert_same,
+    run,
+    train,
+    train_arguments,
+    until,
+)
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.train.model import DynSizeASRModel
+from espnet_dynsize.train.task import DynSizeASRTask
+
+
+# Four updates an epoch, six of search: epoch 1 is search, epoch 2 has the boundary.
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_resumed_equals_uninterrupted(data, tmp_path, uninterrupted, stop, monkeypatch):
+    exp = tmp_path / "resumed"
+    forward = DynSizeASRModel.forward
+
+    def until_stop(model, *args, **kwargs):
+        if model.training and model.schedule.update > 4 * stop + 2:
+            raise Killed  # in the middle of an epoch, whose work is lost
+        return forward(model, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DynSizeASRModel, "forward", until_stop)
+        train(data, exp, 5)
+    assert_same(train(data, exp, 5)["model"], uninterrupted[1]["model"])
+    for name in ("valid.loss.ave_2best.pth", "valid.loss.best.pth"):
+        ours, theirs = (torch.load(e / name) for e in (exp, uninterrupted[0]))
+        assert_same(ours, theirs)
+
+
+SEARCHES = {"search_updates": 6}
+OTHERS = {
+    "iterative_zero_out": {
+        "selector": "iterative_zero_out",
+        "selector_conf": {**SEARCHES, "iterations": 2, "initial_score": 1.0},
+    },
+    "components": {
+        "selector": "ortho_softmax",
+        "selector_conf": SEARCHES,
+        "granularity": "component",
+        "sizes": None,
+        "budgets": {"params": [0.5, 0.7, 1]},
+    },
+    "random": {"selector": "random", "selector_conf": {}},
+    "norm_per_size": {"selector_conf": SEARCHES, "norm_per_size": True},
+    "batch_norm": {"selector_conf": SEARCHES, "conv_norm": "batch_norm"},
+}
+
+
+@pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS)
+def test_other_families_train_and_resume(data, tmp_path, changes):
+    whole = train(data, tmp_path / "whole", 4, **changes)["model"]
+    train(data, tmp_path / "parts", 2, **changes)
+    assert_same(train(data, tmp_path / "parts", 4, **changes)["model"], whole)
+    masks = whole["schedule.selection.fixed_masks"]
+    assert not masks.isnan().any() and masks[-1].all()
+    extracted = extract(tmp_path / "whole", "valid.loss.ave.pth", [])
+    assert len(extracted) == 3
+
+
+def test_a_kill_while_the_checkpoint_is_written_loses_one_epoch(
+    data, tmp_path, uninterrupted
+):
+    exp = tmp_path / "cut"
+    train(data, exp, 4)
+    checkpoint = exp / "checkpoint.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:3000])
+    assert_same(train(data, exp, 5)["model"], uninterrupted[1]["model"])
+
+
+def test_a_kill_before_the_epoch_s_model_is_written(data, tmp_path, uninterrupted):
+    exp = tmp_path / "cut"
+    train(data, exp, 4)
+    (exp / "4epoch.pth").write_bytes(b"PK")
+    (exp / "latest.pth").unlink()
+    train(data, exp, 5)
+    ours, theirs = (
+        torch.load(e / "valid.loss.ave.pth") for e in (exp, uninterrupted[0])
+    )
+    assert_same(ours, theirs)
+
+
+def test_a_kill_after_the_last_epoch(data, tmp_path, uninterrupted):
+    exp = tmp_path / "cut"
+    train(data, exp, 5)
+    for name in ("latest.pth", "valid.loss.best.pth", "valid.loss.ave.pth"):
+        (exp / name).unlink()
+    (exp / "5epoch.pth").unlink()
+    train(data, exp, 5)
+    for name in ("latest.pth", "valid.loss.best.pth", "valid.loss.ave.pth"):
+        ours, theirs = (torch.load(e / name) for e in (exp, uninterrupted[0]))
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("content", [b"PK", None])
+def test_epochs_without_a_checkpoint_are_not_overwritten(data, tmp_path, content):
+    exp = tmp_path / "cut"
+    exp.mkdir()
+    (exp / "config.yaml").write_text("old")
+    (exp / "3epoch.pth").write_bytes(b"model")
+    if content is not None:
+        (exp / "checkpoint.pth").write_bytes(content)
+    message = "checkpoint.pth .*, nor is there a .*, but there is 3epoch.pth: use"
+    with pytest.raises(ConfigError, match=message):
+        train(data, exp, 2)
+    assert (exp / "3epoch.pth").read_bytes() == b"model"
+    assert (exp / "config.yaml").read_text() == "old"
+
+
+def test_a_kill_in_the_first_checkpoint_s_writing(data, tmp_path, uninterrupted):
+    exp = tmp_path / "first"
+    exp.mkdir()
+    (exp / "checkpoint.pth").write_bytes(b"PK")
+    assert_same(train(data, exp, 5)["model"], uninterrupted[1]["model"])
+
+
+def test_a_lost_checkpoint_is_the_one_before_it(data, tmp_path, uninterrupted):
+    exp = tmp_path / "lost"
+    train(data, exp, 3)
+    (exp / "checkpoint.pth").unlink()
+    assert_same(train(data, exp, 5)["model"], uninterrupted[1]["model"])
+
+
+def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
+    exp = tmp_path / "run"
+    train(data, exp, 2, output_per_size=False)
+    before = (exp / "config.yaml").read_text()
+    others = [
+        ({"sizes": [4, 6, 8]}, "another sizes than"),
+        (
+            {"selector": "uniform", "selector_conf": {}},
+            "another selector than",
+        ),
+        ({"selector_conf": {"search_updates": 7}}, "another selector_conf"),
+    ]
+    for changes, message in others:
+        with pytest.raises(ConfigError, match=message):
+            train(data, exp, 4, **{"output_per_size": False, **changes})
+        assert (exp / "config.yaml").read_text() == before
+    # Found out later: by the length of the run, and by the optimiser
+    for options, message in (
+        (["--max_epoch=1"], "search_updates=6 must be less than the run's 4 updates"),
+        (["--optim=sgd"], "resume: optim=sgd must be adam, with which the run in .* b"),
+        (["--optim=adamw"], "resume: optim=adamw must be adam"),
+        (["--optim_conf", "lr=0.5"], "resume: optim_conf={'lr': 0.5} must be {'lr': "),
+        (["--scheduler=warmuplr"], "resume: scheduler=warmuplr must be None"),
+        (["--resume=false"], "resume=False would begin anew in .* overwrite 2epoch.pt"),
+    ):
+        arguments = train_arguments(data, exp, ["--max_epoch=4"], output_per_size=False)
+        with pytest.raises(ConfigError, match=message):
+            DynSizeASRTask.main(cmd=arguments + options)
+        assert (exp / "config.yaml").read_text() == before
+    train(data, exp, 4, output_per_size=False)
+
+
+def test_patience_and_a_kill_while_searching(data, tmp_path, monkeypatch):
+    """ESPnet asks for patience before the first epoch of a resumed run."""
+    exp, conf = tmp_path / "exp", {"search_updates": 14}
+    options = ["--max_epoch=6", "--patience=0"]
+    options += ["--early_stopping_criterion", "valid", "loss", "min"]
+    # Nothing improves: the first epoch stays the best one.
+    options += ["--optim_conf", "lr=0.0"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DynSizeASRModel, "forward", until(10))
+        run(data, exp, *options, selector_conf=conf)
+    states = run(data, exp, *options, selector_conf=conf)["model"]
+    assert not states["schedule.selection.fixed_masks"].isnan().any()
+    assert (exp / "valid.loss.ave.pth").exists()
+
+
+def test_a_resumed_run_that_ends_in_the_search(data, tmp_path, monkeypatch):
+    exp, conf = tmp_path / "exp", {"search_updates": None, "search_fraction": 0.5}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DynSizeASRModel, "forward", until(10))
+        run(data, exp, "--max_epoch=12", selector_conf=conf)
+    with pytest.raises(ConfigError, match="max_epoch=4 gives 16 updates, but the sea"):
+        run(data, exp, "--max_epoch=4", selector_conf=conf)
+
+
+def test_resuming_another_shape(data, tmp_path):
+    train(data, tmp_path / "exp", 2)
+    with pytest.raises(ConfigError, match="resume: .*checkpoint.pth does not fit"):
+        train(data, tmp_path / "exp", 3, linear_units=10)
