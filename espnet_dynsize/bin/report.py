@@ -35,12 +35,24 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="files on which the recognisers are timed (default: only the encoders "
         "are, on noise)",
     )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="only print, for each folder against the first, the difference of the "
+        "error rates with a confidence interval and a p-value (paired bootstrap over "
+        "utterances); folders of decoded test sets, too",
+    )
     parser.set_defaults(function=main)
 
 
 def main(args: argparse.Namespace) -> int:
+    logging.disable(logging.WARNING)
+    if args.compare:
+        from espnet_dynsize.report.compare import compare
+
+        print(compare(args.folders, args.model_file), end="")
+        return 0
     from espnet_dynsize.report.write import write_report
 
-    logging.disable(logging.WARNING)
     write_report(args.folders, args.model_file, args.output_dir, args.audio)
     return 0

@@ -28,6 +28,43 @@ class Score(NamedTuple):
     cer: float
 
 
+class UtteranceErrors(NamedTuple):
+    """Of one utterance."""
+
+    errors: int
+    words: int  # of the reference
+
+
+def read_errors(folder: Path) -> dict[str, UtteranceErrors]:
+    """Errors in every utterance of the `ref.trn` and `hyp.trn` in a folder.
+
+    Counted by jiwer, with one cost for every error, wherever sclite has been: sclite
+    aligns with other costs, and counts hardly ever otherwise.
+
+    Raises:
+        ConfigError: a file is missing or cannot be used.
+    """
+    name = str(folder)
+    ref, hyp = (
+        _any_case(read_trn(folder / f"{side}.trn"), name) for side in ("ref", "hyp")
+    )
+    aligned = jiwer.process_words(*_comparable(ref, hyp, name), _WORDS, _WORDS)
+    return {
+        key: UtteranceErrors(sum(map(_length, chunks)), len(reference))
+        for key, chunks, reference in zip(
+            sorted(ref), aligned.alignments, aligned.references
+        )
+    }
+
+
+def _length(chunk: jiwer.AlignmentChunk) -> int:
+    """How many errors a part of an alignment is."""
+    if chunk.type == "equal":
+        return 0
+    reference = chunk.ref_end_idx - chunk.ref_start_idx
+    return max(reference, chunk.hyp_end_idx - chunk.hyp_start_idx)
+
+
 def error_rate(ref: Mapping[str, str], hyp: Mapping[str, str], name: str) -> float:
     """Edit distance in words over reference words, by utterance.
 
@@ -40,6 +77,13 @@ def error_rate(ref: Mapping[str, str], hyp: Mapping[str, str], name: str) -> flo
         ConfigError: an utterance is missing on one side, there is no word, or sclite
             would not take every word as it is.
     """
+    return jiwer.process_words(*_comparable(ref, hyp, name), _WORDS, _WORDS).wer
+
+
+def _comparable(
+    ref: Mapping[str, str], hyp: Mapping[str, str], name: str
+) -> tuple[list[str], list[str]]:
+    """References and hypotheses in the order of the utterances' names, without case."""
     pairs = _paired(ref, hyp, name)
     for text in (*ref.values(), *hyp.values()):
         if has_syntax(text):
@@ -50,7 +94,7 @@ def error_rate(ref: Mapping[str, str], hyp: Mapping[str, str], name: str) -> flo
     references, hypotheses = (
         [" ".join(words(without_case(text))) for text in side] for side in zip(*pairs)
     )
-    return jiwer.process_words(references, hypotheses, _WORDS, _WORDS).wer
+    return references, hypotheses
 
 
 def _paired(
