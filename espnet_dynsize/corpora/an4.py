@@ -1,5 +1,6 @@
 """The AN4 corpus (CMU census database, 948 training and 130 test utterances)."""
 
+import random
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from espnet_dynsize.corpora.datadir import (
 )
 
 VALID_UTTERANCES = 100
+FOLDS, FOLD_SEED = 5, 0
 _TRANSCRIPT = re.compile(r"^(.*)\((\w+)-(\w+)-(\w+)\)$")
 
 
@@ -72,14 +74,21 @@ def _audio(stem: Path) -> Path:
     raise ConfigError(f"{stem} has no audio: a .flac, .wav or .sph file must exist.")
 
 
-def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
-    """Write `data/{train,valid,test}`; valid is the first 100 training utterances.
+def prepare(corpus_dir: Path, data: Path, fold: int | None = None) -> dict[str, Path]:
+    """Write `data/{train,valid,test}`.
 
-    The split is that of ESPnet's own AN4 recipe.
+    Args:
+        corpus_dir: Folder of the corpus.
+        data: Where the data directories go.
+        fold: Of `read_folds`, which is the test set; None: the official one, and the
+            first 100 training utterances are the validation set, as in ESPnet's own
+            AN4 recipe.
 
     Raises:
         ConfigError: the corpus is missing or broken; nothing has been written then.
     """
+    if fold is not None:
+        return write_data_dirs(data, fold_splits(read_folds(corpus_dir), fold))
     train = sorted(read_split(corpus_dir, "train"))
     if len(train) <= VALID_UTTERANCES:
         raise ConfigError(
@@ -93,3 +102,44 @@ def prepare(corpus_dir: Path, data: Path) -> dict[str, Path]:
         "test": read_split(corpus_dir, "test"),
     }
     return write_data_dirs(data, splits)
+
+
+def read_folds(corpus_dir: Path) -> list[list[Utterance]]:
+    """All utterances of both official sets, in five parts with other speakers each.
+
+    Speakers are shuffled with a fixed seed and dealt out in turns.
+
+    Raises:
+        ConfigError: see `read_split`.
+    """
+    speakers: dict[str, list[Utterance]] = {}
+    for split in ("train", "test"):
+        for utterance in sorted(read_split(corpus_dir, split)):
+            speakers.setdefault(utterance.speaker, []).append(utterance)
+    names = sorted(speakers)
+    random.Random(FOLD_SEED).shuffle(names)
+    return [
+        [utterance for name in names[fold::FOLDS] for utterance in speakers[name]]
+        for fold in range(FOLDS)
+    ]
+
+
+def fold_splits(folds: list[list[Utterance]], fold: int) -> dict[str, list[Utterance]]:
+    """Test on a fold; train on the others, but for the validation set's speakers.
+
+    The validation set is the first 100 utterances of the next fold. What else its
+    speakers have said is not used.
+
+    Args:
+        folds: See `read_folds`.
+        fold: Number of the test fold.
+    """
+    following = folds[(fold + 1) % len(folds)]
+    valid = following[:VALID_UTTERANCES]
+    known = {utterance.speaker for utterance in (*folds[fold], *valid)}
+    everything = [utterance for part in folds for utterance in part]
+    return {
+        "train": [u for u in everything if u.speaker not in known],
+        "valid": valid,
+        "test": folds[fold],
+    }

@@ -52,6 +52,33 @@ def test_an4_split_is_that_of_the_espnet_recipe(tmp_path):
     assert max(ids["valid"]) < min(ids["train"])
 
 
+def test_folds_of_speakers(tmp_path, monkeypatch):
+    """Eleven speakers with three utterances each, two of them in the test set."""
+    monkeypatch.setattr(an4, "VALID_UTTERANCES", 4)
+    lines = [f"<s> A B </s> (an{i}-f{i % 11:02}-b)" for i in range(33)]
+    known = [line for line in lines if "-f0" in line]
+    corpus = write_an4(tmp_path / "an4", known, [x for x in lines if x not in known])
+    folds = an4.read_folds(corpus)
+    assert folds == an4.read_folds(corpus)
+    speakers = [{u.speaker for u in fold} for fold in folds]
+    assert list(map(len, speakers)) == [3, 2, 2, 2, 2]
+    assert len(set.union(*speakers)) == 11 and sum(map(len, folds)) == 33
+    for fold in range(5):
+        splits = an4.fold_splits(folds, fold)
+        assert splits["test"] == folds[fold]
+        # Four utterances are of two speakers; the two others of theirs are left out.
+        assert splits["valid"] == folds[(fold + 1) % 5][:4]
+        sizes = {name: len(utterances) for name, utterances in splits.items()}
+        assert sizes["train"] == 33 - sizes["test"] - 4 - 2
+        sets = [{u.speaker for u in part} for part in splits.values()]
+        assert sum(map(len, sets)) == len(set.union(*sets))
+        dirs = an4.prepare(corpus, tmp_path / f"data{fold}", fold)
+        counts = {
+            s: len((d / "text").read_text().splitlines()) for s, d in dirs.items()
+        }
+        assert counts == sizes
+
+
 def test_a_folder_that_is_not_an4(tmp_path):
     with pytest.raises(ConfigError, match="is not an AN4 folder"):
         an4.read_split(tmp_path, "train")

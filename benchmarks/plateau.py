@@ -1,0 +1,169 @@
+"""When does CTC leave its plateau of blanks? Short trainings with one thing changed.
+
+    python benchmarks/plateau.py --corpus_dir DIR [--variants V ...] [--seeds 0 1]
+
+CTC first predicts blanks alone. Each variant trains for a third of the AN4 recipe's
+epochs, and a row of results/plateau.jsonl has the dev CER after each; the table says in
+which epoch it falls below 50 %. Fold 0 is the test set, which is not looked at.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from an4_methods import CONF
+from espnet2.train.reporter import Reporter
+
+from espnet_dynsize.core.checkpoint import read_checkpoint
+from espnet_dynsize.corpora import an4
+from espnet_dynsize.demo.stages import Experiment
+
+HERE = Path(__file__).resolve().parent
+ROWS = HERE / "results" / "plateau.jsonl"
+EPOCHS = 13
+PAST = 50.0  # per cent
+FOLD = 0
+_REVISION = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+COMMIT = subprocess.run(_REVISION, capture_output=True, text=True).stdout.strip()
+MODELS = {
+    "6 blocks": ("conformer", ()),
+    "3 blocks": ("conformer", ("--encoder_conf", "num_blocks=3")),
+    "1 block": ("conformer", ("--encoder_conf", "num_blocks=1")),
+    "simple_top_k": ("dynsize", ()),
+    "uniform": (
+        "dynsize",
+        ("--model_conf", "selector=uniform", "--model_conf", "selector_conf={}"),
+    ),
+    "first": (
+        "dynsize",
+        ("--model_conf", "selector=first", "--model_conf", "selector_conf={}"),
+    ),
+}
+# Name → options of asr_train
+VARIANTS = {
+    "as it is": (),
+    "no SpecAugment": ("--specaug", "null"),
+    "no speed perturbation": ("--preprocessor_conf", "data_aug_prob=0.0"),
+    "warm-up 400": ("--scheduler_conf", "warmup_steps=400"),
+    "warm-up 1600": ("--scheduler_conf", "warmup_steps=1600"),
+    "peak 0.001": ("--optim_conf", "lr=0.001"),
+    "peak 0.004": ("--optim_conf", "lr=0.004"),
+    "half the batch": ("--batch_bins", "200000"),
+    "twice the batch": ("--batch_bins", "800000"),
+    "no dropout": (
+        *("--encoder_conf", "dropout_rate=0.0"),
+        *("--encoder_conf", "positional_dropout_rate=0.0"),
+    ),
+    "Adam with beta 0.98": ("--optim_conf", "betas=[0.9, 0.98]"),
+    "subsampling by 2": ("--encoder_conf", "input_layer=conv2d2"),
+}
+
+
+def run(experiment: Experiment, model: str, variant: str, seed: int) -> dict:
+    """Train; returns a row."""
+    config, options = MODELS[model]
+    tag = f"{model}_{variant}_seed{seed}".replace(" ", "_")
+    options = [*options, *VARIANTS[variant], "--seed", str(seed)]
+    options += ["--max_epoch", str(EPOCHS), "--keep_nbest_models", "1"]
+    folder = experiment.train(CONF / f"train_asr_{config}.yaml", tag, options)
+    return dict(
+        model=model,
+        variant=variant,
+        options=list(VARIANTS[variant]),
+        seed=seed,
+        fold=FOLD,
+        dev_cer=dev_cer(folder),
+        commit=COMMIT,
+        machine=f"{platform.machine()} CPU, one thread",
+    )
+
+
+def dev_cer(folder: Path) -> list[float]:
+    """Per cent after every epoch: of a family, the full size's."""
+    reporter = Reporter()
+    reporter.load_state_dict(read_checkpoint(folder / "checkpoint.pth")["reporter"])
+    epochs = range(1, reporter.get_epoch() + 1)
+    sizes = [
+        int(key.removeprefix("cer_ctc_"))
+        for key in reporter.stats[1]["valid"]
+        if re.fullmatch(r"cer_ctc_\d+", key)
+    ]
+    # The search hides the value by which models are chosen, not those of the sizes.
+    key = f"cer_ctc_{max(sizes)}" if sizes else "cer_ctc"
+    values = [reporter.get_value("valid", key, epoch) for epoch in epochs]
+    return [round(100 * float(value), 1) for value in values]
+
+
+def past(row: dict) -> int | None:
+    """The first epoch in which the dev CER is below 50 %."""
+    epochs = enumerate(row["dev_cer"], 1)
+    return next((epoch for epoch, cer in epochs if cer < PAST), None)
+
+
+def read_rows() -> list[dict]:
+    if not ROWS.exists():
+        return []
+    return [json.loads(line) for line in ROWS.read_text().splitlines()]
+
+
+def add_row(row: dict) -> None:
+    def key(row: dict) -> tuple:
+        return row["model"], row["variant"], row["seed"]
+
+    rows = {key(old): old for old in read_rows()}
+    rows[key(row)] = row
+    ROWS.write_text("".join(json.dumps(rows[k]) + "\n" for k in sorted(rows)))
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = [
+        f"The epoch, of {EPOCHS}, in which the dev CER falls below {PAST} %, and the CER "
+        "after the last one; by seed.\n",
+        "| model | training | seeds | epoch | dev CER % |",
+        "|---|---|---|---|---|",
+    ]
+    names = dict.fromkeys((row["model"], row["variant"]) for row in rows)
+    for model, variant in names:
+        chosen = [r for r in rows if (r["model"], r["variant"]) == (model, variant)]
+        cells = [model, variant, ", ".join(str(row["seed"]) for row in chosen)]
+        cells.append(", ".join(str(past(row) or "–") for row in chosen))
+        cells.append(", ".join(f"{row['dev_cer'][-1]:.1f}" for row in chosen))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus_dir", type=Path, help="folder of AN4")
+    parser.add_argument("--exp", type=Path, default=HERE / "exp" / "plateau")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["6 blocks"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    data = an4.prepare(args.corpus_dir, args.exp / "data", FOLD)
+    experiment = Experiment(args.exp, data, threads=1)
+    experiment.make_token_list()
+    experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [
+            pool.submit(run, experiment, model, variant, seed)
+            for variant in args.variants
+            for model in args.models
+            for seed in args.seeds
+        ]
+        for job in as_completed(jobs):
+            add_row(job.result())
+    ROWS.with_suffix(".md").write_text(markdown(read_rows()))
+    print(markdown(read_rows()))
+
+
+if __name__ == "__main__":
+    main()
