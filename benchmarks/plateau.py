@@ -123,7 +123,7 @@ def add_row(row: dict) -> None:
 
 def markdown(rows: list[dict]) -> str:
     lines = [
-        f"The epoch, of {EPOCHS}, in which the dev CER falls below {PAST} %, and the CER "
+        f"The epoch, of {EPOCHS}, in which the dev CER falls below {PAST} %, and CER "
         "after the last one; by seed.\n",
         "| model | training | seeds | epoch | dev CER % |",
         "|---|---|---|---|---|",
