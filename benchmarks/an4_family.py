@@ -1,10 +1,13 @@
 """Supernets against individually trained models of the same sizes, on AN4.
 
     python benchmarks/an4_family.py --corpus_dir DIR [--methods M ...] [--seeds 0 1]
+        [--folds 0 1 2 | official]
 
 Every method trains with the same data and the same number of updates. Trainings are
 resumable; each finished model is a row of results/an4_family.jsonl, from which
-results/an4_family.md and the pictures are built (--tables: only that).
+results/an4_family.md and the pictures are built (--tables: only that). A fold tests on
+a fifth of the speakers (`corpora.an4.read_folds`); the rows of folds have the errors in
+every utterance, whose words are in results/an4_words.json.
 """
 
 import argparse
@@ -14,9 +17,12 @@ import os
 import platform
 import re
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import espnet2
+import torch
 from an4_methods import (
     ALONE,
     CONF,
@@ -40,14 +46,20 @@ from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.report import measure
+from espnet_dynsize.report.scores import read_errors
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "results" / "an4_family.jsonl"
+WORDS = HERE / "results" / "an4_words.json"
+OFFICIAL = "official"
+# What stands before its error rates' names → data directory
+SETS = {"": "test", "dev_": "valid"}
+_WRITING = threading.Lock()
 STOCK = CONF / "train_asr_conformer.yaml"
 
 
-def run(experiment: Experiment, method: str, seed: int) -> None:
-    """Train, cut and score all sizes of a method; add its rows."""
+def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
+    """Train, cut and score all sizes of a method in a fold; add its rows."""
     if method == INDIVIDUAL:
         rows = [_individual(experiment, layers, seed) for layers in LAYERS[::-1]]
     elif method == ALONE:
@@ -55,7 +67,7 @@ def run(experiment: Experiment, method: str, seed: int) -> None:
         rows = [_layers_alone(experiment, row, seed) for row in smaller]
     else:
         rows = _supernet(experiment, method, seed)
-    add_rows(rows)
+    add_rows([{**row, "fold": fold} for row in rows], fold)
 
 
 def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
@@ -101,8 +113,15 @@ def _row(experiment, folder, method, layers, seed, commit) -> dict:
         options = ("--config", str(CONF / f"decode_{DECODING[method]}.yaml"))
     scores = {
         prefix: experiment.decode(folder, checkpoint, name, options)
-        for prefix, name in (("", "test"), ("dev_", "valid"))
+        for prefix, name in SETS.items()
     }
+    errors, words = {}, {}
+    for prefix, name in SETS.items():
+        decoded = folder / f"decode_{Path(checkpoint).stem}" / name
+        for kind in ("wer", "cer"):
+            counts = read_errors(decoded / f"score_{kind}")
+            errors[prefix + kind] = [counts[key].errors for key in sorted(counts)]
+            words[prefix + kind] = [counts[key].words for key in sorted(counts)]
     model, config = load_model(folder, checkpoint)
     run = measure.encoder_run(model, config)
     return dict(
@@ -117,7 +136,10 @@ def _row(experiment, folder, method, layers, seed, commit) -> dict:
         kept=config["encoder_conf"].get("keep_layers"),
         exp=str(folder.name),
         commit=commit,
+        versions=f"espnet {espnet2.__version__}, torch {torch.__version__}",
         machine=f"{platform.machine()} CPU, {experiment.threads} thread(s) a run",
+        errors=errors,
+        words=words,
     )
 
 
@@ -133,21 +155,36 @@ def _commit(folder: Path) -> str:
 
 
 def read_rows() -> list[dict]:
+    """All rows; those of before there were folds are of the official split."""
     if not ROWS.exists():
         return []
-    return [json.loads(line) for line in ROWS.read_text().splitlines()]
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    return [{"fold": OFFICIAL, **row} for row in rows]
 
 
-def add_rows(new: list[dict]) -> None:
-    """Write rows, in place of older ones of the same method, size and seed."""
+def read_words() -> dict[str, dict[str, list[int]]]:
+    """Fold → kind of error rate → words (characters) of every utterance."""
+    return json.loads(WORDS.read_text()) if WORDS.exists() else {}
+
+
+def add_rows(new: list[dict], fold: str) -> None:
+    """Write rows, in place of older ones of the same method, size, fold and seed."""
 
     def key(row: dict) -> tuple:
-        return METHODS.index(row["method"]), row["layers"], row["seed"]
+        return METHODS.index(row["method"]), row["layers"], row["fold"], row["seed"]
 
-    rows = {key(row): row for row in [*read_rows(), *new]}
-    rows = [rows[k] for k in sorted(rows)]
-    ROWS.parent.mkdir(exist_ok=True)
-    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with _WRITING:
+        # The references are the same for every model of a fold: written once.
+        words = read_words()
+        for row in new:
+            own = row.pop("words")
+            if words.setdefault(fold, own) != own:
+                raise ValueError(f"{row['exp']} was scored with other references.")
+        rows = {key(row): row for row in [*read_rows(), *new]}
+        lines = [json.dumps(rows[k]) + "\n" for k in sorted(rows)]
+        ROWS.parent.mkdir(exist_ok=True)
+        WORDS.write_text(json.dumps(words))
+        ROWS.write_text("".join(lines))
 
 
 def main() -> None:
@@ -155,32 +192,41 @@ def main() -> None:
     parser.add_argument("--corpus_dir", type=Path, help="folder of AN4")
     parser.add_argument("--exp", type=Path, default=HERE / "exp" / "an4_family")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    folds = [OFFICIAL, *map(str, range(an4.FOLDS))]
+    parser.add_argument("--folds", nargs="+", choices=folds, default=["0", "1", "2"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     args = parser.parse_args()
     if not args.tables:
         _run_all(args)
-    write_tables(read_rows(), ROWS)
+    write_tables(read_rows(), read_words(), ROWS)
     print(ROWS.with_suffix(".md").read_text())
 
 
 def _run_all(args) -> None:
     logging.disable(logging.WARNING)
-    config = CONF / "train_asr_dynsize.yaml"
     threads = max((os.cpu_count() or 1) // args.jobs, 1)
-    data = an4.prepare(args.corpus_dir, args.exp / "data")
-    experiment = Experiment(args.exp, data, threads=threads)
-    experiment.make_token_list()
-    experiment.collect_stats(config)
+    experiments = {fold: _experiment(args, fold, threads) for fold in args.folds}
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [
-            pool.submit(run, experiment, method, seed)
+            pool.submit(run, experiment, fold, method, seed)
             for seed in args.seeds
+            for fold, experiment in experiments.items()
             for method in args.methods
         ]
         for job in jobs:
             job.result()
+
+
+def _experiment(args, fold: str, threads: int) -> Experiment:
+    exp = args.exp if fold == OFFICIAL else args.exp / f"fold{fold}"
+    number = None if fold == OFFICIAL else int(fold)
+    data = an4.prepare(args.corpus_dir, exp / "data", number)
+    experiment = Experiment(exp, data, threads=threads)
+    experiment.make_token_list()
+    experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
+    return experiment
 
 
 if __name__ == "__main__":

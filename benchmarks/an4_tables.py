@@ -19,6 +19,7 @@ from an4_methods import (
     TRAINING,
     WIDE,
 )
+from pooled import pooled_tables
 
 MEASURES = {
     "wer": "test WER",
@@ -28,9 +29,12 @@ MEASURES = {
 }
 
 
-def write_tables(rows: list[dict], path: Path) -> None:
+def write_tables(rows: list[dict], words: dict, path: Path) -> None:
     """Write `path` with .md and .png, and the picture of the layers beside it."""
-    path.with_suffix(".md").write_text(markdown(rows))
+    folds = [row for row in rows if row["fold"] != "official"]
+    rows = [row for row in rows if row["fold"] == "official"]
+    text = pooled_tables(folds, words) if folds else ""
+    path.with_suffix(".md").write_text(text + markdown(rows))
     plot_wer(rows, path.with_suffix(".png"))
     plot_layers(rows, path.with_name(f"{path.stem}_layers.png"))
 

@@ -1,0 +1,97 @@
+"""Tables of folds: errors pooled over all utterances, with the paired bootstrap."""
+
+from typing import NamedTuple
+
+import numpy as np
+from an4_methods import ALONE, INDIVIDUAL, METHODS, NARROW, WIDE
+
+from espnet_dynsize.report.compare import Comparison, paired_bootstrap
+
+KINDS = {
+    "wer": "test WER",
+    "cer": "test CER",
+    "dev_wer": "dev WER",
+    "dev_cer": "dev CER",
+}
+_NOTE = """\
+Error rates in %, pooled over the utterances of the folds and seeds; dev chooses the
+epochs that are averaged. In brackets the ratio to the model of as many parameters that
+is trained alone, over the folds and seeds that both have run, and the p-value of no
+difference (paired bootstrap over utterances, 10,000 draws). The last column is the mean
+of the ratios."""
+
+
+class Run(NamedTuple):
+    fold: str
+    seed: int
+
+
+def pooled_tables(rows: list[dict], words: dict) -> str:
+    """A table for each kind of error rate and family of sizes."""
+    parts = [f"## Folds of AN4's speakers\n\n{_NOTE}\n"]
+    for layers in (WIDE, NARROW):
+        of_sizes = [row for row in rows if row["layers"] in layers]
+        methods = [m for m in METHODS if _rows(of_sizes, m, layers[0])]
+        if len(methods) > 1 or methods == [ALONE]:
+            for kind, title in KINDS.items():
+                parts.append(f"### {title}, next to {_blocks(layers)} blocks\n")
+                parts.append(_table(of_sizes, words, methods, layers, kind))
+    return "\n".join(parts) + "\n"
+
+
+def _blocks(layers: tuple[int, ...]) -> str:
+    return ", ".join(str(count // 4) for count in layers)
+
+
+def _table(rows, words, methods, layers, kind) -> str:
+    names = ("small", "middle", "full")
+    lines = ["| method | folds × seeds | " + " | ".join(names) + " | mean ratio |"]
+    lines.append("|---|---:" + "|---:" * (len(names) + 1) + "|")
+    for method in methods:
+        cells, ratios = [], []
+        for size in layers:
+            result = compared(rows, words, INDIVIDUAL, method, size, kind)
+            if result is None:
+                cells.append("–")
+                continue
+            cell = f"{100 * result.second:.1f}"
+            if method != INDIVIDUAL:
+                ratios.append(result.second / result.first)
+                cell += f" ({ratios[-1]:.2f}, p {result.p_value:.3f})"
+            cells.append(cell)
+        count = len(_rows(rows, method, layers[-1]) or _rows(rows, method, layers[0]))
+        mean = f"{np.mean(ratios):.3f}" if len(ratios) == len(layers) else "–"
+        lines.append(f"| {method} | {count} | " + " | ".join([*cells, mean]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def compared(
+    rows: list[dict], words: dict, base: str, method: str, layers: int, kind: str
+) -> Comparison | None:
+    """A method next to another one, over the folds and seeds that both have run."""
+    sides = [_rows(rows, name, layers) for name in (base, method)]
+    folds: dict[str, list[Run]] = {}
+    for run in sorted(sides[0].keys() & sides[1].keys()):
+        folds.setdefault(run.fold, []).append(run)
+    if not folds:
+        return None
+    # An utterance is drawn with all seeds: they do not make more utterances of it.
+    errors = [
+        np.concatenate(
+            [
+                sum(np.array(side[run]["errors"][kind]) for run in f)
+                for f in folds.values()
+            ]
+        )
+        for side in sides
+    ]
+    counts = [len(f) * np.array(words[fold][kind]) for fold, f in folds.items()]
+    return paired_bootstrap(*errors, np.concatenate(counts))
+
+
+def _rows(rows: list[dict], method: str, layers: int) -> dict[Run, dict]:
+    return {
+        Run(row["fold"], row["seed"]): row
+        for row in rows
+        if (row["method"], row["layers"]) == (method, layers)
+    }
