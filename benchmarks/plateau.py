@@ -15,8 +15,10 @@ import platform
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
+import torch
 from an4_methods import CONF
 from espnet2.train.reporter import Reporter
 
@@ -62,6 +64,9 @@ VARIANTS = {
     ),
     "Adam with beta 0.98": ("--optim_conf", "betas=[0.9, 0.98]"),
     "subsampling by 2": ("--encoder_conf", "input_layer=conv2d2"),
+    "subsampling by 6": ("--encoder_conf", "input_layer=conv2d6"),
+    "bias of blank -2": ("--init_param", "{bias_-2}"),
+    "bias of blank -4": ("--init_param", "{bias_-4}"),
 }
 
 
@@ -69,7 +74,8 @@ def run(experiment: Experiment, model: str, variant: str, seed: int) -> dict:
     """Train; returns a row."""
     config, options = MODELS[model]
     tag = f"{model}_{variant}_seed{seed}".replace(" ", "_")
-    options = [*options, *VARIANTS[variant], "--seed", str(seed)]
+    options = [*options, *map(partial(_with_bias, experiment), VARIANTS[variant])]
+    options += ["--seed", str(seed)]
     options += ["--max_epoch", str(EPOCHS), "--keep_nbest_models", "1"]
     folder = experiment.train(CONF / f"train_asr_{config}.yaml", tag, options)
     return dict(
@@ -82,6 +88,18 @@ def run(experiment: Experiment, model: str, variant: str, seed: int) -> dict:
         commit=COMMIT,
         machine=f"{platform.machine()} CPU, one thread",
     )
+
+
+def _with_bias(experiment: Experiment, option: str) -> str:
+    """`{bias_B}` becomes a checkpoint with nothing but the output layer's bias."""
+    if not option.startswith("{bias_"):
+        return option
+    blank = float(option[len("{bias_") : -1])
+    bias = torch.zeros(len(experiment.tokens.read_text().split()))
+    bias[0] = blank
+    path = experiment.exp / f"bias{blank}.pth"
+    torch.save({"ctc.ctc_lo.bias": bias}, path)
+    return str(path)
 
 
 def dev_cer(folder: Path) -> list[float]:
