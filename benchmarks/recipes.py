@@ -81,6 +81,7 @@ VARIANTS = {
     ),
     ("librispeech", "tuned", "exp"): (
         "--stop_stage 14 --skip_data_prep true --skip_stages '6 7 8 10' "
+        "--test_sets test_other "
         "--sizes '16 48' --skip_packing true --lm_exp exp/lm_fixture "
         "--pretrained_model exp/asr_fixture/valid.acc.ave.pth "
         "--ignore_init_mismatch true --inference_asr_model valid.acc.best.pth"
@@ -89,7 +90,7 @@ VARIANTS = {
         "--stage 4 --stop_stage 14 --lang yy --nbpe 45 --bpemode bpe "
         "--bpe_char_cover 0.99 --bpe_input_sentence_size 2000 --bpe_nlsyms '<noise>' "
         "--bpe_train_text data/dev/text --lm_train_text data/dev/text "
-        "--lm_stats_dir exp/lm_stats_of_dev --lm_tag tokens"
+        "--lm_stats_dir exp/lm_stats_of_dev --lm_tag tokens --test_sets test"
     ),
     ("an4", "hybrid", "exp"): (
         "--stage 10 --stop_stage 14 --use_lm false "

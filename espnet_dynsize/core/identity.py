@@ -40,7 +40,7 @@ def fingerprints(options: Mapping[str, object]) -> torch.Tensor:
     rows = unknown()
     for row, key in zip(rows, KEYS):
         if key in options:
-            text = json.dumps(_canonical(options[key]) or None, sort_keys=True)
+            text = json.dumps(canonical(options[key]) or None, sort_keys=True)
             digest = hashlib.sha256(text.encode()).digest()[:8]
             # Averages over up to 256 epochs are exact for integers below 2**16.
             row.copy_(torch.tensor(struct.unpack(">4H", digest)))
@@ -83,12 +83,12 @@ def that_matter(conf: Mapping | None, taker: Callable | None) -> dict:
     }
 
 
-def _canonical(value: object) -> object:
+def canonical(value: object) -> object:
     """Plain lists, sections and numbers, also out of OmegaConf; 1.0 is 1."""
     if isinstance(value, Mapping):
-        return {str(key): _canonical(part) for key, part in value.items()}
+        return {str(key): canonical(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_canonical(part) for part in value]
+        return [canonical(part) for part in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     plain = value is None or isinstance(value, bool | int | float | str)

@@ -9,6 +9,7 @@ import torch
 from espnet_dynsize.control.selection import Phase, check_search_fits
 from espnet_dynsize.core.checkpoint import misfit, model_states
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.identity import canonical
 from espnet_dynsize.core.yaml_base import read_config
 from espnet_dynsize.train.crash import CHECKPOINT, finish_epoch, load_checkpoint
 from espnet_dynsize.train.model import JointLoss
@@ -45,8 +46,9 @@ def check_same_optimizer(args: argparse.Namespace, folder: Path) -> None:
         return
     for key in _KEPT:
         given = getattr(args, key)
-        # ESPnet writes an empty section for null.
-        if key in began and (began[key] or None) != (given or None):
+        # ESPnet writes an empty section for null, and lists for tuples.
+        before, now = canonical(began.get(key)) or None, canonical(given) or None
+        if key in began and before != now:
             raise ConfigError(
                 f"resume: {key}={given} must be {began[key]}, with which the run in "
                 f"{folder} began: its state would go on with that; use another "
