@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from espnet_dynsize.core.errors import ConfigError, one_line
-from espnet_dynsize.core.identity import KEYS, unknown
+from espnet_dynsize.core.identity import unknown
 
 # Where version 0.1 kept the schedule → where it is now
 _MOVED = {
@@ -105,12 +105,10 @@ def bring_up_to_date(states: dict, prefix: str = "") -> None:
         tail = name.removeprefix(prefix + old)
         states[prefix + _MOVED[old] + tail] = states.pop(name)
     if f"{prefix}schedule.update" in states:  # of a supernet
-        known = states.get(prefix + IDENTITY, unknown(rows=0))
-        if (
-            known.shape[1:] == unknown().shape[1:]
-        ):  # else it does not fit, and that says
-            rest = unknown(max(0, len(KEYS) - len(known)))
-            states[prefix + IDENTITY] = torch.cat([known, rest.to(known.device)])
+        own = states.get(prefix + IDENTITY)
+        # That of another shape is from before the first release.
+        if own is None or own.shape != unknown().shape:
+            states[prefix + IDENTITY] = unknown()
 
 
 def misfit(model: torch.nn.Module, states: Mapping[str, torch.Tensor]) -> str | None:

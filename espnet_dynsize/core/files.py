@@ -66,9 +66,14 @@ def _said_of(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = None if error.filename is None else Path(os.fsdecode(error.filename))
-        own = named is None or named in path.parents
-        own = own or named.name.startswith(f".{path.name}.")
+        # Of a copy, the second one is what could not be written.
+        named = [n for n in (error.filename, error.filename2) if n is not None]
+        paths = [Path(os.fsdecode(name)) for name in named]
+        hidden = f".{path.name}."
+        own = not paths or any(
+            given in path.parents or any(p.startswith(hidden) for p in given.parts)
+            for given in paths
+        )
         if not own or error.errno is None:
             raise
         why = os.strerror(error.errno)

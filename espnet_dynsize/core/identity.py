@@ -7,10 +7,11 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
+import humanfriendly
 import torch
 
 # Options whose values say what weights mean; a row of the buffer each, in this order.
-# New ones go to the end: the rows that an older checkpoint lacks are not known.
+# New ones go to the end.
 KEYS = (
     *("sizes", "budgets", "selector", "selector_conf"),
     *("frontend", "frontend_conf", "normalize", "normalize_conf"),
@@ -18,21 +19,25 @@ KEYS = (
     *("postencoder", "postencoder_conf", "decoder", "decoder_conf"),
     *("joint_net_conf", "token_list"),
 )
+# Rows of the buffer: with some to spare, so that epochs of two versions can be averaged
+ROWS = 32
+# Front-ends whose options are known; others load models from where these lie
+_FRONT_ENDS = ("default", "sliding_window", None)
 # How the same numbers are computed, how long inputs may be, what only training does
 _NEVER_MATTER = (
     *("use_sdpa", "use_flash_attn", "gradient_checkpoint_layers", "max_pos_emb_len"),
-    *("stochastic_depth_rate", "layer_drop_rate"),
+    *("stochastic_depth_rate", "layer_drop_rate", "sampling_probability"),
 )
-_LONGEST = 60  # characters of a value in a message
+_LONGEST = 300  # characters of a value in a message
 
 
-def unknown(rows: int = len(KEYS)) -> torch.Tensor:
-    """The identity [rows, 4] of what is not known."""
-    return torch.full((rows, 4), math.nan)
+def unknown() -> torch.Tensor:
+    """The identity [ROWS, 4] of what is not known."""
+    return torch.full((ROWS, 4), math.nan)
 
 
 def fingerprints(options: Mapping[str, object]) -> torch.Tensor:
-    """The identity [len(KEYS), 4] of a model with these options.
+    """The identity [ROWS, 4] of a model with these options.
 
     Args:
         options: Key → value; what is missing is not known.
@@ -52,11 +57,14 @@ def difference(options: Mapping[str, object], given: torch.Tensor) -> str | None
 
     Args:
         options: The model's.
-        given: [len(KEYS), 4] of the checkpoint.
+        given: [ROWS, 4] of the checkpoint.
     """
+    if given.dtype not in (torch.float32, torch.float64):  # a copy that has lost digits
+        return None
     for key, own, other in zip(KEYS, fingerprints(options), given):
         known = not (own.isnan().any() or other.isnan().any())
-        if known and not torch.equal(own, other):
+        # Other ways of averaging than ESPnet's are not exact.
+        if known and not torch.allclose(own, other.to(own), atol=0.5, rtol=0):
             value = str(options[key])
             if len(value) > _LONGEST:
                 value = f"{value[:_LONGEST]} …"
@@ -73,14 +81,35 @@ def that_matter(conf: Mapping | None, taker: Callable | None) -> dict:
             config names a default, makes no difference.
     """
     defaults = {} if taker is None else inspect.signature(taker).parameters
+    conf = dict(conf or {})
+    if not conf.get("interctc_use_conditioning"):
+        conf.pop("interctc_layer_idx", None)  # only has losses
+    if isinstance(conf.get("fs"), str):  # 16k
+        conf["fs"] = int(humanfriendly.parse_size(conf["fs"]))
     return {
         key: value
-        for key, value in (conf or {}).items()
-        if not (key in defaults and defaults[key].default == value)
+        for key, value in conf.items()
+        if not (
+            key in defaults and canonical(defaults[key].default) == canonical(value)
+        )
         and not ("dropout" in key or key in _NEVER_MATTER)
         # Where a file lies; what is in it is in the checkpoint.
         and not key.endswith(("_file", "_dir"))
     }
+
+
+def describe(parts: Mapping[str, tuple]) -> dict[str, object]:
+    """The options that tell the parts of a model apart, as `fingerprints` takes them.
+
+    Args:
+        parts: Key of `KEYS` → name, options and class of what was chosen, or None.
+    """
+    known: dict[str, object] = {}
+    for key, (name, conf, taker) in parts.items():
+        known[key] = name
+        if key != "frontend" or name in _FRONT_ENDS:
+            known[f"{key}_conf"] = that_matter(conf, taker) if taker else None
+    return known
 
 
 def canonical(value: object) -> object:

@@ -167,7 +167,7 @@ def _too_large(value: object) -> bool:
     return type(value) in (int, float) and abs(value) > LARGEST
 
 
-def fits(value: object, annotation: object) -> bool:
+def fits(value: object, annotation: object = typing.Any) -> bool:
     """Whether a value out of a yaml file fits an annotation."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -179,10 +179,11 @@ def fits(value: object, annotation: object) -> bool:
         return any(type(value) is type(part) and value == part for part in parts)
     if origin in (list, tuple):
         inside = isinstance(value, list | tuple)
-        return inside and all(fits(part, parts[0]) for part in value)
+        # ESPnet has lists of nothing in particular.
+        return inside and all(fits(part, *parts[:1]) for part in value)
     if origin is dict:
         return isinstance(value, dict) and all(
-            fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items()
+            fits(k, *parts[:1]) and fits(v, *parts[1:]) for k, v in value.items()
         )
     if annotation in (int, float) and _too_large(value):
         return False
@@ -222,6 +223,8 @@ def words(annotation: object) -> str:
         return " or ".join(words(part) for part in parts)
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, parts))}"
+    if origin in (list, tuple, dict) and not parts:
+        return _PLAIN.get(origin, "a list")
     if origin in (list, tuple):
         return f"a list, each {words(parts[0])}"
     if origin is dict:

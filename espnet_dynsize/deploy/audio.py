@@ -2,11 +2,14 @@
 
 import os
 import select
+import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import soundfile
@@ -79,7 +82,7 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
     """
     _check_path(path)
     try:
-        with _Forward(_source(path)) as file:
+        with _source(path) as source, _Forward(source) as file:
             check_rate(file.samplerate)
             yield file
     except soundfile.LibsndfileError as error:
@@ -100,19 +103,26 @@ def _check_path(path: Path) -> None:
         )
 
 
-def _source(path: Path) -> bytes | int:
-    """What soundfile opens: the name, or of a pipe, once there is something in it."""
+@contextmanager
+def _source(path: Path) -> Iterator[bytes | IO[bytes]]:
+    """What soundfile opens: the name, or what has come through a pipe."""
     if not stat.S_ISFIFO(os.stat(path).st_mode):
-        return os.fsencode(path)
+        yield os.fsencode(path)
+        return
     # To open it as a file would wait for a writer for ever.
-    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    if not poll.poll(1000 * PATIENCE):
-        os.close(pipe)
-        raise ConfigError(f"is a pipe into which nothing is written in {PATIENCE} s.")
-    os.set_blocking(pipe, True)
-    return pipe
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        if not poll.poll(1000 * PATIENCE):
+            raise ConfigError(
+                f"is a pipe into which nothing is written in {PATIENCE} s."
+            )
+        os.set_blocking(pipe.fileno(), True)
+        # Some kinds, such as flac, cannot be read without going back.
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(pipe, copy)
+            copy.seek(0)
+            yield copy
 
 
 def check_rate(rate: int) -> None:

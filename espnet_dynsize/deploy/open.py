@@ -68,7 +68,7 @@ def open_model(
     asr_inference.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
     decoding.check_search(options)
     _check_size(size)
-    _check_device(options.get("device", "cpu"))
+    options["device"] = _device(options.get("device", "cpu"))
     folder = tempfile.TemporaryDirectory(prefix="espnet_dynsize_")
     try:
         files = _files(Path(path), model_file, Path(folder.name))
@@ -95,13 +95,19 @@ def _check_size(size: object) -> None:
     check(good, "size", size, "a whole number that names a size, a Subnet or None")
 
 
-def _check_device(device: object) -> None:
-    """Refuse a device that is not there; ESPnet would find out after loading."""
+def _device(device: object) -> str:
+    """A device's name as ESPnet takes it.
+
+    Raises:
+        ConfigError: it is not there; ESPnet would find out after loading.
+    """
     try:
-        real = torch.empty(1, device=device).device.type != "meta"
+        found = torch.empty(1, device=device).device
     except Exception:  # what torch raises depends on the device
-        real = False
-    check(real, "device", device, "cpu, cuda or cuda:N, and on this machine")
+        found = None
+    there = found is not None and found.type != "meta"
+    check(there, "device", device, "cpu, cuda or cuda:N, and on this machine")
+    return "cpu" if found.type == "cpu" else str(found)
 
 
 def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:

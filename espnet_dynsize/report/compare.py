@@ -18,6 +18,9 @@ from espnet_dynsize.report.table import find_models
 DRAWS = 10_000
 SEED = 0
 LEVEL = 0.95  # of the confidence intervals
+# Fewer utterances say too little: below, equal systems differ "significantly" in more
+# than one of twenty test sets
+FEWEST = 30
 KINDS = {"WER": "score_wer", "CER": "score_cer"}
 
 
@@ -42,6 +45,9 @@ def paired_bootstrap(
     difference of the error rates is taken of every draw. The interval is from the 2.5th
     to the 97.5th percentile; the p-value is twice the share of the draws whose
     difference is zero or of the other sign, (1 + n) / (1 + draws) at least.
+
+    Utterances are taken for independent. Where those of one speaker are alike, give
+    sums over speakers instead. Seeds of the training are another matter.
 
     Args:
         first: Errors [N].
@@ -126,8 +132,11 @@ def compare(folders: Sequence[Path], model_file: str = "") -> str:
                 "in the same way."
             )
         for key, label in common.items():
-            for kind, folder in KINDS.items():
-                pair = [read_errors(d[key] / folder) for d in (baseline, decoded)]
+            for kind, scored in KINDS.items():
+                places = [d[key] / scored for d in (baseline, decoded)]
+                if not any(place.is_dir() for place in places):
+                    continue
+                pair = [read_errors(place) for place in places]
                 try:
                     result = compare_errors(*pair)
                 except ConfigError as error:
@@ -149,5 +158,5 @@ def _line(label: str, kind: str, base: str, name: str, result: Comparison) -> st
     cells += [f"{100 * result.first:.1f}", name, f"{100 * result.second:.1f}"]
     cells += [f"{100 * (result.second - result.first):+.2f}"]
     cells += [f"{100 * result.low:+.2f} to {100 * result.high:+.2f}"]
-    cells += [f"{result.p_value:.4f}" if result.p_value >= 0.0001 else "< 0.0001"]
+    cells += ["–" if result.utterances < FEWEST else f"{result.p_value:.4f}"]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

@@ -48,6 +48,7 @@ def read_errors(folder: Path) -> dict[str, UtteranceErrors]:
     ref, hyp = (
         _any_case(read_trn(folder / f"{side}.trn"), name) for side in ("ref", "hyp")
     )
+    _check_plain(ref, hyp, f"{name} cannot be compared by utterance")
     aligned = jiwer.process_words(*_comparable(ref, hyp, name), _WORDS, _WORDS)
     return {
         key: UtteranceErrors(sum(map(_length, chunks)), len(reference))
@@ -77,6 +78,7 @@ def error_rate(ref: Mapping[str, str], hyp: Mapping[str, str], name: str) -> flo
         ConfigError: an utterance is missing on one side, there is no word, or sclite
             would not take every word as it is.
     """
+    _check_plain(ref, hyp, f"{name} must be scored with sclite, which is not installed")
     return jiwer.process_words(*_comparable(ref, hyp, name), _WORDS, _WORDS).wer
 
 
@@ -85,16 +87,26 @@ def _comparable(
 ) -> tuple[list[str], list[str]]:
     """References and hypotheses in the order of the utterances' names, without case."""
     pairs = _paired(ref, hyp, name)
-    for text in (*ref.values(), *hyp.values()):
-        if has_syntax(text):
-            raise ConfigError(
-                f"{name}: {text!r} has what sclite does not take for words ({{ }}, @, "
-                f"word*, ;, \\); score it with sclite, or install that."
-            )
     references, hypotheses = (
         [" ".join(words(without_case(text))) for text in side] for side in zip(*pairs)
     )
     return references, hypotheses
+
+
+def _check_plain(ref: Mapping[str, str], hyp: Mapping[str, str], what: str) -> None:
+    """Refuse what jiwer would take for words, but sclite not.
+
+    Args:
+        ref: Utterance → words.
+        hyp: Utterance → words.
+        what: What cannot be done, for the message.
+    """
+    for text in (*ref.values(), *hyp.values()):
+        if has_syntax(text):
+            raise ConfigError(
+                f"{what}: {text!r} has what sclite does not take for words ({{ }}, @, "
+                f"word*, ;, \\)."
+            )
 
 
 def _paired(

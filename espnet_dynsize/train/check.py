@@ -34,6 +34,8 @@ _STOCK = {
     "keep_nbest_models": Count | list[Count],
     "patience": Annotated[int, Range(0)] | None,
 }
+# Options of schedulers
+_OF_GROUPS = ("min_lr", "max_lr", "base_lr", "lr_lambda")
 # Others that must be off, and why
 _OFF = {
     "use_deepspeed": "DeepSpeed's trainer does not advance its schedule",
@@ -124,7 +126,8 @@ def check_training(args: argparse.Namespace) -> None:
     for key, annotation in _STOCK.items():
         check_value(key, getattr(args, key), annotation)
     # Infinity is a way to say that nothing is clipped.
-    check(args.grad_clip > 0, "grad_clip", args.grad_clip, "above 0")
+    number = type(args.grad_clip) in (int, float)
+    check(number and args.grad_clip > 0, "grad_clip", args.grad_clip, "above 0")
     _check_optimizer(args)
     _check_mode("early_stopping_criterion", args.early_stopping_criterion)
     criteria = args.best_model_criterion
@@ -145,13 +148,20 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             if is_number_as_text(value):
                 check_value(f"{section}: {key}", value, float)
     number = torch.nn.Parameter(torch.zeros(1))
+    optim_conf, scheduler_conf = args.optim_conf or {}, args.scheduler_conf or {}
+    # Some may have a number for every group of parameters; here is one.
+    scheduler_conf = {
+        key: value[0]
+        if key in _OF_GROUPS and isinstance(value, list) and value
+        else value
+        for key, value in scheduler_conf.items()
+    }
     try:
-        section = f"optim={args.optim} with optim_conf={args.optim_conf}"
-        optimizer = optim_classes[args.optim]([number], **args.optim_conf)
+        section = f"optim={args.optim} with optim_conf={optim_conf}"
+        optimizer = optim_classes[args.optim]([number], **optim_conf)
         if args.scheduler is not None:
-            section = f"scheduler={args.scheduler} with scheduler_conf="
-            section += str(args.scheduler_conf)
-            scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+            section = f"scheduler={args.scheduler} with scheduler_conf={scheduler_conf}"
+            scheduler_classes[args.scheduler](optimizer, **scheduler_conf)
     except Exception as error:  # whatever an optimiser thinks of its options
         raise ConfigError(f"{section} cannot be built: {one_line(error)}.") from error
 

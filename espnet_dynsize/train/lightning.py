@@ -1,5 +1,6 @@
 """Training supernets with ESPnet3 (Lightning)."""
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -13,6 +14,7 @@ from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Phase, check_search_fits
 from espnet_dynsize.core.checkpoint import misfit, model_states
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.identity import canonical
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.scores import separate_scores
 
@@ -39,6 +41,8 @@ class SubnetScheduleCallback(Callback):
     def __init__(self, seed: int = 0):
         self.seed = seed
         self._kept: dict[ModelCheckpoint, int] = {}
+        # Option → what the config says, as text
+        self._optimization: dict[str, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the model, and keep the scores out of weight decay.
@@ -70,6 +74,9 @@ class SubnetScheduleCallback(Callback):
         optimizer = dict(pl_module.config.optimizer)
         # Lightning comes here once for each of fit, validate and test.
         if optimizer["_target_"] != _APART:
+            for key in ("optimizer", "scheduler"):
+                section = getattr(pl_module.config, key, None)
+                self._optimization[key] = json.dumps(canonical(section))
             optimizer["optimizer"] = optimizer["_target_"]
             pl_module.config.optimizer = {**optimizer, "_target_": _APART}
 
@@ -77,8 +84,7 @@ class SubnetScheduleCallback(Callback):
         """Fix the length of the search; a resumed run keeps its own.
 
         Raises:
-            ConfigError: the search does not fit into the run, or the run that is
-                resumed had another optimiser.
+            ConfigError: the search does not fit into the run.
         """
         updates = trainer.estimated_stepping_batches
         # Infinite with `max_epochs: -1`.
@@ -91,9 +97,12 @@ class SubnetScheduleCallback(Callback):
         search = int(schedule.selection.search_updates)
         check_search_fits(search, total, "trainer: max_epochs", "the resumed run")
         for optimizer in trainer.optimizers:
-            _check_same_optimizer(optimizer)
             # Lightning calls back before a step and after a batch, not after a step.
             optimizer.register_step_post_hook(lambda *_: schedule.after_step())
+
+    def state_dict(self) -> dict[str, str]:
+        """What a resumed run must have in common with this one, for the checkpoint."""
+        return self._optimization
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict
@@ -101,8 +110,16 @@ class SubnetScheduleCallback(Callback):
         """Refuse to resume another run.
 
         Raises:
-            ConfigError: the checkpoint is of another family.
+            ConfigError: the checkpoint is of another family, or was written with
+                another optimiser or scheduler, whose options come with its state.
         """
+        began = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        for key, now in self._optimization.items():
+            if began.get(key, now) != now:
+                raise ConfigError(
+                    f"fit: ckpt_path was written with {key}={began[key]}, not {now}; "
+                    "use another exp_dir or the config that the run began with."
+                )
         # ESPnet3 keeps the model's own names.
         wrong = misfit(pl_module.model, model_states(checkpoint, "ckpt_path"))
         if wrong is not None:
@@ -133,25 +150,6 @@ class SubnetScheduleCallback(Callback):
             kept = self._kept.setdefault(checkpoint, checkpoint.save_top_k)
             # 0: nothing is ranked; `last.ckpt` is written all the same.
             checkpoint.save_top_k = kept if joint else 0
-
-
-def _check_same_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimiser that the state of another one has made into that one.
-
-    Options are loaded with the state: what the config says would have no effect.
-
-    Raises:
-        ConfigError: it is not what the config says.
-    """
-    for key, value in optimizer.defaults.items():
-        # Schedulers change others, such as the momentum.
-        fixed = isinstance(value, bool) or key in ("weight_decay", "eps")
-        loaded = optimizer.param_groups[0].get(key, value)
-        if fixed and loaded != value:
-            raise ConfigError(
-                f"fit: ckpt_path was written with {key}={loaded} in its optimiser, not "
-                f"{value}; use another exp_dir or the config that the run began with."
-            )
 
 
 def optimizer_with_scores_apart(

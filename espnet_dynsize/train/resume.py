@@ -1,36 +1,44 @@
 """What a resumed run must have in common with the one that began."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
 from espnet_dynsize.control.selection import Phase, check_search_fits
-from espnet_dynsize.core.checkpoint import misfit, model_states
+from espnet_dynsize.core.checkpoint import misfit, model_states, read_checkpoint
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.identity import canonical
+from espnet_dynsize.core.files import whole
+from espnet_dynsize.core.identity import canonical, that_matter
 from espnet_dynsize.core.yaml_base import read_config
 from espnet_dynsize.train.crash import CHECKPOINT, finish_epoch, load_checkpoint
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.options import PhasedTrainerOptions
 
 # What they say is in the checkpoint, and comes from there in a resumed run
-_KEPT = ("optim", "optim_conf", "scheduler", "scheduler_conf")
+_KEPT = {"optim": optim_classes, "scheduler": scheduler_classes}
+_MODELS = ("*epoch.pth", "*.ave.pth", "*.ave_*best.pth", "*.best.pth", CHECKPOINT)
 
 
-def check_not_overwritten(folder: Path) -> None:
-    """Refuse to begin a training where one has written its epochs.
+def check_not_overwritten(folder: Path, resume: bool) -> None:
+    """Refuse to begin a training where one has left its models.
+
+    Args:
+        folder: Of the run.
+        resume: ESPnet's option; there is no checkpoint to go on from.
 
     Raises:
         ConfigError: there are some.
     """
-    left = [path.name for path in folder.glob("*epoch.pth")]
-    left += [CHECKPOINT] if (folder / CHECKPOINT).exists() else []
+    left = sorted(path.name for kind in _MODELS for path in folder.glob(kind))
     if left:
+        advice = "use another output_dir, or move what is there"
+        why = f"there is no {CHECKPOINT}" if resume else "with resume=False"
         raise ConfigError(
-            f"resume=False would begin anew in {folder} and overwrite {min(left)}: "
-            "resume, use another output_dir, or move what is there."
+            f"the training would begin anew in {folder}, {why}, and overwrite "
+            f"{left[0]}: {advice if resume else f'resume, {advice}'}."
         )
 
 
@@ -44,16 +52,38 @@ def check_same_optimizer(args: argparse.Namespace, folder: Path) -> None:
         began = read_config(folder / "config.yaml")
     except ConfigError:  # a kill may have left none
         return
-    for key in _KEPT:
-        given = getattr(args, key)
-        # ESPnet writes an empty section for null, and lists for tuples.
-        before, now = canonical(began.get(key)) or None, canonical(given) or None
-        if key in began and before != now:
-            raise ConfigError(
-                f"resume: {key}={given} must be {began[key]}, with which the run in "
-                f"{folder} began: its state would go on with that; use another "
-                "output_dir to train with something else."
-            )
+    for name, classes in _KEPT.items():
+        taker = classes.get(getattr(args, name))
+        for key in (name, f"{name}_conf"):
+            given = getattr(args, key)
+            if key in began and _plain(began[key], taker) != _plain(given, taker):
+                raise ConfigError(
+                    f"resume: {key}={given} must be {began[key]}, with which the run "
+                    f"in {folder} began: its state would go on with that; use another "
+                    "output_dir to train with something else."
+                )
+
+
+def _plain(value: object, taker: type | None) -> object:
+    """A name, or options without those at their defaults; null for none."""
+    if isinstance(value, Mapping):
+        value = that_matter(value, taker)
+    return canonical(value) or None
+
+
+def bring_epochs_up_to_date(folder: Path) -> None:
+    """Make the models of an older version such that they can be averaged with others.
+
+    Args:
+        folder: Of the run.
+    """
+    for path in folder.glob("*epoch.pth"):
+        old = read_checkpoint(path)
+        new = model_states(old, f"checkpoint {path}")
+        same = old.keys() == new.keys()
+        if not same or any(new[key].shape != old[key].shape for key in new):
+            with whole(path) as partial:
+                torch.save(new, partial)
 
 
 def prepare_resume(
@@ -89,6 +119,7 @@ def prepare_resume(
         options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
     if is_first_rank():
         finish_epoch(folder, checkpoint, options.best_model_criterion)
+        bring_epochs_up_to_date(folder)
 
 
 def check_resumed(

@@ -18,7 +18,7 @@ from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.checkpoint import misfit, read_states
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.identity import KEYS, that_matter
+from espnet_dynsize.core.identity import KEYS, describe
 from espnet_dynsize.core.keys import check_complete
 from espnet_dynsize.core.located import locate
 from espnet_dynsize.core.lock import locked
@@ -68,6 +68,8 @@ class DynSizeASRTask(ASRTask):
         register()
         if args.model in MODELS:
             check_training(args)
+            args.init_param = args.init_param or []
+            args.freeze_param = args.freeze_param or []
             check_init_param(args.init_param)
             # Which sizes are drawn, and so which output layers get a gradient, changes
             # from step to step.
@@ -80,7 +82,7 @@ class DynSizeASRTask(ASRTask):
         folder = Path(args.output_dir)
         with locked(folder, "training"), config_kept(folder):
             if not args.resume:
-                check_not_overwritten(folder)
+                check_not_overwritten(folder, resume=False)
             elif args.model in MODELS:
                 cls._check_resume(args, folder)
             super().main_worker(args)
@@ -89,10 +91,12 @@ class DynSizeASRTask(ASRTask):
     def _check_resume(cls, args: argparse.Namespace, folder: Path) -> None:
         """Refuse to resume another run, before ESPnet has replaced its config.yaml."""
         checkpoint = load_checkpoint(folder)
-        if checkpoint is not None:
-            check_same_optimizer(args, folder)
-            model = cls.build_model(copy.deepcopy(args))
-            check_resumed(model, checkpoint, folder / CHECKPOINT)
+        if checkpoint is None:
+            check_not_overwritten(folder, resume=True)
+            return
+        check_same_optimizer(args, folder)
+        model = cls.build_model(copy.deepcopy(args))
+        check_resumed(model, checkpoint, folder / CHECKPOINT)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace):
@@ -171,19 +175,19 @@ class DynSizeASRTask(ASRTask):
 
 def _what_computes(args: argparse.Namespace) -> dict[str, object]:
     """The options by which the model is recognised, see `core.identity`."""
-    known: dict[str, object] = {"token_list": args.token_list}  # as ESPnet has read it
+    parts = {}
     for choices in ASRTask.class_choices_list:
-        name = choices.name
-        if name in KEYS:
-            chosen = getattr(args, name, None)
-            conf = getattr(args, f"{name}_conf", None)
-            known[name] = None if chosen is None else plain_name(chosen)
+        chosen = getattr(args, choices.name, None)
+        if choices.name in KEYS:
+            name = None if chosen is None else plain_name(chosen)
             taker = None if chosen is None else choices.get_class(chosen)
-            known[f"{name}_conf"] = that_matter(conf, taker) if taker else None
-    decodes = known["decoder"] == "transducer"
+            conf = getattr(args, f"{choices.name}_conf", None)
+            parts[choices.name] = name, conf, taker
     joint = getattr(args, "joint_net_conf", None)
-    known["joint_net_conf"] = that_matter(joint, JointNetwork) if decodes else None
-    return known
+    taker = JointNetwork if parts["decoder"][0] == "transducer" else None
+    parts["joint_net"] = None, joint, taker
+    # As ESPnet has read it
+    return describe(parts) | {"token_list": args.token_list}
 
 
 def _is_first(args: argparse.Namespace) -> bool:

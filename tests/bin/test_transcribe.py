@@ -139,8 +139,8 @@ def test_a_pipe_is_read_when_something_is_in_it(tmp_path, capsys, monkeypatch, q
     pipes = [tmp_path / "full", tmp_path / "empty"]
     for pipe in pipes:
         os.mkfifo(pipe)
-    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
-    writer = subprocess.Popen(f"cat {tmp_path}/a.wav > {pipes[0]}", shell=True)
+    soundfile.write(tmp_path / "a.flac", tone(16000), 16000)
+    writer = subprocess.Popen(f"cat {tmp_path}/a.flac > {pipes[0]}", shell=True)
     monkeypatch.setattr(audio, "PATIENCE", 1)
     assert main(["transcribe", quick, *map(str, pipes)]) == 2
     assert writer.wait(10) == 0

@@ -107,8 +107,19 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 
 
 def fill(partial, error):
-    partial.joinpath("x").write_text("") if partial.is_dir() else None
     raise error
+
+
+@pytest.mark.parametrize("write", [replacing, whole, new_folder])
+def test_a_copy_that_does_not_fit_names_the_output(tmp_path, write):
+    """Python names the source first."""
+    path, source = tmp_path / "out", tmp_path / "source"
+    with (
+        pytest.raises(ConfigError, match=f"output {path} cannot be written: No sp"),
+        write(path) as partial,
+    ):
+        target = str(partial / "x" if partial.is_dir() else partial)
+        raise OSError(errno.ENOSPC, "No space", str(source), None, target)
 
 
 @pytest.mark.parametrize("write", [replacing, whole, new_folder])

@@ -1,7 +1,7 @@
 """Options are checked against the annotations of what takes them."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal  # noqa: UP035
 
 import pytest
 
@@ -46,6 +46,9 @@ NAN, INF = math.nan, math.inf
         (Annotated[list[int], NotEmpty()], [[0]], [[], ["a"]]),
         (dict[Literal["a"], list[Share]], [{"a": [0]}], [{"b": [0]}, {"a": 0}, [0]]),
         (int | None, [None, 3], ["3", True, 3.5]),
+        (list, [[], [1, "a"]], ["a", None, {}]),  # as ESPnet annotates
+        (list | None, [None, []], [3]),
+        (dict, [{}, {1: "a"}], [[], None]),
     ],
 )
 def test_what_fits(annotation, good, bad):
@@ -69,6 +72,8 @@ def test_what_fits(annotation, good, bad):
             "a section of keys (one of a, b), each a list, each a number",
         ),
         (Annotated[list[int], NotEmpty()], "a list, each a whole number, not empty"),
+        (list, "a list"),
+        (dict, "a section of keys"),
     ],
 )
 def test_words(annotation, text):

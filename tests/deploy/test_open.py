@@ -198,3 +198,9 @@ def test_what_cannot_be_asked_for(tmp_path, options, message):
     """Found before a file is read: there is none."""
     with pytest.raises(ConfigError, match=message):
         espnet_dynsize.load(tmp_path, **options)
+
+
+@pytest.mark.parametrize("device", ["cpu", None, "cpu:0", torch.device("cpu")])
+def test_a_device_has_many_names(tmp_path, device):
+    folder, _ = experiment(tmp_path / "asr")
+    assert espnet_dynsize.load(folder, 3, device=device).device == "cpu"

@@ -96,6 +96,32 @@ def test_models_with_decodings_in_common(tmp_path, capsys):
     assert "have no test set in common" in capsys.readouterr().err
 
 
+def test_what_neither_has_is_left_out(tmp_path):
+    folders = [decoded(tmp_path / name, HYP) for name in "ab"]
+    for folder in folders:
+        shutil.rmtree(folder / "score_cer")
+    assert len(compare(folders).splitlines()) == 3
+    shutil.rmtree(folders[0] / "score_wer")
+    with pytest.raises(ConfigError):
+        compare(folders)
+
+
+def test_no_p_value_of_few_utterances(tmp_path):
+    for number, cell in ((29, "–"), (30, "0.0002")):
+        ref = {f"u{i}": "a" for i in range(number)}
+        one = decoded(tmp_path / f"one{number}", dict.fromkeys(ref, "b"), ref)
+        other = decoded(tmp_path / f"two{number}", ref, ref)
+        line = compare([one, other]).splitlines()[2]
+        assert line.split(" | ")[-1] == f"{cell} |"
+
+
+@pytest.mark.parametrize("word", ["a;b", "{", "x*"])
+def test_words_that_sclite_does_not_take(tmp_path, word):
+    folders = [decoded(tmp_path / name, {**HYP, "u3": word}) for name in "ab"]
+    with pytest.raises(ConfigError, match="cannot be compared by utterance: "):
+        compare(folders)
+
+
 @pytest.mark.parametrize(
     "ref", [{**REF, "u3": "a a"}, {k: v for k, v in REF.items() if k != "u3"}]
 )

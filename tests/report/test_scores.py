@@ -135,8 +135,8 @@ def test_syntax_that_only_sclite_knows_is_refused(tmp_path):
     with pytest.raises(ConfigError) as error:
         read_score(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path / 'score_wer'}: 'a {{ b / c }}' has what sclite does not take for "
-        "words ({ }, @, word*, ;, \\); score it with sclite, or install that."
+        f"{tmp_path / 'score_wer'} must be scored with sclite, which is not installed: "
+        "'a { b / c }' has what sclite does not take for words ({ }, @, word*, ;, \\)."
     )
     for kind in ("score_wer", "score_cer"):
         (tmp_path / kind / "result.txt").write_text("| Sum | 1 2 | 2 0 0 0 0 0 |")

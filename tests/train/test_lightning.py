@@ -222,14 +222,15 @@ def test_another_family_is_not_resumed(recipe, monkeypatch):
             model={"model_conf": conf},
             fit={"ckpt_path": "last"},
         )
-    with pytest.raises(ConfigError, match="written with weight_decay=1e-06 in its"):
-        run(
-            recipe,
-            "family",
-            monkeypatch,
-            optimizer={"weight_decay": 0.0},
-            fit={"ckpt_path": "last"},
-        )
+    for change in ({"weight_decay": 0.0}, {"_target_": "torch.optim.NAdam"}):
+        with pytest.raises(ConfigError, match="was written with optimizer={.*, not {"):
+            run(
+                recipe,
+                "family",
+                monkeypatch,
+                optimizer=change,
+                fit={"ckpt_path": "last"},
+            )
 
 
 def test_an_unknown_option_is_refused(recipe, monkeypatch):

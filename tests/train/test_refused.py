@@ -1,5 +1,6 @@
 """What is refused before any training."""
 
+import argparse
 import math
 
 import pytest
@@ -12,8 +13,10 @@ from training import (
     with_scheduler,
 )
 
+import espnet_dynsize
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.lock import locked
+from espnet_dynsize.train.check import check_training
 from espnet_dynsize.train.model import DynSizeASRModel
 from espnet_dynsize.train.task import DynSizeASRTask
 
@@ -74,6 +77,35 @@ def test_refused_before_training(data, tmp_path, options, message, monkeypatch):
     arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2", *options])
     with pytest.raises(ConfigError, match=message):
         DynSizeASRTask.main(cmd=arguments)
+
+
+@pytest.mark.parametrize("resume", ["true", "false"])
+@pytest.mark.parametrize("left", ["valid.loss.ave_2best.pth", "valid.loss.best.pth"])
+def test_models_without_epochs_are_not_overwritten(data, tmp_path, resume, left):
+    exp = tmp_path / "exp"
+    exp.mkdir()
+    (exp / left).write_text("mine")
+    arguments = train_arguments(data, exp, ["--max_epoch=2", f"--resume={resume}"])
+    with pytest.raises(ConfigError, match=f"begin anew in .* overwrite {left}"):
+        DynSizeASRTask.main(cmd=arguments)
+    assert sorted(p.name for p in exp.iterdir()) == [".lock", left]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optim_conf": None, "scheduler": "warmuplr", "scheduler_conf": None},
+        {"scheduler": "reducelronplateau", "scheduler_conf": {"min_lr": [0.1, 0.2]}},
+        {"init_param": None, "freeze_param": None},
+        {"grad_clip": math.inf},
+    ],
+    ids=str,
+)
+def test_what_yaml_may_say(data, tmp_path, options):
+    espnet_dynsize.register()
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=1"])
+    args = DynSizeASRTask.get_parser().parse_args(arguments)
+    check_training(argparse.Namespace(**{**vars(args), **options}))
 
 
 def test_a_folder_that_cannot_be_written(data, tmp_path):

@@ -153,7 +153,10 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
         (["--optim=adamw"], "resume: optim=adamw must be adam"),
         (["--optim_conf", "lr=0.5"], "resume: optim_conf={'lr': 0.5} must be {'lr': "),
         (["--scheduler=warmuplr"], "resume: scheduler=warmuplr must be None"),
-        (["--resume=false"], "resume=False would begin anew in .* overwrite 2epoch.pt"),
+        (
+            ["--resume=false"],
+            "begin anew in .*, with resume=False, and overwrite 2epoch.pth: resume, u",
+        ),
     ):
         arguments = train_arguments(data, exp, ["--max_epoch=4"], output_per_size=False)
         with pytest.raises(ConfigError, match=message):
@@ -190,3 +193,27 @@ def test_resuming_another_shape(data, tmp_path):
     train(data, tmp_path / "exp", 2)
     with pytest.raises(ConfigError, match="resume: .*checkpoint.pth does not fit"):
         train(data, tmp_path / "exp", 3, linear_units=10)
+
+
+def test_a_default_that_is_written_out(data, tmp_path):
+    exp = tmp_path / "exp"
+    train(data, exp, 2)
+    extra = ["--max_epoch=3", "--optim_conf", "betas=[0.9, 0.999]"]
+    assert run(data, exp, *extra)["model"]["schedule.update"] == 12
+
+
+def test_epochs_of_an_older_version_are_averaged_with_new_ones(data, tmp_path):
+    """Version 0.1 kept the schedule in the encoder, and no identity."""
+    exp = tmp_path / "exp"
+    train(data, exp, 3)
+    for path in (exp / "checkpoint.pth", *exp.glob("[0-9]epoch.pth")):
+        content = torch.load(path, weights_only=False)
+        states = content.get("model", content)
+        del states["schedule.identity"]
+        for name in [name for name in states if name.startswith("schedule.")]:
+            old = name.replace("schedule.selection.", "schedule.")
+            states[f"encoder.{old}"] = states.pop(name)
+        torch.save(content, path)
+    states = train(data, exp, 4)["model"]
+    averaged = torch.load(exp / "valid.loss.ave.pth")
+    assert averaged.keys() == states.keys()
