@@ -192,7 +192,7 @@ def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
     resumed = last_state(again)
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
-        assert torch.equal(resumed[name], value), name
+        assert torch.equal(resumed[name].nan_to_num(-1), value.nan_to_num(-1)), name
 
     # ESPnet3 leaves one average for each number of checkpoints.
     averages = sorted(path.name for path in exp.glob("*ave_*best.pth"))
