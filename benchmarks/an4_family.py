@@ -122,6 +122,8 @@ def _row(experiment, folder, method, layers, seed, commit) -> dict:
             counts = read_errors(decoded / f"score_{kind}")
             errors[prefix + kind] = [counts[key].errors for key in sorted(counts)]
             words[prefix + kind] = [counts[key].words for key in sorted(counts)]
+        # AN4's utterances are SPEAKER-PROMPT-CHANNEL
+        words[f"{prefix}speakers"] = [key.partition("-")[0] for key in sorted(counts)]
     model, config = load_model(folder, checkpoint)
     run = measure.encoder_run(model, config)
     return dict(
@@ -163,7 +165,10 @@ def read_rows() -> list[dict]:
 
 
 def read_words() -> dict[str, dict[str, list[int]]]:
-    """Fold → kind of error rate → words (characters) of every utterance."""
+    """Fold → kind of error rate → words (characters) of every utterance.
+
+    And `speakers`, and `dev_speakers`, → the speaker of every utterance.
+    """
     return json.loads(WORDS.read_text()) if WORDS.exists() else {}
 
 

@@ -1,4 +1,4 @@
-"""Tables of folds: errors pooled over all utterances, with the paired bootstrap."""
+"""Tables of folds: errors pooled over all speakers, with the paired bootstrap."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ _NOTE = """\
 Error rates in %, pooled over the utterances of the folds and seeds; dev chooses the
 epochs that are averaged. In brackets the ratio to the model of as many parameters that
 is trained alone, over the folds and seeds that both have run, and the p-value of no
-difference (paired bootstrap over utterances, 10,000 draws). The last column is the mean
-of the ratios."""
+difference (paired bootstrap over speakers, whose utterances are alike; 10,000 draws).
+The last column is the mean of the ratios."""
 
 
 class Run(NamedTuple):
@@ -75,18 +75,23 @@ def compared(
         folds.setdefault(run.fold, []).append(run)
     if not folds:
         return None
-    # An utterance is drawn with all seeds: they do not make more utterances of it.
+    speakers = [f"{fold} {s}" for fold in folds for s in words[fold][_of(kind)]]
+    names, of_speaker = np.unique(speakers, return_inverse=True)
+
+    def sums(counts: list) -> np.ndarray:
+        """By speaker. One is drawn with all seeds: they do not make more speakers."""
+        return np.bincount(of_speaker, np.concatenate(counts), len(names)).astype(int)
+
     errors = [
-        np.concatenate(
-            [
-                sum(np.array(side[run]["errors"][kind]) for run in f)
-                for f in folds.values()
-            ]
-        )
+        [sum(np.array(side[run]["errors"][kind]) for run in f) for f in folds.values()]
         for side in sides
     ]
     counts = [len(f) * np.array(words[fold][kind]) for fold, f in folds.items()]
-    return paired_bootstrap(*errors, np.concatenate(counts))
+    return paired_bootstrap(*map(sums, errors), sums(counts))
+
+
+def _of(kind: str) -> str:
+    return "dev_speakers" if kind.startswith("dev_") else "speakers"
 
 
 def _rows(rows: list[dict], method: str, layers: int) -> dict[Run, dict]:
