@@ -111,8 +111,9 @@ VARIANTS = {
 }
 
 
-def options(decoder: bool) -> list[str]:
-    """Options of run.sh for a run of minutes on a CPU."""
+def options(name: str) -> list[str]:
+    """Options of run.sh of a recipe for a run of minutes on a CPU."""
+    decoder = RECIPES[name][2]
     training = [f"--{name} {value}" for name, value in TRAINING.items()]
     language_model = [f"--{name} {value}" for name, value in LANGUAGE_MODEL.items()]
     training += [f"--encoder_conf {value}" for value in ENCODER]
@@ -133,10 +134,10 @@ def options(decoder: bool) -> list[str]:
         ),
         *("--nbpe", "40", "--asr_tag", "fixture", "--inference_args", search),
         # ESPnet's scripts count TED-LIUM's files; those of LibriSpeech take any part.
-        *("--local_data_opts", "--espnet_data false" if not decoder else ""),
+        *(("--local_data_opts", "--espnet_data false") if name == "tedlium2" else ()),
         *("--skip_packing", "false"),
         # asr.sh names folders after options; a name has 255 characters at most
-        *("--use_lm", "true", "--lm_tag", "fixture"),
+        *("--use_lm", "false" if name == "an4" else "true", "--lm_tag", "fixture"),
         *("--lm_args", " ".join(language_model)),
         *("--asr_args", " ".join(training)),
     ]
@@ -192,7 +193,7 @@ def run_sh(
     name: str, folder: Path, call: str, more: list[str], args, backend: str
 ) -> None:
     """Call run.sh; its output goes to a log in `folder`."""
-    variable, each, decoder = RECIPES[name]
+    variable, each, _ = RECIPES[name]
     corpus = args.corpus_dir if each is None else folder / "corpus"
     path = [str(Path(sys.executable).parent), os.environ["PATH"]]
     if backend == "slurm":
@@ -204,7 +205,7 @@ def run_sh(
     commands.write_text(text)
     with (folder / f"{call.replace(', ', '_').replace(' ', '_')}.log").open("w") as log:
         subprocess.run(
-            ["./run.sh", *options(decoder), *more],
+            ["./run.sh", *options(name), *more],
             cwd=folder / "asr1",
             env={
                 **os.environ,

@@ -1847,7 +1847,7 @@ def streaming(lab: Lab):
     words += ["--data_path_and_name_and_type", "w.scp,speech,sound", "--ngpu", 0]
     module = "espnet2.bin.asr_inference_streaming"
     ended = lab.run("run", "-m", module, *words, "--output_dir", "out")
-    return sentence(ended, "treaming")
+    return sentence(ended, "stream")
 
 
 def elsewhere_checked(number: str, example: str, before: str, test: str) -> None:

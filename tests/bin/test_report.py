@@ -65,7 +65,10 @@ def damage(score):
     yield lambda: hyp.write_bytes(b"\xff (s-1)\n"), f"{wer}: line 1 must be UTF-8"
     yield lambda: hyp.write_text("A (s-1)\nB (s-1)\n"), f"{wer}: line 2 has utterance"
     yield lambda: hyp.write_text(""), f"{score}: 1 utterances are not in both"
-    yield lambda: hyp.write_text("@ (s-1)\n"), f"{score}: '@' has what sclite does"
+    yield (
+        lambda: hyp.write_text("@ (s-1)\n"),
+        f"{score} must be scored with sclite",
+    )
     yield lambda: hyp.unlink(), f"{wer} does not exist"
     yield lambda: (score / "ref.trn").unlink(), f"{score}/ref.trn does not exist"
 

@@ -85,8 +85,16 @@ def test_starts_nearly_as_fast_as_python(tmp_path):
         subprocess.run([*command, str(program)], check=True)
         return time.perf_counter() - start
 
-    extra = [seconds([*MAIN, "run"]) - seconds([sys.executable]) for _ in range(7)]
-    assert statistics.median(extra) < 0.3
+    # Less than an import of numpy: a ratio says that on a busy machine, too.
+    numpy = script(tmp_path, "import numpy", "numpy_first.py")
+
+    def numpys():
+        start = time.perf_counter()
+        subprocess.run([sys.executable, str(numpy)], check=True)
+        return time.perf_counter() - start
+
+    ratios = [seconds([*MAIN, "run"]) / numpys() for _ in range(7)]
+    assert statistics.median(ratios) < 1.0
 
 
 def test_spawned_workers_know_the_plugin(tmp_path):

@@ -9,17 +9,16 @@ from espnet_dynsize.recipe.needs import check_needs, imports
 from espnet_dynsize.recipe.options import parse
 
 QUIET = {"use_tensorboard": False}
-# Everything by its full path but what is looked for
-ALONE = "PATH=$PWD/bin:/usr/bin:/bin\n"
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch, installed):
+def recipe(tmp_path, monkeypatch, installed, machine):
     monkeypatch.chdir(tmp_path)
     Path("bin").mkdir()
     for program in installed.iterdir():
         Path("bin", program.name).symlink_to(program)
-    Path("path.sh").write_text(ALONE)
+    # Everything else than what is looked for
+    Path("path.sh").write_text(f"PATH=$PWD/bin:{machine}\n")
     return tmp_path
 
 
@@ -61,7 +60,8 @@ def test_only_what_the_stages_call_is_needed(recipe, argv):
 
 
 def test_path_sh_is_read_as_asr_sh_reads_it(recipe):
-    Path("path.sh").write_text(f"{ALONE}. nowhere/extra_path.sh\n")
+    with Path("path.sh").open("a") as script:
+        script.write(". nowhere/extra_path.sh\n")
     with pytest.raises(ConfigError, match="path.sh must run: .*nowhere/extra_path.sh"):
         needs()
 
