@@ -80,14 +80,14 @@ def run(argv: list[str]) -> int:
 
 def _run_module(module: str, arguments: list[str]) -> int:
     if module == STREAMING_MODULE:
-        _refuse_streaming(arguments)
+        refuse_streaming(arguments)
     sys.argv = [module, *arguments]
     sys.path.insert(0, "")  # as `python -m` does
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
 
 
-def _refuse_streaming(arguments: list[str]) -> None:
+def refuse_streaming(arguments: list[str]) -> None:
     """Refuse to stream with one of the plugin's encoders.
 
     ESPnet asserts that the encoder is one of its two that stream, without a word.
