@@ -76,10 +76,7 @@ def train_arguments(
 
 
 def train(data, exp, epochs, **changes):
-    espnet_dynsize.register()
-    arguments = train_arguments(data, exp, [f"--max_epoch={epochs}"], **changes)
-    DynSizeASRTask.main(cmd=arguments)
-    return torch.load(exp / "checkpoint.pth", weights_only=False)
+    return run(data, exp, f"--max_epoch={epochs}", **changes)
 
 
 def assert_same(ours, theirs):

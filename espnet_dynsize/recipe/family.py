@@ -86,7 +86,7 @@ def _check_sizes(options: Options, sizes: str, config: dict) -> None:
         choose_sizes(sizes, family_sizes(config))
     if not options.test_sets():
         raise ConfigError("--test_sets must name the data directories to decode.")
-    if options.runs(UPLOAD) and not options.get("hf_repo"):
-        raise ConfigError("--skip_upload_hf false needs --hf_repo USER/NAME.")
     if options.runs(UPLOAD):
+        if not options.get("hf_repo"):
+            raise ConfigError("--skip_upload_hf false needs --hf_repo USER/NAME.")
         check_repo(options.get("hf_repo"))

@@ -13,7 +13,7 @@ import numpy as np
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.report.decodings import Name, labels
 from espnet_dynsize.report.scores import UtteranceErrors, read_errors
-from espnet_dynsize.report.table import find_models
+from espnet_dynsize.report.table import find_models, markdown_line
 
 DRAWS = 10_000
 SEED = 0
@@ -159,4 +159,4 @@ def _line(label: str, kind: str, base: str, name: str, result: Comparison) -> st
     cells += [f"{100 * (result.second - result.first):+.2f}"]
     cells += [f"{100 * result.low:+.2f} to {100 * result.high:+.2f}"]
     cells += ["–" if result.utterances < FEWEST else f"{result.p_value:.4f}"]
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return markdown_line(cells)

@@ -210,8 +210,12 @@ def markdown(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *cells]
-    escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
-    return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + "\n"
+    return "\n".join(map(markdown_line, lines)) + "\n"
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    """A row of a markdown table."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _rounded(number: float, digits: int) -> str:
