@@ -466,7 +466,7 @@ def no_model(lab: Lab):
 @row(
     5,
     "wrong result",
-    "`scheduler: reducelronplateau` on the criterion of the best model",
+    "`scheduler: reducelronplateau` on the criterion of the best model (R7)",
     "the search's epochs cut the learning rate to nothing",
     "tests/train/test_trainer.py::"
     "test_a_plateau_scheduler_sees_what_the_search_really_does",
@@ -533,7 +533,7 @@ def same_shapes(lab: Lab):
 @row(
     8,
     "wrong result",
-    "killed in the search, resumed with fewer epochs than the search has",
+    "killed in the search, resumed with fewer epochs than the search has (R16)",
     "ended in the search with code 0, no model",
     "tests/train/test_resume.py::test_a_resumed_run_that_ends_in_the_search",
 )
@@ -616,7 +616,7 @@ def nan_audio(lab: Lab):
 @row(
     11,
     "wrong result",
-    "two decodings of one test set; an utterance twice in hyp.trn",
+    "two decodings of one test set (R12); an utterance twice in hyp.trn",
     "the last one counted, and did not say which",
     "tests/bin/test_report.py::test_two_decodings_of_one_test_set",
 )
@@ -1502,7 +1502,7 @@ def origins(lab: Lab):
 @row(
     47,
     "traceback",
-    "audio of 1 sample or 10 ms; in a list, the files after it",
+    "audio of 1 sample or 10 ms; in a list, the files after it (R6)",
     "traceback; the others were lost",
     "tests/bin/test_transcribe.py::test_a_bad_file_does_not_stop_the_others",
 )

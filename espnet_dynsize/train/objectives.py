@@ -41,6 +41,14 @@ class Teacher:
         with torch.no_grad(), self._model.encoder.activate(self._sampled):
             return self._model.ctc.log_softmax(self._encoded.last)
 
+    @functools.cached_property
+    def emitted(self) -> torch.Tensor:
+        """How many tokens [B] its greedy CTC output has, repetitions merged."""
+        best = self.log_probs.argmax(dim=-1)  # [B, T]
+        token = (best != self._model.blank_id) & _valid(self._encoded.lengths, best)
+        token[:, 1:] &= best[:, 1:] != best[:, :-1]
+        return token.sum(dim=-1)
+
 
 class Objective(Protocol):
     """A part of a sampled subnet's loss; called while that subnet is active."""
@@ -78,11 +86,16 @@ def stock_loss(
 class Distillation:
     """KL divergence of the CTC output from the teacher's, times a weight.
 
-    It is summed over frames and averaged over sequences, as ESPnet's CTC loss is.
+    It is summed over frames and averaged over sequences, as ESPnet's CTC loss is. A
+    sequence for which the teacher emits fewer than `EMITTED` of the text's tokens adds
+    nothing: CTC predicts blanks alone at first, and from that a subnet learns only to
+    stay there.
 
     Args:
         weight: Weight in the subnet's loss.
     """
+
+    EMITTED = 0.5
 
     def __init__(self, weight: float):
         self.weight = weight
@@ -104,8 +117,13 @@ class Distillation:
         frames = torch.nn.functional.kl_div(
             output, target, reduction="none", log_target=True
         ).sum(dim=-1)  # [B, T]
-        lengths = encoded.lengths
-        positions = torch.arange(frames.size(1), device=lengths.device)
-        valid = positions < lengths[:, None]  # [B, T]
-        distance = (frames * valid).sum() / frames.size(0)
+        speaks = teacher.emitted >= self.EMITTED * batch["text_lengths"]  # [B]
+        counted = _valid(encoded.lengths, frames) & speaks[:, None]  # [B, T]
+        distance = (frames * counted).sum() / frames.size(0)
         return self.weight * distance, {"loss_distill": distance.detach()}
+
+
+def _valid(lengths: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Which frames [B, T] are no padding."""
+    positions = torch.arange(frames.size(1), device=lengths.device)
+    return positions < lengths[:, None]

@@ -1,3 +1,7 @@
+import math
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import batch, build, fix_masks, model_config, stock_config
@@ -5,7 +9,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Sampled, Subnet
-from espnet_dynsize.train.objectives import Distillation, Teacher
+from espnet_dynsize.train.objectives import Distillation, Encoded, Teacher
 
 NO_DROPOUT = dict(dropout_rate=0.0, positional_dropout_rate=0.0)
 
@@ -159,6 +163,30 @@ def test_distillation_adds_the_divergence_from_the_full_network():
         0.3 * (losses[size] + 0.5 * distances[size]) for size in (3, 5)
     )
     torch.testing.assert_close(loss.squeeze(), expected)
+
+
+def test_distillation_only_from_a_teacher_that_emits_half_of_the_text():
+    """By hand: of four sequences, the first and the last count, seven frames in all."""
+    best = [[1, 1, 0, 2], [1, 1, 1, 0], [0, 1, 2, 2], [1, 0, 1, 0]]
+    lengths = torch.tensor([4, 4, 2, 3])
+    # Emitted 2, 1, 1 (padding is none), 2, the same token twice
+    texts = torch.tensor([4, 3, 3, 4])
+    taught = torch.nn.functional.one_hot(torch.tensor(best), 3) * 0.7 + 0.1
+    model = SimpleNamespace(
+        blank_id=0,
+        encoder=SimpleNamespace(activate=lambda sampled: nullcontext()),
+        ctc=SimpleNamespace(log_softmax=lambda logits: logits.log_softmax(dim=-1)),
+    )
+    teacher = Teacher(model, None, Encoded(taught.log(), lengths))
+    assert teacher.emitted.tolist() == [2, 1, 1, 2]
+    uniform = Encoded(torch.zeros(4, 4, 3), lengths)
+    args = model, None, uniform, {"text_lengths": texts}
+    loss, stats = Distillation(0.5)(*args, teacher)
+    divergence = math.log(3) + 0.8 * math.log(0.8) + 2 * 0.1 * math.log(0.1)
+    expected = (4 + 3) * divergence / 4
+    assert stats["loss_distill"].item() == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(0.5 * expected, rel=1e-5)
+    assert Distillation(0.5)(*args, None) == (0.0, {})
 
 
 def test_distillation_does_not_move_the_full_network():
