@@ -108,16 +108,20 @@ VARIANTS = {
         "--stage 10 --stop_stage 14 --use_lm false "
         "--asr_config conf/train_asr_e_branchformer.yaml"
     ),
+    ("an4", "words", "exp"): (
+        "--stage 4 --stop_stage 14 --use_lm false --token_type word"
+    ),
+    ("an4", "parts", "exp"): (
+        "--stage 10 --stop_stage 14 --use_lm false --num_splits_asr 2 "
+        """--asr_args '{asr_args} --model_conf selector_conf={{"search_updates":20}}'"""
+    ),
 }
 
 
 def options(name: str) -> list[str]:
     """Options of run.sh of a recipe for a run of minutes on a CPU."""
     decoder = RECIPES[name][2]
-    training = [f"--{name} {value}" for name, value in TRAINING.items()]
     language_model = [f"--{name} {value}" for name, value in LANGUAGE_MODEL.items()]
-    training += [f"--encoder_conf {value}" for value in ENCODER]
-    training += [f"--decoder_conf {value}" for value in DECODER if decoder]
     search = "--beam_size 1 --lm_weight 0.1"
     if decoder:  # CTC has learned nothing but blanks, the decoder the commonest token
         search += " --ctc_weight 0.0 --maxlenratio 0.1"
@@ -139,8 +143,16 @@ def options(name: str) -> list[str]:
         # asr.sh names folders after options; a name has 255 characters at most
         *("--use_lm", "false" if name == "an4" else "true", "--lm_tag", "fixture"),
         *("--lm_args", " ".join(language_model)),
-        *("--asr_args", " ".join(training)),
+        *("--asr_args", asr_args(name)),
     ]
+
+
+def asr_args(name: str) -> str:
+    """Options of a recipe's training."""
+    training = [f"--{name} {value}" for name, value in TRAINING.items()]
+    training += [f"--encoder_conf {value}" for value in ENCODER]
+    training += [f"--decoder_conf {value}" for value in DECODER if RECIPES[name][2]]
+    return " ".join(training)
 
 
 def prepare(name: str, args) -> Path:
@@ -162,7 +174,11 @@ def run(name: str, args) -> list[dict]:
     done = folder / "seconds.json"
     seconds = json.loads(done.read_text()) if done.exists() else {}
     calls = {step: stage_options(step) for step in STEPS}
-    variants = {v[1:]: o for v, o in VARIANTS.items() if v[0] == name}
+    variants = {
+        v[1:]: text.format(asr_args=asr_args(name))
+        for v, text in VARIANTS.items()
+        if v[0] == name
+    }
     for (tag, _), options in variants.items():
         calls[tag] = [*shlex.split(options), "--asr_tag", tag]
     for call, options in calls.items():

@@ -57,6 +57,12 @@ RULES = (
     ),
     Rule("num_ref", _ALONE, _ONE_SPEAKER),
     Rule("num_inf", _ALONE, _ONE_SPEAKER),
+    Rule("sot_asr", _OFF, _ONE_SPEAKER),
+    Rule(
+        "token_type",
+        ("bpe", "char", "word"),
+        "asr.sh makes no other token list that begins with the blank of CTC",
+    ),
     Rule("auxiliary_data_tags", ("",), "it trains on one text"),
     Rule("download_model", ("",), "asr.sh would decode that model for every size"),
     Rule(

@@ -10,7 +10,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet_dynsize.control.sampler import Sandwich, SandwichRule
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.core.checkpoint import bring_up_to_date
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, Share
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
@@ -102,6 +102,7 @@ class JointLoss:
             distill_weight = 0.0 if self.ctc is None else DISTILL_WEIGHT
         drops = (layer_drop_joint, layer_drop_search)
         self._check_parts(distill_weight, decoder_per_size)
+        self._check_blank(stock.get("sym_blank", "<blank>"))
 
         # Measured before the norms are made per size: costs are those of one size.
         family = build_family(self.encoder, sizes, budgets)
@@ -155,6 +156,13 @@ class JointLoss:
                 "decoder_per_size=True needs an attention decoder: decoder other than "
                 "transducer and ctc_weight below 1."
             )
+
+    def _check_blank(self, blank: str) -> None:
+        # ESPnet's CTC takes token 0 for it, whatever it is: "!" in Whisper's list.
+        used = self.ctc is not None or self.use_transducer_decoder
+        first = self.token_list[0]
+        allowed = f"{blank}, which CTC and transducers predict where nothing is said"
+        check(not used or first == blank, "token_list: the first token", first, allowed)
 
     # -- subnets --
 

@@ -27,6 +27,8 @@ def options(*argv):
         (["--use_lightning", "true"], "must be false for a family: ESPnet2's"),
         (["--asr_task", "asr_transducer"], "must be asr for a family: asr_trans"),
         (["--num_ref", "2"], "must be 1 for a family: a family recognises one speaker"),
+        (["--sot_asr", "true"], "must be false for a family: a family recognises one"),
+        (["--token_type", "whisper_en"], "must be bpe or char or word for a family: "),
         (["--download_model", "x/y"], "must be left out for a family: asr.sh would"),
         (["--auxiliary_data_tags", "a"], "must be left out for a family: it trains on"),
         (["--feats_type", "fbank"], "must be raw or raw_copy or extracted or fbank_p"),

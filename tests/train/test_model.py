@@ -438,3 +438,27 @@ def test_distillation_needs_the_same_frames():
     with pytest.raises(ConfigError, match="distill_weight=0.5 must be 0 with ctc_trim"):
         build(model_config({"distill_weight": 0.5}, ctc_trim=True))
     assert build(model_config({"distill_weight": 0.0}, ctc_trim=True)).objectives
+
+
+@pytest.mark.parametrize(
+    "model_conf, decoder, refused",
+    [
+        ({}, None, True),
+        ({"ctc_weight": 0.3}, "transformer", True),
+        ({"ctc_weight": 0.0}, "transducer", True),
+        ({"ctc_weight": 0.0}, "transformer", False),
+        ({"sym_blank": "!"}, None, False),
+    ],
+)
+def test_tokens_begin_with_the_blank(model_conf, decoder, refused):
+    """Whisper's begin with "!", which ESPnet's CTC would take for the blank."""
+    config = model_config(model_conf)
+    config["token_list"] = ["!", "<blank>", "A", "B", "C", "<sos/eos>"]
+    config["decoder"] = decoder
+    if decoder == "transformer":
+        config["decoder_conf"] = {"linear_units": 8, "attention_heads": 2}
+    elif decoder == "transducer":
+        config["joint_net_conf"] = {"joint_space_size": 8}
+    message = "token_list: the first token=! must be <blank>, which CTC and transducers"
+    with pytest.raises(ConfigError, match=message) if refused else nullcontext():
+        build(config)
