@@ -26,6 +26,7 @@ import torch
 from an4_methods import (
     ALONE,
     CONF,
+    CONFIGS,
     DECODING,
     FINE_TUNED,
     INDIVIDUAL,
@@ -34,6 +35,8 @@ from an4_methods import (
     METHODS,
     MODELS,
     NARROW,
+    OWN_KIND,
+    STOCK,
     SUPERNETS,
     WIDE,
     arguments,
@@ -41,6 +44,8 @@ from an4_methods import (
 )
 from an4_tables import write_tables
 
+from espnet_dynsize.core.keys import ENCODER_PREFIX
+from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
 from espnet_dynsize.deploy.experiment import load_model
@@ -55,13 +60,16 @@ OFFICIAL = "official"
 # What stands before its error rates' names → data directory
 SETS = {"": "test", "dev_": "valid"}
 _WRITING = threading.Lock()
-STOCK = CONF / "train_asr_conformer.yaml"
+CONFORMER = CONF / "train_asr_conformer.yaml"
 
 
 def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
     """Train, cut and score all sizes of a method in a fold; add its rows."""
     if method == INDIVIDUAL:
         rows = [_individual(experiment, layers, seed) for layers in LAYERS[::-1]]
+    elif method in OWN_KIND.values():
+        sizes = NARROW[::-2]
+        rows = [_own_kind(experiment, method, layers, seed) for layers in sizes]
     elif method == ALONE:
         smaller = _supernet(experiment, "simple_top_k", seed)[:-1]
         rows = [_layers_alone(experiment, row, seed) for row in smaller]
@@ -92,8 +100,20 @@ def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
     tag = f"conformer{blocks}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     options = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
-    folder = experiment.train(STOCK, tag, options)
+    folder = experiment.train(CONFORMER, tag, options)
     return _row(experiment, folder, INDIVIDUAL, layers, seed, commit)
+
+
+def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> dict:
+    """Another model than a CTC Conformer, trained alone."""
+    blocks, config = layers // len(KINDS), config_file(method)
+    tag = f"{CONFIGS[method]}{blocks}_seed{seed}"
+    commit = _commit(experiment.exp / tag)
+    encoder = load_config(config)["encoder"].removeprefix(ENCODER_PREFIX)
+    options = ["--seed", str(seed), "--model", "espnet", "--encoder", encoder]
+    options += arguments({**STOCK, "encoder_conf": {"num_blocks": blocks}})
+    folder = experiment.train(config, tag, options)
+    return _row(experiment, folder, method, layers, seed, commit)
 
 
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
@@ -101,7 +121,7 @@ def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
     commit = _commit(experiment.exp / tag)
     options = ["--seed", str(seed), "--encoder", "dynsize_conformer"]
     options += arguments({"encoder_conf": {"keep_layers": row["kept"]}})
-    folder = experiment.train(STOCK, tag, options)
+    folder = experiment.train(CONFORMER, tag, options)
     return _row(experiment, folder, ALONE, row["layers"], seed, commit)
 
 

@@ -86,15 +86,25 @@ MODELS = {
     "CTC + attention": "hybrid",
     "transducer": "transducer",
 }
+# The same model as each, its smallest and its full size, trained alone
+OWN_KIND = {method: f"{method}, alone" for method in MODELS}
 FINE_TUNED = "fine-tuned from the individual full size"
 SUPERNETS = {
     **{**SELECTORS, **TRAINING, **FAMILIES},
     **{method: {} for method in (FINE_TUNED, *MODELS)},
 }
-METHODS = (INDIVIDUAL, ALONE, *SUPERNETS)
+METHODS = (INDIVIDUAL, ALONE, *OWN_KIND.values(), *SUPERNETS)
 # Configs; of the others: dynsize
 CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
+CONFIGS |= {alone: MODELS[method] for method, alone in OWN_KIND.items()}
 DECODING = {"CTC + attention": "hybrid", "transducer": "transducer"}
+DECODING |= {OWN_KIND[method]: name for method, name in DECODING.items()}
+# What makes a stock model of a family's config
+STOCK = {
+    "model_conf": dict.fromkeys(
+        ("sizes", "budgets", "selector", "selector_conf", "layer_drop_joint")
+    )
+}
 
 
 def arguments(changes: dict) -> list[str]:
@@ -105,6 +115,11 @@ def arguments(changes: dict) -> list[str]:
         for key, value in conf.items()
         for argument in (f"--{option}", f"{key}={json.dumps(value)}")
     ]
+
+
+def base_of(method: str) -> str:
+    """The models trained alone that a method is compared with."""
+    return OWN_KIND.get(method, INDIVIDUAL)
 
 
 def config_file(method: str) -> Path:

@@ -56,6 +56,8 @@ VARIANTS = {
     "warm-up 1600": ("--scheduler_conf", "warmup_steps=1600"),
     "peak 0.001": ("--optim_conf", "lr=0.001"),
     "peak 0.004": ("--optim_conf", "lr=0.004"),
+    "peak 0.008": ("--optim_conf", "lr=0.008"),
+    "Xavier's initial weights": ("--init", "xavier_uniform"),
     "half the batch": ("--batch_bins", "200000"),
     "twice the batch": ("--batch_bins", "800000"),
     "no dropout": (

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from an4_methods import ALONE, INDIVIDUAL, METHODS, NARROW, WIDE
+from an4_methods import ALONE, INDIVIDUAL, METHODS, NARROW, OWN_KIND, WIDE, base_of
 
 from espnet_dynsize.report.compare import Comparison, paired_bootstrap
 
@@ -15,10 +15,11 @@ KINDS = {
 }
 _NOTE = """\
 Error rates in %, pooled over the utterances of the folds and seeds; dev chooses the
-epochs that are averaged. In brackets the ratio to the model of as many parameters that
-is trained alone, over the folds and seeds that both have run, and the p-value of no
-difference (paired bootstrap over speakers, whose utterances are alike; 10,000 draws).
-The last column is the mean of the ratios."""
+epochs that are averaged. In brackets the ratio to the model of as many parameters (of
+the same kind: a family of E-Branchformers to E-Branchformers) that is trained alone,
+over the folds and seeds that both have run, and the p-value of no difference (paired
+bootstrap over speakers, whose utterances are alike; 10,000 draws). The last column is
+the mean of the ratios."""
 
 
 class Run(NamedTuple):
@@ -47,15 +48,17 @@ def _table(rows, words, methods, layers, kind) -> str:
     names = ("small", "middle", "full")
     lines = ["| method | folds × seeds | " + " | ".join(names) + " | mean ratio |"]
     lines.append("|---|---:" + "|---:" * (len(names) + 1) + "|")
+    alone = (INDIVIDUAL, *OWN_KIND.values())
     for method in methods:
         cells, ratios = [], []
         for size in layers:
-            result = compared(rows, words, INDIVIDUAL, method, size, kind)
+            base = base_of(method) if method not in alone else method
+            result = compared(rows, words, base, method, size, kind)
             if result is None:
                 cells.append("–")
                 continue
             cell = f"{100 * result.second:.1f}"
-            if method != INDIVIDUAL:
+            if method not in alone:
                 ratios.append(result.second / result.first)
                 cell += f" ({ratios[-1]:.2f}, p {result.p_value:.3f})"
             cells.append(cell)

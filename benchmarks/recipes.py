@@ -113,7 +113,8 @@ VARIANTS = {
     ),
     ("an4", "parts", "exp"): (
         "--stage 10 --stop_stage 14 --use_lm false --num_splits_asr 2 "
-        """--asr_args '{asr_args} --model_conf selector_conf={{"search_updates":20}}'"""
+        "--asr_args '{asr_args} --model_conf selector_conf.search_fraction=null "
+        "--model_conf selector_conf.search_updates=20'"
     ),
 }
 
