@@ -35,7 +35,7 @@ setup(
         # What ESPnet's training imports with its default options
         "train": TRAIN,
         "demo": [*TRAIN, "espeakng-loader"],
-        "espnet3": ["espnet[train]"],
+        "espnet3": ["espnet[train]", "hydra-core", "lightning"],
         "hub": ["huggingface_hub"],
         "dev": [
             "pytest",

@@ -67,6 +67,10 @@ VARIANTS = {
     "Adam with beta 0.98": ("--optim_conf", "betas=[0.9, 0.98]"),
     "subsampling by 2": ("--encoder_conf", "input_layer=conv2d2"),
     "subsampling by 6": ("--encoder_conf", "input_layer=conv2d6"),
+    # Of supernets
+    "no stochastic depth": ("--model_conf", "layer_drop_joint=0.0"),
+    "no distillation": ("--model_conf", "distill_weight=0.0"),
+    "subnet_weight 0.2": ("--model_conf", "subnet_weight=0.2"),
     "bias of blank -2": ("--init_param", "{bias_-2}"),
     "bias of blank -4": ("--init_param", "{bias_-4}"),
 }

@@ -149,22 +149,26 @@ def dynsize_encoder(input_size: int = 20, name: str = "conformer", **conf):
 def cuda_dtypes(monkeypatch):
     """A context manager: CUDA's mixed-precision types, on a CPU.
 
-    CPU autocast leaves norms in half precision, CUDA's makes them float32; what takes
-    one type only (index_add, in-place sums) fails on a GPU alone.
+    CPU autocast leaves layer norms and softmaxes in half precision, CUDA's makes them
+    float32; what takes one type only (index_add, in-place sums) fails on a GPU alone.
     """
-    layer_norm = torch.nn.functional.layer_norm
+    functional, tensor = torch.nn.functional, torch.Tensor
+    made_full = [(functional, name) for name in ("layer_norm", "softmax")]
+    made_full += [(o, "log_softmax") for o in (functional, torch, tensor)]
+    made_full += [(o, "softmax") for o in (torch, tensor)]
 
     def full(function):
-        def norm(x, *args, **kwargs):
+        def called(x, *args, **kwargs):
             args = [a.float() if torch.is_tensor(a) else a for a in args]
             return function(x.float(), *args, **kwargs)
 
-        return norm
+        return called
 
     @contextmanager
     def dtypes():
         with monkeypatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
-            patch.setattr(torch.nn.functional, "layer_norm", full(layer_norm))
+            for owner, name in made_full:
+                patch.setattr(owner, name, full(getattr(owner, name)))
             yield
 
     return dtypes

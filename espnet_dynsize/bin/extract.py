@@ -24,8 +24,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--model_file",
         default="",
-        help="checkpoint in asr_exp, from the joint phase (default: the only "
-        "*.ave.pth)",
+        help="checkpoint in asr_exp, from the joint phase (default: the average, of "
+        "the first best_model_criterion)",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--size", help="one of the family's sizes, or 'all'")

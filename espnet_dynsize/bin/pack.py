@@ -16,7 +16,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--model_file",
         default="",
-        help="checkpoint in it (default: the only *.ave.pth)",
+        help="checkpoint in it (default: the average, of the first "
+        "best_model_criterion)",
     )
     parser.add_argument(
         "--family",

@@ -21,12 +21,6 @@ def check(good: bool, key: str, value: object, allowed: str) -> None:
         raise ConfigError(f"{key}={value} must be {allowed}.")
 
 
-def check_all(section: str, *rules: tuple) -> None:
-    """`check` for (good, key, value, allowed) of every rule, keys in `section`."""
-    for good, key, value, allowed in rules:
-        check(good, f"{section}: {key}", value, allowed)
-
-
 def one_line(error: BaseException) -> str:
     """What an error of somebody else's says, to stand inside a sentence."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -189,9 +189,9 @@ def resampled(samples: np.ndarray, own_rate: int, rate: int) -> torch.Tensor:
     return torchaudio.functional.resample(speech, ratio.denominator, ratio.numerator)
 
 
-def cut_at_silences(
-    samples: np.ndarray, rate: int, longest: float = LONGEST_PIECE
-) -> list[np.ndarray]:
+def pieces(
+    parts: Iterable[np.ndarray], rate: int, longest: float = LONGEST_PIECE
+) -> Iterator[np.ndarray]:
     """Cut audio into pieces that a recogniser can take at once.
 
     A cut is in the middle of the quietest stretch (0.2 s; of a longer one that is as
@@ -199,20 +199,13 @@ def cut_at_silences(
     piece may be shorter.
 
     Args:
-        samples: [N].
+        parts: Audio as it comes, each [n]; the pieces do not depend on the parts.
         rate: Samples a second.
         longest: Seconds of the longest piece; what is not longer is not cut.
 
     Returns:
-        Views of the samples; joined, they are the samples.
+        The pieces [N], one after another; joined, they are the audio.
     """
-    return list(pieces([samples], rate, longest))
-
-
-def pieces(
-    parts: Iterable[np.ndarray], rate: int, longest: float = LONGEST_PIECE
-) -> Iterator[np.ndarray]:
-    """`cut_at_silences` of audio that comes in parts [n]; the same pieces."""
     most = int(longest * rate)
     rest = np.empty(0, np.float32)
     for part in parts:

@@ -4,6 +4,7 @@ import tempfile
 import weakref
 from numbers import Integral
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import yaml
@@ -20,6 +21,7 @@ from espnet_dynsize.deploy.archive import unpack
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import find_checkpoint, load_files
 from espnet_dynsize.deploy.recogniser import Recogniser
+from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.task import DynSizeASRTask
 
 CONFIG, CHECKPOINT, LM = "asr_train_config", "asr_model_file", "lm_file"
@@ -81,12 +83,21 @@ def open_model(
         options = {**search, **options}
         with opening():
             recogniser = Recogniser(**{**files, **options})
+            if not isinstance(recogniser.asr_model, JointLoss):
+                recogniser.asr_model.activate = _refuse_activate
     except BaseException:
         folder.cleanup()
         raise
     # A tokenizer may read its file from the zip at first use.
     weakref.finalize(recogniser, folder.cleanup)
     return recogniser
+
+
+def _refuse_activate(chosen: object) -> NoReturn:
+    raise ConfigError(
+        f"activate({chosen!r}): this model has only one size; open the supernet "
+        "without a size, whose model has them all."
+    )
 
 
 def _check_size(size: object) -> None:

@@ -148,7 +148,7 @@ class Supernet:
         if not isinstance(chosen, Subnet | Sampled):
             raise ConfigError(
                 f"activate({chosen!r}) of an encoder takes a Subnet; a supernet's "
-                "model takes sizes (asr_model.activate(16)), a cut model has only one."
+                "model takes sizes (asr_model.activate(16))."
             )
         self.check_units(chosen if isinstance(chosen, Subnet) else chosen.subnet)
         return self.switch.activate(chosen)

@@ -55,7 +55,7 @@ def collect(
 
     Args:
         folders: Folders of models.
-        model_file: Checkpoint in each; empty for the only `*.ave.pth`.
+        model_file: Checkpoint in each; empty: see `find_checkpoint`.
         audio: Files on which the recognisers are timed; without any, the encoders are.
 
     Returns:

@@ -22,7 +22,7 @@ def write_report(
 
     Args:
         folders: Folders of models.
-        model_file: Checkpoint in each; empty for the only `*.ave.pth`.
+        model_file: Checkpoint in each; empty: see `find_checkpoint`.
         output_dir: Where to write; None for `report/` beside the first folder.
         audio: Files on which the recognisers are timed; without any, only the encoders
             are, on noise.

@@ -25,7 +25,7 @@ from espnet_dynsize.train.objectives import (
     Teacher,
     stock_loss,
 )
-from espnet_dynsize.train.release import release
+from espnet_dynsize.train.release import release, scales_gradients
 from espnet_dynsize.train.view import View
 
 # Twice the published 0.3: with `alternate`, a smaller subnet trains in every second
@@ -65,7 +65,8 @@ class JointLoss:
         sandwich: What trains in a step, see `espnet_dynsize.control.sampler`: `whole`,
             `alternate` or `pairs`.
         distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
-            the largest one's. Left out: 0.5, or 0 for a model without CTC.
+            the largest one's, over the sequences for which that one emits at least half
+            as many tokens as the text has. Left out: 0.5, or 0 for a model without CTC.
         subnet: The size that computes when nothing else is active: for decoding, and
             refused in training.
         **stock: Arguments of the stock model.
@@ -294,7 +295,7 @@ class JointLoss:
             teacher = teacher or Teacher(self, sampled, encoded)
             loss = sampled.weight * loss
             # The last one's graph is freed by the trainer's own backward pass.
-            if sampled is not samples[-1] and not _scales_gradients():
+            if sampled is not samples[-1] and not scales_gradients():
                 loss = release(loss, self._inputs(batch["speech"], embedded))
             total = total + loss
             stats |= {f"{key}_{sampled.name}": value for key, value in detail.items()}
@@ -397,11 +398,3 @@ def _tensors(nested: object) -> Iterator[torch.Tensor]:
     elif nested is not None:
         for part in nested:
             yield from _tensors(part)
-
-
-def _scales_gradients() -> bool:
-    """Whether gradients are too small for their type unless the trainer scales them."""
-    # `release` differentiates a loss that the GradScaler has not scaled yet: float16
-    # would lose what is below 6e-8.
-    half = torch.get_autocast_dtype("cuda") is torch.float16
-    return half and torch.is_autocast_enabled("cuda")

@@ -35,3 +35,11 @@ def release(loss: torch.Tensor, inputs: Iterable[torch.Tensor]) -> torch.Tensor:
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
     used = [(x, g) for x, g in zip(inputs, gradients) if g is not None]
     return _Released.apply(loss.detach(), [g for _, g in used], *(x for x, _ in used))
+
+
+def scales_gradients() -> bool:
+    """Whether gradients are too small for their type unless the trainer scales them."""
+    # `release` differentiates a loss that the GradScaler has not scaled yet: float16
+    # would lose what is below 6e-8.
+    half = torch.get_autocast_dtype("cuda") is torch.float16
+    return half and torch.is_autocast_enabled("cuda")

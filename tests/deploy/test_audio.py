@@ -11,7 +11,6 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy import audio
 from espnet_dynsize.deploy.audio import (
     check_rate,
-    cut_at_silences,
     pieces,
     read_audio,
     resampled,
@@ -179,7 +178,7 @@ def with_silence(length, *silences):
     ids=lambda value: str(value) if isinstance(value, list) else "",
 )
 def test_cuts_are_in_silences(samples, lengths):
-    cut = cut_at_silences(samples, RATE, longest=2.0)
+    cut = list(pieces([samples], RATE, longest=2.0))
     assert [len(piece) for piece in cut] == lengths
     np.testing.assert_array_equal(np.concatenate(cut), samples)
 
@@ -188,13 +187,13 @@ def test_what_is_quiet_is_enough():
     samples = np.where(np.arange(3000) % 2, 1.0, -1.0).astype(np.float32)
     samples[1300:1500] *= 0.1
     samples[1700:1900] *= 0.2
-    lengths = [len(piece) for piece in cut_at_silences(samples, RATE, longest=2.0)]
+    lengths = [len(piece) for piece in pieces([samples], RATE, longest=2.0)]
     assert lengths == [1400, 1600]
 
 
 def test_parts_are_cut_as_the_whole():
     samples = noise(20000, 1)[:, 0]
-    expected = cut_at_silences(samples, RATE, longest=2.0)
+    expected = list(pieces([samples], RATE, longest=2.0))
     assert len(expected) > 9
     assert all(1000 <= len(piece) <= 2000 for piece in expected)
     for size in (1, 333, 2500, 19999):

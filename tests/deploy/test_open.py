@@ -44,6 +44,10 @@ def test_every_form_gives_the_size(tmp_path, monkeypatch, size, form):
         posteriors(recogniser.asr_model, audio), expected, atol=1e-5, rtol=0
     )
     assert type(recogniser.asr_model) is ESPnetASRModel
+    with pytest.raises(
+        ConfigError, match=r"activate\(3\): this model has only one size"
+    ):
+        recogniser.asr_model.activate(3)
     ((text, *_),) = recogniser(audio)
     assert isinstance(text, str)
 

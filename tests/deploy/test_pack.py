@@ -87,6 +87,8 @@ def test_what_is_in_the_zip(supernet):
     assert "Size 5 of a family of sizes (3, 5, 8)" in card
     assert "## The family\n\n| asr_size3 | 45.6 |" in card
     assert "soundfile.read" in card and "recogniser(audio)" in card
+    # Neither a licence, which is not ours to give, nor a name that nobody owns
+    assert "license" not in front and "pip install" not in card
     assert "|size5|12.3|" in card and "its plugin `espnet_dynsize`" in card
     assert config["normalize_conf"]["stats_file"] == "data/feats_stats.npz"
 

@@ -114,9 +114,9 @@ def test_stochastic_depth_of_one_layer_in_training_only():
 
 def test_batch_norm_statistics_are_kept_per_size():
     model = build(model_config(conv_norm="batch_norm"))
-    keeps_convolution = [0, 0, 1, 0, 0, 1, 0, 1]
+    keeps_convolutions = [0, 0, 1, 0, 0, 0, 1, 1]  # of both blocks
     masks = model.schedule.selection.fixed_masks
-    masks.copy_(torch.tensor([keeps_convolution, [0, 1] + [1] * 6, [1] * 8]))
+    masks.copy_(torch.tensor([keeps_convolutions, [0, 1] + [1] * 6, [1] * 8]))
     data = batch()
     inputs = data["speech"], data["speech_lengths"]
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from an4_methods import SUPERNETS, arguments, config_file
 from conftest import TOKENS, build
+from espnet2.bin import asr_inference
 from espnet2.tasks.abs_task import scheduler_classes
+from espnet2.tasks.lm import LMTask
 
 import espnet_dynsize
 from espnet_dynsize.core.keys import family_sizes
@@ -25,6 +27,11 @@ CONFIGS = sorted(
     path
     for places in ("espnet_dynsize/demo/digits", "egs2/*/*/conf/**/train_asr*")
     for path in ROOT.glob(f"{places}.yaml")
+)
+OTHERS = sorted(
+    path
+    for name in ("train_lm", "decode*")
+    for path in ROOT.glob(f"egs2/*/*/conf/**/{name}.yaml")
 )
 NARROW = dict(output_size=16, attention_heads=2, linear_units=16, cnn_module_kernel=3)
 
@@ -54,6 +61,30 @@ def test_the_readme_s_config_trains(readme_config, cuda_dtypes):
 
 def test_there_are_configs():
     assert len(CONFIGS) >= 16
+    assert {p.name for p in OTHERS} >= {"train_lm.yaml", "decode_asr.yaml"}
+    every = {p for p in ROOT.glob("egs2/*/*/conf/**/*.yaml") if p.name != "base.yaml"}
+    assert every <= {*CONFIGS, *OTHERS}
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_decodes_and_language_models(path):
+    """With no key that ESPnet does not know."""
+    given = load_config(path)
+    if path.name.startswith("decode"):
+        known = {action.dest for action in asr_inference.get_parser()._actions}
+        assert set(given) <= known
+        return
+    defaults = LMTask.get_default_config()
+    assert set(given) <= set(defaults)
+    config = {**defaults, **given, "token_list": TOKENS}
+    model = LMTask.build_model(argparse.Namespace(**config))
+    (optimizer,) = LMTask.build_optimizers(argparse.Namespace(**config), model)
+    scheduler_classes[config["scheduler"]](optimizer, **config["scheduler_conf"])
+    text = torch.randint(2, len(TOKENS) - 1, (2, 5))
+    loss, *_ = model(text=text, text_lengths=torch.tensor([5, 3]))
+    loss.backward()
+    optimizer.step()
+    assert math.isfinite(loss.item())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +97,33 @@ def test_csv_has_numbers(family, monkeypatch):
     text = (output / "report.md").read_text()
     assert "| 1,234,567 | 1234.6 |" in text and "| 33.3 | 40.0 |" in text
     assert "| – | – | – |" in text and "nan" not in text
+
+
+def test_zeroed_layers_of_stock_folders_are_none(family):
+    exp = family[1][0].parent / "asr"
+    ((directory, *_),) = extract(exp, MODEL, [3], format="stock")
+    (row,) = read_csv(write_report([directory]))
+    assert row["layers"] == "3"
+
+
+def test_with_audio_the_whole_recogniser_is_timed(family, monkeypatch):
+    folders, audio = family[1][:2], [Path("a.wav"), Path("b.wav")]
+    recognisers = {f: measure.Run(lambda: None, 2.0) for f in folders}
+
+    def recogniser_run(folder, checkpoint, given):
+        assert (checkpoint, given) == (MODEL, audio)
+        return recognisers[folder]
+
+    def real_time_factors(runs):
+        assert runs == [recognisers[folder] for folder in folders]
+        return [0.25, 0.5]
+
+    monkeypatch.setattr(measure, "recogniser_run", recogniser_run)
+    monkeypatch.setattr(measure, "real_time_factors", real_time_factors)
+    output = write_report(folders, audio=audio)
+    assert [row["RTF"] for row in read_csv(output)] == ["0.25", "0.5"]
+    text = (output / "report.md").read_text()
+    assert "RTF: the whole recogniser, on 2.0 s of audio (2 files)" in text
 
 
 def test_report_without_scores(family):

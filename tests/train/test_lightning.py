@@ -211,7 +211,7 @@ def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
 
 
 def test_another_family_is_not_resumed(recipe, monkeypatch):
-    run(recipe, "family", monkeypatch, trainer={"max_epochs": 3})
+    exp = run(recipe, "family", monkeypatch, trainer={"max_epochs": 3})
     conf = dict(yaml.safe_load(CONFIG)["model"]["model_conf"])
     conf["selector_conf"] = {"search_fraction": 0.4}
     with pytest.raises(ConfigError, match="another selector_conf than"):
@@ -231,6 +231,13 @@ def test_another_family_is_not_resumed(recipe, monkeypatch):
                 optimizer=change,
                 fit={"ckpt_path": "last"},
             )
+    # More epochs are no other run, and its search stays as long as it was.
+    search = last_state(exp)["schedule.selection.search_updates"]
+    assert search == 3 * UPDATES // 2
+    more = dict(trainer={"max_epochs": 5}, fit={"ckpt_path": "last"})
+    states = last_state(run(recipe, "family", monkeypatch, **more))
+    assert states["schedule.update"] == 5 * UPDATES
+    assert states["schedule.selection.search_updates"] == search
 
 
 def test_an_unknown_option_is_refused(recipe, monkeypatch):
