@@ -47,9 +47,9 @@ SELECTORS = {
         selector_conf={"search_fraction": 0.4, "initial_score": 3.0, "score_lr": 6.0},
     ),
     "ortho_softmax": _changes(selector="ortho_softmax", **_FAST_SCORES),
-    "uniform": _changes(selector="uniform", selector_conf={}),
-    "first": _changes(selector="first", selector_conf={}),
-    "random": _changes(selector="random", selector_conf={}),
+    "uniform": _changes(selector="uniform"),
+    "first": _changes(selector="first"),
+    "random": _changes(selector="random"),
     "aux-loss": {},
 }
 TRAINING = {

@@ -40,11 +40,11 @@ MODELS = {
     "simple_top_k": ("dynsize", ()),
     "uniform": (
         "dynsize",
-        ("--model_conf", "selector=uniform", "--model_conf", "selector_conf={}"),
+        ("--model_conf", "selector=uniform"),
     ),
     "first": (
         "dynsize",
-        ("--model_conf", "selector=first", "--model_conf", "selector_conf={}"),
+        ("--model_conf", "selector=first"),
     ),
 }
 # Name → options of asr_train

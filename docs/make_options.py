@@ -71,9 +71,9 @@ def page() -> str:
     for name, selector in SELECTORS.items():
         source = inspect.getmodule(selector).__doc__.strip()  # names the paper
         parts += [f"#### {name}\n", f"{source}\n", f"{_text(body(selector))}\n"]
-        parts += [table(selector) or "No options, and no search.\n"]
+        parts += [table(selector) or "No options.\n"]
     parts += ["#### Options of the search\n"]
-    parts += ["In `selector_conf`, too, where the selector searches:\n", table(Search)]
+    parts += ["In `selector_conf`, too:\n", table(Search)]
     return "\n".join(parts)
 
 

@@ -72,7 +72,10 @@ class Sandwich:
         units = (gates.values > 0.5).tolist() if gates.hard else family.full.units
         # The heads of the smallest size, which k falls to.
         subnet = Subnet(tuple(units), family.head(0))
-        return [full, Sampled(subnet, self.subnet_weight, "gated", gates.values)]
+        # Gates of 0 and 1 that learn nothing: what is dropped need not be computed.
+        plain = gates.hard and not gates.values.requires_grad
+        values = None if plain else gates.values
+        return [full, Sampled(subnet, self.subnet_weight, "gated", values)]
 
     def _joint(self, update: int, generator: torch.Generator) -> list[Sampled]:
         sizes, subnets = self.selection.sizes, self.selection.subnets()

@@ -17,8 +17,6 @@ from espnet_dynsize.recipe.options import Options
 _PYTHON = "espnet-dynsize run"
 # Options of ESPnet's decoding → their defaults there
 _WEIGHTS = {"lm_weight": 1.0, "ngram_weight": 0.9, "beam_size": 20}
-# Selectors that search for nothing
-_FIXED = ("uniform", "first", "random")
 # The names that ESPnet gives to averages and best checkpoints
 _KEPT = re.compile(r"(train|valid)\.(\w+)\.(ave|best)(_\d+best)?\.pth")
 
@@ -105,9 +103,8 @@ def _check_splits(options: Options, config: Mapping) -> None:
     conf = config["model_conf"]
     timed = "search_updates" in (conf.get("selector_conf") or {})
     timed = timed or "search_updates" in options.get("asr_args")
-    searches = conf.get("selector") not in _FIXED
     splits = options.number("num_splits_asr")
-    if splits > 1 and searches and not timed and options.runs(TRAIN):
+    if splits > 1 and not timed and options.runs(TRAIN):
         raise ConfigError(
             f"--num_splits_asr {splits} needs selector_conf: search_updates in the "
             "training config, in place of search_fraction: how long a run over parts "

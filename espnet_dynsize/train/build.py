@@ -78,11 +78,5 @@ def build_schedule(
     # A stock model of the same seed starts from the same weights.
     with torch.random.fork_rng(devices=()):
         chosen = found(family, **({} if found is StoredSelector else conf))
-    for key, value in timing.items():
-        if not chosen.searches and found is not StoredSelector:
-            raise ConfigError(
-                f"selector_conf: {key}={value} must be left out: {selector} has no "
-                "search."
-            )
-    search = Search(**timing) if chosen.searches else Search(search_fraction=0.0)
-    return Schedule(selection=Selection(chosen, search, GATE_EVERY[sandwich]))
+    selection = Selection(chosen, Search(**timing), GATE_EVERY[sandwich])
+    return Schedule(selection=selection)

@@ -209,7 +209,7 @@ def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:
         check(found, "freeze_param", freeze_param, allowed)
     selector = model.schedule.selection.selector
     scores = list(selector.parameters())
-    learns = not selector.searches or all(p.requires_grad for p in scores)
+    learns = all(p.requires_grad for p in scores)
     allowed = "without the schedule, whose scores the search learns"
     check(learns, "freeze_param", freeze_param, allowed)
     own = {id(p) for p in scores}

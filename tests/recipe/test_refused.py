@@ -53,7 +53,6 @@ def test_every_rule_is_about_something():
     "argv, conf",
     [
         ([], {"selector_conf": {"search_updates": 5}}),
-        ([], {"selector": "first"}),
         (["--asr_args", "--model_conf selector_conf.search_updates=5"], {}),
         (["--stage", "12"], {}),
     ],

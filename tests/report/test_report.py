@@ -2,7 +2,6 @@ import csv
 import hashlib
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -106,8 +105,10 @@ def test_zeroed_layers_of_stock_folders_are_none(family):
     assert row["layers"] == "3"
 
 
-def test_with_audio_the_whole_recogniser_is_timed(family, monkeypatch):
-    folders, audio = family[1][:2], [Path("a.wav"), Path("b.wav")]
+def test_with_audio_the_whole_recogniser_is_timed(family, monkeypatch, tmp_path):
+    folders, audio = family[1][:2], [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for path in audio:
+        path.touch()
     recognisers = {f: measure.Run(lambda: None, 2.0) for f in folders}
 
     def recogniser_run(folder, checkpoint, given):

@@ -39,7 +39,7 @@ def options() -> list[tuple[str, str, str, object]]:
         for key in keys
     ]
     for name, selector in SELECTORS.items():
-        for taker in (selector, Search) if selector.searches else (selector,):
+        for taker in (selector, Search):
             hints = {k: v for k, v in annotations(taker).items() if k != "family"}
             found += [("selector_conf", name, key, hint) for key, hint in hints.items()]
     return found

@@ -407,7 +407,7 @@ def test_starts_from_the_weights_and_random_numbers_of_a_stock_model(conf):
 
 
 def test_full_size_alone_trains_bit_for_bit_like_a_stock_model():
-    alone = dict(sizes=[8], selector="random", selector_conf={})
+    alone = dict(sizes=[8], selector="random", selector_conf={"search_updates": 0})
     model = seeded(model_config({}, conv_norm="batch_norm", **alone))
     model.schedule.selection.plan(20)
     stock = seeded(stock_config())

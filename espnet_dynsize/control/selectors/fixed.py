@@ -3,20 +3,29 @@
 import torch
 
 from espnet_dynsize.control.selectors.selector import Gates, LayerSelector, best_first
+from espnet_dynsize.control.selectors.simple_top_k import annealed_k
 from espnet_dynsize.core.family import Family
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class FixedSelector(LayerSelector):
-    """A ranking that is known from the start: there is no search phase."""
+    """A ranking that is known from the start.
 
-    searches = False
+    Nothing is searched for in the search phase, but it is what it is with Simple-Top-k:
+    the full network trains with a subnet of fewer and fewer layers, the worst dropped
+    first. So selectors differ in the layers that they choose, and in nothing else.
+    """
 
     def gates(
         self, update: int, search_updates: int, generator: torch.Generator
     ) -> Gates:
-        raise RuntimeError(f"{type(self).__name__} has no search phase.")
+        ranking = self.ranking()
+        smallest = self.family.costs.count(ranking, self.family.budgets[0])
+        k = annealed_k(update, search_updates, self.num_units, smallest, step=1)
+        values = torch.zeros(self.num_units)
+        values[ranking[:k]] = 1.0
+        return Gates(k, values, hard=True)
 
 
 class First(FixedSelector):

@@ -24,12 +24,7 @@ class LayerSelector(torch.nn.Module, ABC):
 
     Args:
         family: The sizes and the units' costs.
-
-    Attributes:
-        searches: False for a selector that has nothing to learn.
     """
-
-    searches = True
 
     def __init__(self, family: Family):
         super().__init__()

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from espnet_dynsize.control.sampler import Sandwich
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.control.selectors.fixed import First, Random, Uniform
-from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.family import family_of_counts
 from espnet_dynsize.train.build import build_schedule
 
@@ -47,14 +47,32 @@ def test_random_is_drawn_from_the_seed_and_kept_in_the_checkpoint():
 
 
 @pytest.mark.parametrize("name", ["first", "uniform", "random"])
-def test_the_joint_phase_begins_at_once(name):
-    schedule = build_schedule(family_of_counts([2, 5], 5), name, None)
+def test_without_a_search_the_joint_phase_begins_at_once(name):
+    conf = {"search_fraction": 0.0}
+    schedule = build_schedule(family_of_counts([2, 5], 5), name, conf)
     schedule.selection.plan(10)
     schedule.begin_update(0)
     assert schedule.phase is Phase.JOINT
     assert [len(subnet.kept) for subnet in schedule.selection.subnets()] == [2, 5]
 
 
-def test_search_options_are_refused():
-    with pytest.raises(ConfigError, match="search_fraction=0.4 must be left out"):
-        build_schedule(family_of_counts([2, 5], 5), "first", {"search_fraction": 0.4})
+def test_the_worst_are_dropped_first_as_with_simple_top_k():
+    """By hand: 5 units down to 2 are three parts of a search of six updates."""
+    schedule = build_schedule(
+        family_of_counts([2, 5], 5), "first", {"search_updates": 6}, "whole"
+    )
+    selection = schedule.selection
+    selection.plan(10)
+    sampler = Sandwich(selection, "whole", 0.3)
+    kept = []
+    for update in range(1, 7):
+        schedule.begin_update(0)
+        full, gated = sampler.draw(update, torch.Generator())
+        assert full.subnet == selection.family.full
+        # Nothing is learned through gates, so what is dropped is not computed.
+        assert (gated.gates, gated.weight, gated.name) == (None, 0.3, "gated")
+        assert gated.subnet.head == "2"
+        kept.append(gated.subnet.kept)
+    assert kept == 2 * [(0, 1, 2, 3)] + 2 * [(0, 1, 2)] + 2 * [(0, 1)]
+    schedule.begin_update(0)
+    assert schedule.phase is Phase.JOINT

@@ -60,7 +60,7 @@ def test_every_selector_refuses_what_it_does_not_know(name):
 def test_a_model_that_is_opened_imports_nothing():
     with opening():
         schedule = build("nowhere.Selector", {"search_updates": 3, "colour": "red"})
-    trained = build(f"{__name__}.Last")
+    trained = build(f"{__name__}.Last", {"search_updates": 0})
     trained.selection.plan(2)
     trained.begin_update(0)
     trained.selection.selector.register_buffer("memory", torch.ones(7))
