@@ -59,6 +59,8 @@ VARIANTS = {
     "peak 0.008": ("--optim_conf", "lr=0.008"),
     "Xavier's initial weights": ("--init", "xavier_uniform"),
     "half the batch": ("--batch_bins", "200000"),
+    "a quarter of the batch": ("--batch_bins", "100000"),
+    "an eighth of the batch": ("--batch_bins", "50000"),
     "twice the batch": ("--batch_bins", "800000"),
     "no dropout": (
         *("--encoder_conf", "dropout_rate=0.0"),
