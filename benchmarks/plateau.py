@@ -70,6 +70,7 @@ VARIANTS = {
     "subsampling by 2": ("--encoder_conf", "input_layer=conv2d2"),
     "subsampling by 6": ("--encoder_conf", "input_layer=conv2d6"),
     # Of supernets
+    "joint from the start": ("--model_conf", "selector_conf.search_fraction=0.0"),
     "no stochastic depth": ("--model_conf", "layer_drop_joint=0.0"),
     "no distillation": ("--model_conf", "distill_weight=0.0"),
     "subnet_weight 0.2": ("--model_conf", "subnet_weight=0.2"),

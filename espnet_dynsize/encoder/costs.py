@@ -49,7 +49,6 @@ def flops(encoder: Supernet) -> CostModel:
             without_front_end = _count(encoder, ())
             for layer in encoder.layers:
                 # Alone in the network: costs add up, whatever else is kept.
-                # Alone in the network: costs add up, whatever else is kept.
                 in_layer = _count(encoder, layer.units) - without_front_end
                 for unit in layer.units:
                     units[unit] = in_layer / len(layer.units)
