@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from an4_methods import CONF
+from an4_methods import CONF, SUPERNETS, arguments
 from espnet2.train.reporter import Reporter
 
 from espnet_dynsize.core.checkpoint import read_checkpoint
@@ -28,24 +28,17 @@ from espnet_dynsize.demo.stages import Experiment
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "results" / "plateau.jsonl"
-EPOCHS = 13
+RUN, EPOCHS = 40, 13
 PAST = 50.0  # per cent
 FOLD = 0
 _REVISION = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
 COMMIT = subprocess.run(_REVISION, capture_output=True, text=True).stdout.strip()
+SELECTORS = ("simple_top_k", "iterative_zero_out", "uniform", "first")
 MODELS = {
-    "6 blocks": ("conformer", ()),
-    "3 blocks": ("conformer", ("--encoder_conf", "num_blocks=3")),
-    "1 block": ("conformer", ("--encoder_conf", "num_blocks=1")),
-    "simple_top_k": ("dynsize", ()),
-    "uniform": (
-        "dynsize",
-        ("--model_conf", "selector=uniform"),
-    ),
-    "first": (
-        "dynsize",
-        ("--model_conf", "selector=first"),
-    ),
+    "6 blocks": ("--encoder_conf", "num_blocks=6"),
+    "3 blocks": ("--encoder_conf", "num_blocks=3"),
+    "1 block": ("--encoder_conf", "num_blocks=1"),
+    **dict.fromkeys(SELECTORS, ()),
 }
 # Name → options of asr_train
 VARIANTS = {
@@ -81,7 +74,10 @@ VARIANTS = {
 
 def run(experiment: Experiment, model: str, variant: str, seed: int) -> dict:
     """Train; returns a row."""
-    config, options = MODELS[model]
+    config = "dynsize" if model in SELECTORS else "conformer"
+    options = [*MODELS[model]]
+    if model in SELECTORS:
+        options += arguments(_begun(SUPERNETS[model]))
     tag = f"{model}_{variant}_seed{seed}".replace(" ", "_")
     options = [*options, *map(partial(_with_bias, experiment), VARIANTS[variant])]
     options += ["--seed", str(seed)]
@@ -97,6 +93,16 @@ def run(experiment: Experiment, model: str, variant: str, seed: int) -> dict:
         commit=COMMIT,
         machine=f"{platform.machine()} CPU, one thread",
     )
+
+
+def _begun(changes: dict) -> dict:
+    """A supernet's options, with a search as long as in the whole run."""
+    changes = {"model_conf": dict(changes.get("model_conf", {}))}
+    conf = dict(changes["model_conf"].get("selector_conf") or {"search_fraction": 0.2})
+    # One that ends later lasts for all of it.
+    conf["search_fraction"] = min(conf["search_fraction"] * RUN / EPOCHS, 0.999)
+    changes["model_conf"]["selector_conf"] = conf
+    return changes
 
 
 def _with_bias(experiment: Experiment, option: str) -> str:
