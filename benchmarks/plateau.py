@@ -64,6 +64,7 @@ VARIANTS = {
     "subsampling by 6": ("--encoder_conf", "input_layer=conv2d6"),
     # Of supernets
     "joint from the start": ("--model_conf", "selector_conf.search_fraction=0.0"),
+    "a third of the search": ("--model_conf", "selector_conf.search_fraction=0.2"),
     "no stochastic depth": ("--model_conf", "layer_drop_joint=0.0"),
     "no distillation": ("--model_conf", "distill_weight=0.0"),
     "subnet_weight 0.2": ("--model_conf", "subnet_weight=0.2"),
