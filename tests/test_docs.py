@@ -29,8 +29,14 @@ from espnet_dynsize.train.model import DynSizeASRModel, JointLoss
 SEARCH_KEYS = tuple(field.name for field in dataclasses.fields(Search))
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "CONTRIBUTING.md"])
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+PAGES = sorted(
+    page
+    for place in ("docs/*.md", "*.md", "egs2/*/*/README.md", "benchmarks/README.md")
+    for page in ROOT.glob(place)
+)
+every_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda p: str(p.relative_to(ROOT))
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -21,8 +21,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("model", type=Path, help="zip, or folder of a trained model")
     parser.add_argument("audio", nargs="+", type=Path, help="wav, flac, ogg, … files")
-    parser.add_argument(
-        "--size", type=int, help="of a supernet (default: the full one)"
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--size", type=int, help="of a supernet (default: the full one)")
+    which.add_argument(
+        "--subnet", type=Path, help="yaml file of any subnet, as for extract"
     )
     parser.add_argument("--model_file", default="", help="checkpoint in a folder")
     parser.add_argument(
@@ -35,12 +37,17 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from espnet_dynsize.core.subnet import Subnet
+    from espnet_dynsize.core.yaml_base import read_yaml
     from espnet_dynsize.deploy.open import open_model
 
+    chosen = args.size
+    if args.subnet is not None:
+        chosen = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
     logging.disable(logging.WARNING)
     options = {} if args.beam_size is None else {"beam_size": args.beam_size}
     recogniser = open_model(
-        args.model, args.size, args.model_file, device=args.device, **options
+        args.model, chosen, args.model_file, device=args.device, **options
     )
     _check_model(recogniser, args.model)
     failed = False

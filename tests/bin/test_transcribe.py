@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from experiment import AVERAGED, experiment
 
 from espnet_dynsize.bin.main import main
@@ -44,6 +45,21 @@ def test_any_file_in_any_form(tmp_path, capsys):
     assert [line.split("\t")[0] for line in lines] == [str(f) for f in files]
     for line in lines:
         assert re.search(r"\t\d+\.\d\d s\tRTF \d+\.\d{3}$", line)
+
+
+def test_any_subnet(tmp_path, capsys):
+    folder, model = experiment(tmp_path / "asr")
+    wav, path = tmp_path / "a.wav", tmp_path / "mine.yaml"
+    soundfile.write(wav, tone(16000), 16000)
+    texts = []
+    path.write_text(yaml.safe_dump(model.subnet(5).to_yaml()))
+    for which in (["--size", "5"], ["--subnet", str(path)], []):
+        assert main(["transcribe", str(folder), str(wav), *which]) == 0
+        texts.append(capsys.readouterr().out.split("\t")[1])
+    assert texts[0] == texts[1] != texts[2]
+    path.write_text("{num_units: 9, kept: [0], head: full}")
+    assert main(["transcribe", str(folder), str(wav), "--subnet", str(path)]) == 2
+    assert "subnet: num_units=9 must be 8" in capsys.readouterr().err
 
 
 def test_resampling_and_channels(tmp_path):
