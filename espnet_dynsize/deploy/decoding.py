@@ -1,12 +1,14 @@
 """How a packed model was scored: its search, in `decoding.yaml` beside its config."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import yaml
 
+from espnet_dynsize.core.errors import check
 from espnet_dynsize.core.schema import (
     NotNegative,
     Range,
@@ -17,12 +19,13 @@ from espnet_dynsize.core.schema import (
 from espnet_dynsize.core.yaml_base import read_config
 
 NAME = "decoding.yaml"
+DEFAULT_BEAM = 20  # of ESPnet
 Weight = Annotated[float, Range(0, 1)]
 Beam = Annotated[int, Range(1, 1000)]  # wider ones only fill the memory
 
 
 def _search(
-    beam_size: Beam = 20,
+    beam_size: Beam = DEFAULT_BEAM,
     ctc_weight: Weight = 0.5,
     lm_weight: NotNegative = 1.0,
     ngram_weight: NotNegative = 0.9,
@@ -58,6 +61,45 @@ def check_search(options: Mapping[str, object]) -> None:
     for key, annotation in annotations(_search).items():
         if options.get(key) is not None and key in options:
             check_value(key, options[key], annotation)
+
+
+def default_search(config: Mapping) -> dict:
+    """What of ESPnet's default search does not go with a model.
+
+    Args:
+        config: The model's.
+    """
+    if not config.get("decoder"):
+        return {"ctc_weight": 1.0, "beam_size": 1}
+    search = {} if _has_ctc(config) else {"ctc_weight": 0.0}
+    if config["decoder"] != "transducer":
+        search["beam_size"] = min(DEFAULT_BEAM, _most_tokens(config))
+    return search
+
+
+def check_fits(options: Mapping[str, object], config: Mapping) -> None:
+    """Refuse a search that the model cannot do; see `check_search`.
+
+    Raises:
+        ConfigError: it asks for a CTC that is not there, or for more tokens than there
+            are.
+    """
+    if config.get("decoder") == "transducer":
+        return
+    weight, beam = options.get("ctc_weight"), options.get("beam_size", DEFAULT_BEAM)
+    good = not weight or _has_ctc(config)
+    check(good, "ctc_weight", weight, "0: the model has no CTC")
+    most = _most_tokens(config)
+    check(beam <= most, "beam_size", beam, f"at most {most}, the number of tokens")
+
+
+def _has_ctc(config: Mapping) -> bool:
+    return (config.get("model_conf") or {}).get("ctc_weight", 0.5) != 0
+
+
+def _most_tokens(config: Mapping) -> int:
+    tokens = config.get("token_list")
+    return len(tokens) if isinstance(tokens, list | tuple) else sys.maxsize
 
 
 def read(folder: Path) -> dict:

@@ -77,10 +77,9 @@ def open_model(
         config = _check(path, Path(files[CONFIG]), size, plugin_only)
         if size is not None and kept_units(config) is None:
             files |= _extracted(config, files, size, Path(folder.name))
-        # ESPnet's default search would weigh in a decoder that is not there.
-        search = {} if config.get("decoder") else {"ctc_weight": 1.0, "beam_size": 1}
-        search |= decoding.read(Path(files[CONFIG]).parent)
-        options = {**search, **options}
+        kept = decoding.read(Path(files[CONFIG]).parent)
+        options = {**decoding.default_search(config), **kept, **options}
+        decoding.check_fits(options, config)
         with opening():
             recogniser = Recogniser(**{**files, **options})
             if not isinstance(recogniser.asr_model, JointLoss):

@@ -16,7 +16,7 @@ from espnet_dynsize.recipe.options import Options
 
 _PYTHON = "espnet-dynsize run"
 # Options of ESPnet's decoding → their defaults there
-_WEIGHTS = {"lm_weight": 1.0, "ngram_weight": 0.9, "beam_size": 20}
+_WEIGHTS = {"lm_weight": 1.0, "ngram_weight": 0.9, "beam_size": 20, "ctc_weight": 0.5}
 # The names that ESPnet gives to averages and best checkpoints
 _KEPT = re.compile(r"(train|valid)\.(\w+)\.(ave|best)(_\d+best)?\.pth")
 
@@ -128,15 +128,16 @@ def _check_checkpoint(options: Options, config: Mapping) -> None:
 
 
 def check_decoding(options: Options, config: Mapping) -> None:
-    """Refuse a language model or n-grams that would not change any hypothesis.
+    """Refuse what the model cannot do, or what would not change any hypothesis.
 
     Args:
         options: Those of `asr.sh`.
         config: The training config.
 
     Raises:
-        ConfigError: their weight is 0, the search does not use them, or there is no
-            such decoding config.
+        ConfigError: a language model or n-grams have the weight 0, or the search does
+            not use them; CTC has a weight, but the model has none; there is no such
+            decoding config.
     """
     if not options.runs(DECODE):
         return
@@ -148,6 +149,13 @@ def check_decoding(options: Options, config: Mapping) -> None:
             _refuse_in_vain(options, use, weight, "not be 0", "0.3")
         if config.get("decoder") == "transducer" and _number(conf, "beam_size") <= 1:
             _refuse_in_vain(options, use, "beam_size", "be above 1", "5")
+    attends = config.get("decoder") not in (None, "transducer")
+    without_ctc = (config.get("model_conf") or {}).get("ctc_weight") == 0
+    if attends and without_ctc and _number(conf, "ctc_weight") != 0:
+        raise ConfigError(
+            f"decoding: ctc_weight={conf['ctc_weight']} must be 0: the training config "
+            "has ctc_weight: 0, and so no CTC."
+        )
     number, file = options.get("ngram_num"), options.get("inference_ngram")
     if options.true("use_ngram") and number != "3" and not file:
         # asr.sh names the file before it reads its options.

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import torch
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check, one_line
@@ -191,6 +192,52 @@ def check_init_param(init_param: Sequence[str]) -> None:
                 raise ConfigError(
                     f"init_param: {path} must hold finite numbers; {name} does not."
                 )
+
+
+def check_init_fits(
+    model: torch.nn.Module, init_param: Sequence[str], ignore_mismatch: bool
+) -> None:
+    """Refuse weights to start from of which nothing, or not all, is the model's.
+
+    Args:
+        model: One that is not trained; the weights are loaded into it.
+        init_param: See `check_init_param`.
+        ignore_mismatch: Leave out what does not fit.
+
+    Raises:
+        ConfigError: nothing fits, or something does not and is not to be left out.
+    """
+    for option in init_param:
+        path, source, target, excluded = [*option.split(":", 3), "", "", ""][:4]
+        try:
+            part = model.get_submodule(target)
+        except AttributeError as error:
+            raise ConfigError(
+                f"init_param={option}: the model has no part {target}."
+            ) from error
+        # As ESPnet does, for which an empty name after a third colon excludes all.
+        prefix = f"{source}." if source else ""
+        left_out = tuple(excluded.split(",")) if option.count(":") > 2 else ()
+        given = {
+            name.removeprefix(prefix): value
+            for name, value in read_states(Path(path)).items()
+            if name.startswith(prefix) and not name.startswith(left_out)
+        }
+        wanted = part.state_dict()
+        fits = any(
+            name in wanted and wanted[name].shape == value.shape
+            for name, value in given.items()
+            if not name.startswith("schedule.")  # which is not taken
+        )
+        allowed = "weights of the model; nothing in it has a name and shape of these"
+        check(fits, "init_param", option, allowed)
+        try:
+            load_pretrained_model(option, model, ignore_mismatch)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"init_param={option} does not fit ({one_line(error)[:300]}); "
+                "ignore_init_mismatch: true leaves out what does not."
+            ) from error
 
 
 def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:

@@ -26,6 +26,7 @@ from espnet_dynsize.core.yaml_base import read_config
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.check import (
     check_config,
+    check_init_fits,
     check_init_param,
     check_token_list,
     check_trainable,
@@ -71,6 +72,10 @@ class DynSizeASRTask(ASRTask):
             args.init_param = args.init_param or []
             args.freeze_param = args.freeze_param or []
             check_init_param(args.init_param)
+            if args.init_param and not args.collect_stats:
+                model = cls.build_model(copy.deepcopy(args))
+                ignored = args.ignore_init_mismatch
+                check_init_fits(model, args.init_param, ignored)
             # Which sizes are drawn, and so which output layers get a gradient, changes
             # from step to step.
             args.unused_parameters = args.unused_parameters or getattr(

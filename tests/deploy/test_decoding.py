@@ -3,7 +3,9 @@
 import zipfile
 
 import pytest
+import torch
 import yaml
+from conftest import TOKENS
 from experiment import MODEL, experiment
 
 import espnet_dynsize
@@ -28,10 +30,25 @@ def test_the_search_goes_with_the_model(tmp_path):
     search = {"beam_size": 3, "ctc_weight": 0.4, "penalty": 0.1}
     plain = pack(folder, MODEL, tmp_path / "plain.zip")
     scored = pack(folder, MODEL, tmp_path / "scored.zip", search=search)
-    assert weights(espnet_dynsize.load(plain)) == (20, 0.5, 0.0)
+    # ESPnet's beam of 20 is wider than there are tokens.
+    assert weights(espnet_dynsize.load(plain)) == (len(TOKENS), 0.5, 0.0)
     assert weights(espnet_dynsize.load(scored)) == (3, 0.4, 0.1)
     # What a caller says, counts.
     assert weights(espnet_dynsize.load(scored, beam_size=2)) == (2, 0.4, 0.1)
+
+
+def test_a_model_without_ctc_is_decoded_without(tmp_path):
+    """ESPnet's default search asks it for a CTC score, and ends in a traceback."""
+    conf = {"ctc_weight": 0.0, "sizes": [3, 5, 8]}
+    folder, _ = experiment(tmp_path / "asr", **HYBRID, model_conf=conf)
+    recogniser = espnet_dynsize.load(folder, size=5, maxlenratio=0.1)
+    assert weights(recogniser) == (len(TOKENS), 0.0, 0.0)
+    ((text, *_),) = recogniser(torch.randn(16000))
+    assert isinstance(text, str)
+    with pytest.raises(ConfigError, match="ctc_weight=0.3 must be 0: the model has no"):
+        espnet_dynsize.load(folder, ctc_weight=0.3)
+    with pytest.raises(ConfigError, match="beam_size=7 must be at most 6, the number"):
+        espnet_dynsize.load(folder, beam_size=7)
 
 
 def test_a_hostile_search_is_refused(tmp_path):

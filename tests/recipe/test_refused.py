@@ -121,6 +121,19 @@ def test_what_has_an_effect(argv, tmp_path, monkeypatch):
     check_decoding(options("--inference_config", "d.yaml", *argv), {})
 
 
+def test_no_ctc_is_asked_of_a_model_without(tmp_path, monkeypatch):
+    """ESPnet would find out when it decodes, after the training."""
+    config = {"decoder": "transformer", "model_conf": {"ctc_weight": 0.0}}
+    with pytest.raises(
+        ConfigError, match="decoding: ctc_weight=0.5 must be 0: the tra"
+    ):
+        check_decoding(options("--use_lm", "false"), config)
+    off = ("--use_lm", "false", "--inference_args", "--ctc_weight 0.0")
+    check_decoding(options(*off), config)
+    for other in (config | {"decoder": "transducer"}, {"decoder": "transformer"}):
+        check_decoding(options("--use_lm", "false"), other)
+
+
 @pytest.mark.parametrize("path", sorted(EGS.glob("*/*/conf/decode*_lm.yaml")), ids=str)
 def test_shipped_decoding_with_a_language_model_weighs_it(path):
     check_decoding(options("--inference_config", str(path)), {})

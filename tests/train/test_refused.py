@@ -16,7 +16,7 @@ from training import (
 import espnet_dynsize
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.lock import locked
-from espnet_dynsize.train.check import check_training
+from espnet_dynsize.train.check import check_init_fits, check_training
 from espnet_dynsize.train.model import DynSizeASRModel
 from espnet_dynsize.train.task import DynSizeASRTask
 
@@ -186,3 +186,38 @@ def test_criteria_of_another_form(data, tmp_path, criteria):
     path.write_text(yaml.safe_dump(config | {"best_model_criterion": criteria}))
     with pytest.raises(ConfigError, match="best_model_criterion=.* must be a list of"):
         DynSizeASRTask.main(cmd=arguments)
+
+
+def test_weights_to_start_from_that_are_not_the_model_s(data, tmp_path):
+    espnet_dynsize.register()
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2"])
+    args = DynSizeASRTask.get_parser().parse_args(arguments)
+    model = DynSizeASRTask.build_model(args)
+    states = {name: p + 1 for name, p in model.named_parameters()}
+    path, odd = tmp_path / "a.pth", tmp_path / "odd.pth"
+    torch.save(states, path)
+    torch.save({**states, "decoder.weight": torch.ones(1)}, odd)
+    torch.save({f"model.{n}": p for n, p in states.items()}, tmp_path / "lightning.pth")
+    nothing = "must be weights of the model; nothing in it has a name and shape"
+    for option, ignored, message in (
+        (f"{path}:nosuch:encoder", False, nothing),
+        (f"{path}:::ctc,encoder,schedule", True, nothing),
+        (f"{path}:encoder:encoder:", True, nothing),
+        (f"{tmp_path / 'lightning.pth'}", True, nothing),
+        (f"{path}:encoder:nosuch.part", True, "the model has no part nosuch.part"),
+        (f"{odd}", False, "does not fit .*decoder.weight.*ignore_init_mismatch: true"),
+    ):
+        words = [*arguments, f"--init_param={option}"]
+        words.append(f"--ignore_init_mismatch={ignored}")
+        with pytest.raises(ConfigError, match=f"init_param={option}.* {message}"):
+            DynSizeASRTask.main(cmd=words)
+        assert not (tmp_path / "exp" / "config.yaml").exists()
+    for option, ignored in (
+        (f"{path}", False),
+        (f"{odd}", True),
+        (f"{path}:encoder:encoder", False),
+        (f"{path}:encoder:encoder:encoder.embed", False),
+        (f"{path}:::ctc", False),
+        (f"{tmp_path / 'lightning.pth'}:model", False),
+    ):
+        check_init_fits(model, [option], ignored)
