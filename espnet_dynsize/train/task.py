@@ -71,6 +71,11 @@ class DynSizeASRTask(ASRTask):
             check_training(args)
             args.init_param = args.init_param or []
             args.freeze_param = args.freeze_param or []
+            # ESPnet's also have `acc`, which CTC and transducers do not report, and
+            # training losses, which are sums over other subnets in every step.
+            default = cls.get_parser().get_default("best_model_criterion")
+            if list(map(list, args.best_model_criterion)) == list(map(list, default)):
+                args.best_model_criterion = [["valid", "loss", "min"]]
             check_init_param(args.init_param)
             if args.init_param and not args.collect_stats:
                 model = cls.build_model(copy.deepcopy(args))

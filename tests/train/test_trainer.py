@@ -120,6 +120,18 @@ def test_patience_with_another_criterion_than_the_best_model_s(data, tmp_path):
     assert reporter.get_epoch() >= 4
 
 
+def test_without_a_criterion_the_validation_loss_chooses(data, tmp_path):
+    """ESPnet's four have accuracies, which a CTC model does not report."""
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=3"])
+    left_out = [a for a in arguments if not a.startswith("--best_model_criterion")]
+    assert len(left_out) == len(arguments) - 1
+    espnet_dynsize.register()
+    DynSizeASRTask.main(cmd=left_out)
+    config = yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())
+    assert config["best_model_criterion"] == [["valid", "loss", "min"]]
+    assert (tmp_path / "exp" / "valid.loss.ave.pth").exists()
+
+
 @pytest.mark.parametrize("criterion", ["valid,loss,min", "valid,cer_ctc,min"])
 def test_a_plateau_scheduler_sees_what_the_search_really_does(
     data, tmp_path, criterion
