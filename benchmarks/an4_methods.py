@@ -118,8 +118,8 @@ def arguments(changes: dict) -> list[str]:
 
 
 def base_of(method: str) -> str:
-    """The models trained alone that a method is compared with."""
-    return OWN_KIND.get(method, INDIVIDUAL)
+    """The models trained alone that a method is compared with; of those, themselves."""
+    return method if method in OWN_KIND.values() else OWN_KIND.get(method, INDIVIDUAL)
 
 
 def config_file(method: str) -> Path:

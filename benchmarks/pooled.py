@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from an4_methods import ALONE, INDIVIDUAL, METHODS, NARROW, OWN_KIND, WIDE, base_of
+from an4_methods import ALONE, METHODS, NARROW, WIDE, base_of
 
 from espnet_dynsize.report.compare import Comparison, paired_bootstrap
 
@@ -48,17 +48,15 @@ def _table(rows, words, methods, layers, kind) -> str:
     names = ("small", "middle", "full")
     lines = ["| method | folds × seeds | " + " | ".join(names) + " | mean ratio |"]
     lines.append("|---|---:" + "|---:" * (len(names) + 1) + "|")
-    alone = (INDIVIDUAL, *OWN_KIND.values())
     for method in methods:
         cells, ratios = [], []
         for size in layers:
-            base = base_of(method) if method not in alone else method
-            result = compared(rows, words, base, method, size, kind)
+            result = compared(rows, words, base_of(method), method, size, kind)
             if result is None:
                 cells.append("–")
                 continue
             cell = f"{100 * result.second:.1f}"
-            if method not in alone:
+            if method != base_of(method):
                 ratios.append(result.second / result.first)
                 cell += f" ({ratios[-1]:.2f}, p {result.p_value:.3f})"
             cells.append(cell)

@@ -19,13 +19,12 @@ from espnet_dynsize.core.schema import (
 from espnet_dynsize.core.yaml_base import read_config
 
 NAME = "decoding.yaml"
-DEFAULT_BEAM = 20  # of ESPnet
 Weight = Annotated[float, Range(0, 1)]
 Beam = Annotated[int, Range(1, 1000)]  # wider ones only fill the memory
 
 
 def _search(
-    beam_size: Beam = DEFAULT_BEAM,
+    beam_size: Beam = 20,
     ctc_weight: Weight = 0.5,
     lm_weight: NotNegative = 1.0,
     ngram_weight: NotNegative = 0.9,
@@ -38,13 +37,17 @@ def _search(
     """What a model may say of its search: options of ESPnet's `Speech2Text`."""
 
 
+# ESPnet's defaults
+DEFAULTS = {key: p.default for key, p in inspect.signature(_search).parameters.items()}
+
+
 def of_search(decoding: Mapping[str, object]) -> dict:
     """Those of ESPnet's decoding options that a packed model keeps.
 
     Args:
         decoding: A decoding config's keys; values may be text of a command line.
     """
-    kept = [key for key in inspect.signature(_search).parameters if key in decoding]
+    kept = [key for key in DEFAULTS if key in decoding]
     values = [decoding[key] for key in kept]
     return {
         key: yaml.safe_load(value) if isinstance(value, str) else value
@@ -71,9 +74,9 @@ def default_search(config: Mapping) -> dict:
     """
     if not config.get("decoder"):
         return {"ctc_weight": 1.0, "beam_size": 1}
-    search = {} if _has_ctc(config) else {"ctc_weight": 0.0}
+    search = {} if has_ctc(config) else {"ctc_weight": 0.0}
     if config["decoder"] != "transducer":
-        search["beam_size"] = min(DEFAULT_BEAM, _most_tokens(config))
+        search["beam_size"] = min(DEFAULTS["beam_size"], _most_tokens(config))
     return search
 
 
@@ -86,14 +89,16 @@ def check_fits(options: Mapping[str, object], config: Mapping) -> None:
     """
     if config.get("decoder") == "transducer":
         return
-    weight, beam = options.get("ctc_weight"), options.get("beam_size", DEFAULT_BEAM)
-    good = not weight or _has_ctc(config)
+    weight = options.get("ctc_weight")
+    beam = options.get("beam_size", DEFAULTS["beam_size"])
+    good = not weight or has_ctc(config)
     check(good, "ctc_weight", weight, "0: the model has no CTC")
     most = _most_tokens(config)
     check(beam <= most, "beam_size", beam, f"at most {most}, the number of tokens")
 
 
-def _has_ctc(config: Mapping) -> bool:
+def has_ctc(config: Mapping) -> bool:
+    """Whether the model that a training config describes has a CTC output."""
     return (config.get("model_conf") or {}).get("ctc_weight", 0.5) != 0
 
 

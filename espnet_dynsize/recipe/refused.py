@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.yaml_base import read_yaml
+from espnet_dynsize.deploy import decoding
 from espnet_dynsize.recipe.asr_sh import DECODE, TRAIN
 from espnet_dynsize.recipe.options import Options
 
 _PYTHON = "espnet-dynsize run"
-# Options of ESPnet's decoding → their defaults there
-_WEIGHTS = {"lm_weight": 1.0, "ngram_weight": 0.9, "beam_size": 20, "ctc_weight": 0.5}
 # The names that ESPnet gives to averages and best checkpoints
 _KEPT = re.compile(r"(train|valid)\.(\w+)\.(ave|best)(_\d+best)?\.pth")
 
@@ -141,7 +140,7 @@ def check_decoding(options: Options, config: Mapping) -> None:
     """
     if not options.runs(DECODE):
         return
-    conf = {**_WEIGHTS, **decoding_config(options)}
+    conf = {**decoding.DEFAULTS, **decoding_config(options)}
     for use, weight in (("use_lm", "lm_weight"), ("use_ngram", "ngram_weight")):
         if not options.true(use):
             continue
@@ -150,8 +149,7 @@ def check_decoding(options: Options, config: Mapping) -> None:
         if config.get("decoder") == "transducer" and _number(conf, "beam_size") <= 1:
             _refuse_in_vain(options, use, "beam_size", "be above 1", "5")
     attends = config.get("decoder") not in (None, "transducer")
-    without_ctc = (config.get("model_conf") or {}).get("ctc_weight") == 0
-    if attends and without_ctc and _number(conf, "ctc_weight") != 0:
+    if attends and not decoding.has_ctc(config) and _number(conf, "ctc_weight") != 0:
         raise ConfigError(
             f"decoding: ctc_weight={conf['ctc_weight']} must be 0: the training config "
             "has ctc_weight: 0, and so no CTC."

@@ -3,7 +3,7 @@
 import torch
 
 from espnet_dynsize.control.selectors.selector import Gates, LayerSelector, best_first
-from espnet_dynsize.control.selectors.simple_top_k import annealed_k
+from espnet_dynsize.control.selectors.simple_top_k import falling_k
 from espnet_dynsize.core.family import Family
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -20,11 +20,9 @@ class FixedSelector(LayerSelector):
     def gates(
         self, update: int, search_updates: int, generator: torch.Generator
     ) -> Gates:
-        ranking = self.ranking()
-        smallest = self.family.costs.count(ranking, self.family.budgets[0])
-        k = annealed_k(update, search_updates, self.num_units, smallest, step=1)
+        k = falling_k(self, update, search_updates, step=1)
         values = torch.zeros(self.num_units)
-        values[ranking[:k]] = 1.0
+        values[self.ranking()[:k]] = 1.0
         return Gates(k, values, hard=True)
 
 

@@ -40,6 +40,16 @@ def annealed_k(
     return max(num_units - step * (part + 1), smallest)
 
 
+def falling_k(
+    selector: LayerSelector, update: int, search_updates: int, step: int
+) -> int:
+    """`annealed_k` down to the smallest size, of the units that rank best now."""
+    # With budgets, how many units that is depends on which are best.
+    family = selector.family
+    smallest = family.costs.count(selector.ranking(), family.budgets[0])
+    return annealed_k(update, search_updates, selector.num_units, smallest, step)
+
+
 class SimpleTopK(LayerSelector):
     """One score a unit; the gated subnet keeps the k units with the best scores.
 
@@ -74,9 +84,7 @@ class SimpleTopK(LayerSelector):
     def gates(
         self, update: int, search_updates: int, generator: torch.Generator
     ) -> Gates:
-        # With budgets, how many units that is depends on which are best now.
-        smallest = self.family.costs.count(self.ranking(), self.family.budgets[0])
-        k = annealed_k(update, search_updates, self.num_units, smallest, self.k_step)
+        k = falling_k(self, update, search_updates, self.k_step)
         values = relaxed_top_k(self.scores, k)
         if self.straight_through:
             values = straight_through_top_k(values, k)
