@@ -111,12 +111,8 @@ def check_training(args: argparse.Namespace) -> None:
             raise ConfigError(
                 f"training needs the package {package}: pip install {package}."
             )
-    size = args.model_conf.get("subnet")
-    if size is not None and not args.collect_stats:
-        raise ConfigError(
-            f"model_conf: subnet={size} must be left out of a training config: it is "
-            "the size that decodes."
-        )
+    if not args.collect_stats:
+        check_no_subnet(args.model_conf.get("subnet"))
     for key, why in _OFF.items():
         given = getattr(args, key, False)
         check(not given, key, given, f"false for a family: {why}")
@@ -140,6 +136,16 @@ def check_training(args: argparse.Namespace) -> None:
         allowed = "a list of phase, name and mode, such as [valid, loss, min]"
         check(good, "best_model_criterion", criterion, allowed)
         _check_mode("best_model_criterion", criterion)
+
+
+def check_no_subnet(size: int | None) -> None:
+    """Refuse a training in which only one size would compute.
+
+    Raises:
+        ConfigError: `subnet` is set.
+    """
+    allowed = "left out of a training config: it is the size that decodes"
+    check(size is None, "model_conf: subnet", size, allowed)
 
 
 def _check_optimizer(args: argparse.Namespace) -> None:

@@ -22,6 +22,9 @@ from espnet_dynsize.core.files import whole
 CHECKPOINT = "checkpoint.pth"
 PREVIOUS = "checkpoint.previous.pth"
 UNREADABLE = "checkpoint.unreadable.pth"
+# Of ESPnet2 and of ESPnet3
+_MODELS = ("*epoch.pth", "*.ave.pth", "*.ave_*best.pth", "*.best.pth", CHECKPOINT)
+_MODELS += ("*.ckpt",)
 
 
 def keep_checkpoint(output_dir: Path) -> None:
@@ -32,22 +35,28 @@ def keep_checkpoint(output_dir: Path) -> None:
             shutil.copyfile(output_dir / CHECKPOINT, partial)
 
 
+def models_in(output_dir: Path) -> list[str]:
+    """Names of the models that a training has left."""
+    return sorted(path.name for kind in _MODELS for path in output_dir.glob(kind))
+
+
 @contextmanager
 def config_kept(output_dir: Path) -> Iterator[None]:
-    """Undo what ESPnet has made of `config.yaml` when no epoch ends inside the block.
+    """Undo what ESPnet makes of a model's config where no epoch ends inside the block.
 
-    ESPnet writes it before it knows whether the run can go on.
+    ESPnet writes it before it knows whether the run can go on, and also where it
+    only tries the options (`dry_run`) or collects statistics.
     """
     config, checkpoint = output_dir / "config.yaml", output_dir / CHECKPOINT
-    before = config.read_bytes() if config.is_file() else None
+    trained = config.is_file() and models_in(output_dir)
+    before = config.read_bytes() if trained else None
     written = _modified(checkpoint)
     try:
         yield
-    except BaseException:
+    finally:
         if before is not None and _modified(checkpoint) == written:
             with whole(config) as partial:
                 partial.write_bytes(before)
-        raise
 
 
 def _modified(path: Path) -> int | None:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from hydra.utils import get_class
@@ -14,9 +16,16 @@ from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Phase, check_search_fits
 from espnet_dynsize.core.checkpoint import misfit, model_states
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.identity import canonical
+from espnet_dynsize.train.check import check_no_subnet
+from espnet_dynsize.train.crash import models_in
 from espnet_dynsize.train.model import JointLoss
-from espnet_dynsize.train.scores import separate_scores
+from espnet_dynsize.train.scores import check_score_lr, separate_scores
+
+# A copy of the config of the run that is in the folder: ESPnet3 writes that of the next
+# one before anybody is asked whether it may go on
+CONFIG, KEPT_CONFIG = "config.yaml", ".config.yaml"
 
 
 class SubnetScheduleCallback(Callback):
@@ -31,8 +40,8 @@ class SubnetScheduleCallback(Callback):
               seed: 0
 
     While searching, no checkpoint counts as one of the best, so averages are over the
-    joint phase only. The schedule is in the model's state: `fit: {ckpt_path: last}`
-    goes on where the run stopped.
+    joint phase only, and early stopping waits for it. The schedule is in the model's
+    state: `fit: {ckpt_path: last}` goes on where the run stopped.
 
     Args:
         seed: From it and the update's number follows which subnets are drawn.
@@ -43,13 +52,14 @@ class SubnetScheduleCallback(Callback):
         self._kept: dict[ModelCheckpoint, int] = {}
         # Option → what the config says, as text
         self._optimization: dict[str, str] = {}
+        self._accepted = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the model, and keep the scores out of weight decay.
 
         Raises:
-            ConfigError: it is not a supernet, or DDP does not look for unused
-                parameters.
+            ConfigError: it is not a supernet or has a `subnet`, or DDP does not look
+                for unused parameters.
         """
         if not isinstance(pl_module.model, JointLoss):
             raise ConfigError(
@@ -66,8 +76,11 @@ class SubnetScheduleCallback(Callback):
             )
         schedule = pl_module.model.schedule
         if stage == "fit":
+            check_no_subnet(pl_module.model.fixed_size)
             # Whatever weights it starts from; a checkpoint of this run is loaded later.
             schedule.reset()
+            # Of the module: Lightning asks callbacks after it has loaded the weights.
+            pl_module.on_load_checkpoint = lambda loaded: self._check(pl_module, loaded)
         # The optimizer is built later, from parameters without names: mark the scores.
         for score in schedule.selection.selector.parameters():
             score.score_lr = schedule.selection.search.score_lr
@@ -84,8 +97,31 @@ class SubnetScheduleCallback(Callback):
         """Fix the length of the search; a resumed run keeps its own.
 
         Raises:
-            ConfigError: the search does not fit into the run.
+            ConfigError: the search does not fit into the run, the learning rate
+                scheduler undoes `score_lr`, or a run would begin anew among the
+                checkpoints of another.
         """
+        folder = Path(pl_module.config.exp_dir)
+        self._check_run(trainer, pl_module, folder)
+        self._accepted = True
+        if trainer.is_global_zero:
+            with whole(folder / KEPT_CONFIG) as partial:
+                shutil.copyfile(folder / CONFIG, partial)
+        schedule: Schedule = pl_module.model.schedule
+        for optimizer in trainer.optimizers:
+            # Lightning calls back before a step and after a batch, not after a step.
+            optimizer.register_step_post_hook(lambda *_: schedule.after_step())
+
+    def _check_run(
+        self, trainer: Trainer, pl_module: LightningModule, folder: Path
+    ) -> None:
+        left = models_in(folder)
+        if left and trainer.ckpt_path is None:
+            raise ConfigError(
+                f"exp_dir={folder} has {left[0]} of another run, which would be mixed "
+                "with this one: go on with fit: {ckpt_path: last}, or use another "
+                "exp_dir."
+            )
         updates = trainer.estimated_stepping_batches
         # Infinite with `max_epochs: -1`.
         # Of a loader without a length Lightning says max_steps, which then is -1.
@@ -96,17 +132,22 @@ class SubnetScheduleCallback(Callback):
             schedule.selection.plan(total)
         search = int(schedule.selection.search_updates)
         check_search_fits(search, total, "trainer: max_epochs", "the resumed run")
-        for optimizer in trainer.optimizers:
-            # Lightning calls back before a step and after a batch, not after a step.
-            optimizer.register_step_post_hook(lambda *_: schedule.after_step())
+        check_score_lr(schedule.selection, trainer.optimizers)
 
     def state_dict(self) -> dict[str, str]:
         """What a resumed run must have in common with this one, for the checkpoint."""
         return self._optimization
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        """Where this run has not begun, put back the config of the one before it."""
+        folder = Path(pl_module.config.exp_dir)
+        if not self._accepted and (folder / KEPT_CONFIG).is_file():
+            with whole(folder / CONFIG) as partial:
+                shutil.copyfile(folder / KEPT_CONFIG, partial)
+
+    def _check(self, pl_module: LightningModule, checkpoint: dict) -> None:
         """Refuse to resume another run.
 
         Raises:
@@ -138,7 +179,10 @@ class SubnetScheduleCallback(Callback):
         """Advance before an update's first batch."""
         # Lightning steps after an epoch's last batch, too: indices begin anew there.
         if batch_idx % trainer.accumulate_grad_batches == 0:
+            searched = pl_module.model.schedule.phase is Phase.SEARCH
             pl_module.model.begin_update(self.seed)
+            if searched:
+                _forget_best(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let checkpoints be ranked in the joint phase only."""
@@ -150,6 +194,14 @@ class SubnetScheduleCallback(Callback):
             kept = self._kept.setdefault(checkpoint, checkpoint.save_top_k)
             # 0: nothing is ranked; `last.ckpt` is written all the same.
             checkpoint.save_top_k = kept if joint else 0
+
+
+def _forget_best(trainer: Trainer) -> None:
+    """Let the next validation be the first one that early stopping sees."""
+    for stopping in trainer.early_stopping_callbacks:
+        worst = torch.tensor(torch.inf)
+        stopping.wait_count = 0
+        stopping.best_score = worst if stopping.monitor_op == torch.lt else -worst
 
 
 def optimizer_with_scores_apart(

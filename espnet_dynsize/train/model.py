@@ -285,6 +285,11 @@ class JointLoss:
         return force_gatherable((loss, stats, len(text)), loss.device)
 
     def _train_loss(self, batch: dict, embedded: list) -> tuple[torch.Tensor, Stats]:
+        if self.schedule.phase is Phase.SEARCH and not self.schedule.started:
+            raise ConfigError(
+                "model: dynsize trains with DynSizeTrainer or, with ESPnet3, with the "
+                "callback SubnetScheduleCallback: nothing advances its schedule here."
+            )
         samples = self.sampler.draw(self.schedule.now, self.schedule.draws())
         total, stats, teacher = self.schedule.penalty(), {}, None
         for sampled in samples:

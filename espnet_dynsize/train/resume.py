@@ -1,7 +1,7 @@
 """What a resumed run must have in common with the one that began."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,17 +9,21 @@ from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
 from espnet_dynsize.control.selection import Phase, check_search_fits
 from espnet_dynsize.core.checkpoint import misfit, model_states, read_checkpoint
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.identity import canonical, that_matter
 from espnet_dynsize.core.yaml_base import read_config
-from espnet_dynsize.train.crash import CHECKPOINT, finish_epoch, load_checkpoint
+from espnet_dynsize.train.crash import (
+    CHECKPOINT,
+    finish_epoch,
+    load_checkpoint,
+    models_in,
+)
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.options import PhasedTrainerOptions
 
 # What they say is in the checkpoint, and comes from there in a resumed run
 _KEPT = {"optim": optim_classes, "scheduler": scheduler_classes}
-_MODELS = ("*epoch.pth", "*.ave.pth", "*.ave_*best.pth", "*.best.pth", CHECKPOINT)
 
 
 def check_not_overwritten(folder: Path, resume: bool) -> None:
@@ -32,7 +36,7 @@ def check_not_overwritten(folder: Path, resume: bool) -> None:
     Raises:
         ConfigError: there are some.
     """
-    left = sorted(path.name for kind in _MODELS for path in folder.glob(kind))
+    left = models_in(folder)
     if left:
         advice = "use another output_dir, or move what is there"
         why = f"there is no {CHECKPOINT}" if resume else "with resume=False"
@@ -40,6 +44,22 @@ def check_not_overwritten(folder: Path, resume: bool) -> None:
             f"the training would begin anew in {folder}, {why}, and overwrite "
             f"{left[0]}: {advice if resume else f'resume, {advice}'}."
         )
+
+
+def check_config_apart(config: str | None, folder: Path) -> None:
+    """Refuse a config that the run's own would replace.
+
+    Args:
+        config: What `--config` names.
+        folder: Of the run, where ESPnet writes `config.yaml`.
+
+    Raises:
+        ConfigError: it is that file.
+    """
+    own = folder / "config.yaml"
+    same = config is not None and own.is_file() and own.samefile(config)
+    allowed = "outside output_dir, where the run writes a config.yaml of its own"
+    check(not same, "config", config, allowed)
 
 
 def check_same_optimizer(args: argparse.Namespace, folder: Path) -> None:
@@ -111,6 +131,7 @@ def prepare_resume(
         return
     states = check_resumed(model, checkpoint, folder / CHECKPOINT)
     _check_optimizers(checkpoint, parts, folder / CHECKPOINT)
+    _check_criteria(checkpoint["reporter"], options.hidden, folder / CHECKPOINT)
     search = int(states["schedule.selection.search_updates"])
     option = f"max_epoch={options.max_epoch}"
     check_search_fits(search, updates, option, str(folder / CHECKPOINT))
@@ -140,6 +161,24 @@ def check_resumed(
     return states
 
 
+def _check_criteria(reporter: dict, criteria: Sequence[tuple], path: Path) -> None:
+    """Refuse a criterion by which an epoch of the search could be the best one.
+
+    Raises:
+        ConfigError: its values in the search have not been hidden.
+    """
+    for phase, name, _ in criteria:
+        for epoch in reporter["stats"].values():
+            stats = epoch.get(phase, {})
+            searched = stats.get("phase") == Phase.SEARCH
+            if searched and name in stats and f"search_{name}" not in stats:
+                raise ConfigError(
+                    f"resume: best_model_criterion or early_stopping_criterion "
+                    f"[{phase}, {name}] must be one with which the run of {path} "
+                    "began: epochs of its search would count as the best."
+                )
+
+
 def _check_optimizers(checkpoint: dict, parts: dict, path: Path) -> None:
     """Refuse the state of another optimiser or learning-rate scheduler."""
     for kind, shape in (("optimizers", _groups), ("schedulers", _keys)):
@@ -159,7 +198,8 @@ def _groups(state: dict) -> list[tuple]:
 
 
 def _keys(state: dict | None) -> list[str] | None:
-    return None if state is None else sorted(state)
+    # ReduceLROnPlateau has this one only after its first step.
+    return None if state is None else sorted({*state} - {"_last_lr"})
 
 
 def _first_rank_first(load: Callable):

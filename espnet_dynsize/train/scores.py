@@ -1,8 +1,12 @@
 """Scores in the optimizer: no weight decay, and a learning rate of their own."""
 
+import math
 from collections.abc import Sequence
 
 import torch
+
+from espnet_dynsize.control.selection import Selection
+from espnet_dynsize.core.errors import ConfigError
 
 
 def separate_scores(
@@ -28,3 +32,26 @@ def separate_scores(
         optimizer.add_param_group(
             {"params": list(scores), "weight_decay": 0.0, "lr": rate}
         )
+
+
+def check_score_lr(
+    selection: Selection, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
+    """Refuse a scheduler that gives every parameter group the same rate.
+
+    Raises:
+        ConfigError: it does, and the scores want another one.
+    """
+    score_lr = selection.search.score_lr
+    scores = {id(p) for p in selection.selector.parameters()}
+    for optimizer in optimizers:
+        weights, *others = optimizer.param_groups
+        for group in others:
+            of_scores = any(id(p) in scores for p in group["params"])
+            if of_scores and not math.isclose(
+                group["lr"], score_lr * weights["lr"], rel_tol=1e-6
+            ):
+                raise ConfigError(
+                    f"selector_conf: score_lr={score_lr} must be 1 with this "
+                    "scheduler, which gives all parameters the same learning rate."
+                )

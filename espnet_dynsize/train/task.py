@@ -37,6 +37,7 @@ from espnet_dynsize.train.crash import CHECKPOINT, config_kept, load_checkpoint
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.parser import BasedArgumentParser
 from espnet_dynsize.train.resume import (
+    check_config_apart,
     check_not_overwritten,
     check_resumed,
     check_same_optimizer,
@@ -86,12 +87,15 @@ class DynSizeASRTask(ASRTask):
             args.unused_parameters = args.unused_parameters or getattr(
                 args, "distributed", False
             )
-        if args.collect_stats or args.dry_run or not _is_first(args):
+        if not _is_first(args):
             super().main_worker(args)
             return
         folder = Path(args.output_dir)
+        check_config_apart(getattr(args, "config", None), folder)
         with locked(folder, "training"), config_kept(folder):
-            if not args.resume:
+            if args.collect_stats or args.dry_run:
+                pass  # nothing of a training is read or written
+            elif not args.resume:
                 check_not_overwritten(folder, resume=False)
             elif args.model in MODELS:
                 cls._check_resume(args, folder)

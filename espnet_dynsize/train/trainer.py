@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
-from espnet2.train.reporter import Average, SubReporter
+from espnet2.train.reporter import Average, SubReporter, aggregate
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_dynsize.control.schedule import Schedule
@@ -21,6 +21,7 @@ from espnet_dynsize.train.criteria import check_criteria
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.options import PhasedTrainerOptions
 from espnet_dynsize.train.resume import is_first_rank, prepare_resume
+from espnet_dynsize.train.scores import check_score_lr
 
 
 class DynSizeTrainer(Trainer):
@@ -46,7 +47,8 @@ class DynSizeTrainer(Trainer):
         Raises:
             ConfigError: the search does not fit into the run, the learning rate
                 scheduler undoes `score_lr`, a criterion does not exist, or the
-                checkpoint to be resumed is of another run.
+                checkpoint to be resumed is of another run; after a run whose length
+                was not known, the search has not ended.
         """
         if isinstance(model, JointLoss):
             # Weights may have come from a supernet (`init_param`); its masks, scores
@@ -54,7 +56,7 @@ class DynSizeTrainer(Trainer):
             model.schedule.reset()
             updates = _total_updates(train_iter_factory, trainer_options)
             model.schedule.selection.plan(updates)
-            _check_score_lr(model.schedule, kwargs["optimizers"])
+            check_score_lr(model.schedule.selection, kwargs["optimizers"])
             check_criteria(
                 model,
                 kwargs["valid_iter_factory"],
@@ -68,6 +70,13 @@ class DynSizeTrainer(Trainer):
             trainer_options=trainer_options,
             **kwargs,
         )
+        if isinstance(model, JointLoss) and model.schedule.phase is Phase.SEARCH:
+            raise ConfigError(
+                f"max_epoch={trainer_options.max_epoch}: the run has ended after "
+                f"{model.schedule.now} updates, in its search of "
+                f"{int(model.schedule.selection.search_updates)}: no size has been "
+                "chosen; resume it for more epochs."
+            )
 
     @classmethod
     def train_one_epoch(
@@ -89,7 +98,7 @@ class DynSizeTrainer(Trainer):
             model=model, iterator=iterator, reporter=reporter, options=options, **kwargs
         )
         if schedule is not None:
-            _hide_search_epoch(schedule.phase, reporter, options)
+            _hide_epoch(schedule.phase, reporter, options)
             _report_layers(schedule, kwargs["summary_writer"], reporter.get_epoch())
         return invalid
 
@@ -108,8 +117,8 @@ class DynSizeTrainer(Trainer):
         schedule = _schedule(model)
         if schedule is None:
             return
-        _hide_search_epoch(schedule.phase, reporter, options)
-        if schedule.phase is Phase.JOINT:
+        hidden = _hide_epoch(schedule.phase, reporter, options)
+        if schedule.phase is Phase.JOINT and not hidden:
             schedule.joint_epochs += 1
         options.enter(schedule.phase, int(schedule.joint_epochs.item()))
 
@@ -142,23 +151,6 @@ def _total_updates(factory: AbsIterFactory, options: TrainerOptions) -> int | No
     return options.max_epoch * (batches // options.accum_grad)
 
 
-def _check_score_lr(schedule: Schedule, optimizers: list) -> None:
-    """Refuse a scheduler that gives every parameter group the same rate."""
-    score_lr = schedule.selection.search.score_lr
-    scores = {id(p) for p in schedule.selection.selector.parameters()}
-    for optimizer in optimizers:
-        weights, *others = optimizer.param_groups
-        for group in others:
-            of_scores = any(id(p) in scores for p in group["params"])
-            if of_scores and not math.isclose(
-                group["lr"], score_lr * weights["lr"], rel_tol=1e-6
-            ):
-                raise ConfigError(
-                    f"selector_conf: score_lr={score_lr} must be 1 with this "
-                    "scheduler, which gives all parameters the same learning rate."
-                )
-
-
 def _whole_updates(
     batches: Iterable, model: torch.nn.Module, options: TrainerOptions
 ) -> Iterator:
@@ -176,18 +168,28 @@ def _whole_updates(
             update = []
 
 
-def _hide_search_epoch(
-    phase: Phase, reporter: SubReporter, options: TrainerOptions
-) -> None:
-    """Give a search epoch the worst value of every criterion; keep the real one too."""
-    if phase is Phase.JOINT:
-        return
+def _hide_epoch(phase: Phase, reporter: SubReporter, options: TrainerOptions) -> bool:
+    """Give an epoch that must not be chosen the worst value of every criterion.
+
+    One of the search, whose real values are kept under other names; and one whose
+    values are not numbers, which ESPnet would sort anywhere among the others.
+
+    Returns:
+        Whether anything was hidden.
+    """
+    hidden = False
     for key, name, mode in options.hidden:
-        if key == reporter.key and name in reporter.stats:
-            worst = Average(math.inf if mode == "min" else -math.inf)
-            # One number a batch; the epoch's value is their average.
-            reporter.stats[f"search_{name}"] = reporter.stats[name]
-            reporter.stats[name] = [worst] * reporter.count
+        if key != reporter.key or name not in reporter.stats:
+            continue
+        values = reporter.stats[name]
+        if phase is Phase.JOINT and not math.isnan(aggregate(values)):
+            continue
+        worst = Average(math.inf if mode == "min" else -math.inf)
+        # One number a batch; the epoch's value is their average.
+        reporter.stats[f"search_{name}"] = values
+        reporter.stats[name] = [worst] * reporter.count
+        hidden = True
+    return hidden
 
 
 def _report_layers(schedule: Schedule, summary_writer: object, epoch: int) -> None:

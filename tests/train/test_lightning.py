@@ -140,6 +140,10 @@ class Started(Callback):
         self.epochs.append(trainer.current_epoch)
 
 
+def one_cycle(optimizer, warmup_steps):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=100)
+
+
 def with_callback(cls: type) -> dict:
     """The trainer's callbacks and one more."""
     callbacks = yaml.safe_load(CONFIG)["trainer"]["callbacks"]
@@ -238,6 +242,64 @@ def test_another_family_is_not_resumed(recipe, monkeypatch):
     states = last_state(run(recipe, "family", monkeypatch, **more))
     assert states["schedule.update"] == 5 * UPDATES
     assert states["schedule.selection.search_updates"] == search
+
+
+def test_a_refused_run_leaves_the_one_that_is_there(recipe, monkeypatch):
+    exp = run(recipe, "kept", monkeypatch, trainer={"max_epochs": 3})
+    before = (exp / "config.yaml").read_bytes()
+    files = sorted(path.name for path in exp.iterdir())
+    conf = yaml.safe_load(CONFIG)["model"]
+    # Some of its weights are not in the checkpoint.
+    three = dict(encoder_conf={**conf["encoder_conf"], "num_blocks": 3})
+    other = dict(
+        model={**three, "model_conf": {**conf["model_conf"], "sizes": [3, 12]}}
+    )
+    last = dict(fit={"ckpt_path": "last"})
+    sized = dict(model={"model_conf": {**conf["model_conf"], "subnet": 3}})
+    for message, changes in {
+        "does not fit the config: .* another": other | last,
+        "of another run, which would be mixed": {},
+        "subnet=3 must be left out of a training config": sized | last,
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            run(recipe, "kept", monkeypatch, **changes)
+        assert (exp / "config.yaml").read_bytes() == before
+    # Lightning refuses fewer epochs itself.
+    with pytest.raises(Exception, match="max_epochs=1"):
+        run(recipe, "kept", monkeypatch, trainer={"max_epochs": 1}, **last)
+    assert (exp / "config.yaml").read_bytes() == before
+    assert sorted(path.name for path in exp.iterdir()) == files
+
+
+def test_early_stopping_waits_for_the_joint_phase(recipe, monkeypatch):
+    """No loss gets better with so high a learning rate, so patience ends the run."""
+    callbacks = yaml.safe_load(CONFIG)["trainer"]["callbacks"]
+    stopping = {
+        "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+        **dict(monitor="valid/loss", patience=1, min_delta=1e6, check_finite=False),
+    }
+    trainer = {"callbacks": [*callbacks, stopping]}
+    states = last_state(run(recipe, "stopped", monkeypatch, trainer=trainer))
+    # Three epochs of search, the first joint one, and one that is not better
+    assert states["schedule.update"] == (3 + 2) * UPDATES
+
+
+def test_a_scheduler_that_undoes_the_scores_rate_is_refused(recipe, monkeypatch):
+    conf = dict(yaml.safe_load(CONFIG)["model"]["model_conf"])
+    conf["selector_conf"] = {"search_fraction": 0.5, "score_lr": 2.0}
+    with pytest.raises(ConfigError, match="score_lr=2.0 must be 1 with this"):
+        run(
+            recipe,
+            "cycle",
+            monkeypatch,
+            model={"model_conf": conf},
+            scheduler={"_target_": f"{__name__}.one_cycle"},
+        )
+
+
+def test_without_the_callback_nothing_trains(recipe, monkeypatch):
+    with pytest.raises(ConfigError, match="the callback SubnetScheduleCallback"):
+        run(recipe, "alone", monkeypatch, trainer={"callbacks": []})
 
 
 def test_an_unknown_option_is_refused(recipe, monkeypatch):

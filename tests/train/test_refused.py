@@ -91,6 +91,33 @@ def test_models_without_epochs_are_not_overwritten(data, tmp_path, resume, left)
     assert sorted(p.name for p in exp.iterdir()) == [".lock", left]
 
 
+@pytest.mark.parametrize("option", ["--dry_run=true", "--collect_stats=true"])
+def test_what_does_not_train_leaves_the_run_that_is_there(data, tmp_path, option):
+    exp = tmp_path / "exp"
+    train(data, exp, 2)
+    before = {p.name: p.read_bytes() for p in exp.iterdir() if p.is_file()}
+    arguments = train_arguments(
+        data, exp, ["--max_epoch=2", option, "--log_interval=7"]
+    )
+    if "collect" in option:  # its own iterator wants audio or features, no shapes
+        arguments = [a for a in arguments if "batch_type" not in a]
+        arguments.append("--batch_type=unsorted")
+    DynSizeASRTask.main(cmd=arguments)
+    assert {p.name: p.read_bytes() for p in exp.iterdir() if p.is_file()} == before
+
+
+def test_the_run_s_own_config_does_not_replace_the_user_s(data, tmp_path):
+    exp = tmp_path / "exp"
+    arguments = train_arguments(data, exp, ["--max_epoch=2"])
+    exp.mkdir()
+    mine = (tmp_path / "exp.yaml").rename(exp / "config.yaml")
+    arguments = [f"--config={mine}", *arguments[1:]]
+    text = mine.read_text()
+    with pytest.raises(ConfigError, match="config=.*config.yaml must be outside outp"):
+        DynSizeASRTask.main(cmd=arguments)
+    assert mine.read_text() == text
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -195,6 +195,31 @@ def test_resuming_another_shape(data, tmp_path):
         train(data, tmp_path / "exp", 3, linear_units=10)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--best_model_criterion=valid,cer_ctc,min"],
+        ["--patience=9", "--early_stopping_criterion", "valid", "cer_ctc", "min"],
+    ],
+)
+def test_a_criterion_that_the_search_has_not_hidden(data, tmp_path, options):
+    exp = tmp_path / "exp"
+    train(data, exp, 2)
+    message = r"early_stopping_criterion \[valid, cer_ctc\] must be one with which"
+    with pytest.raises(ConfigError, match=message):
+        run(data, exp, "--max_epoch=3", *options)
+
+
+def test_a_plateau_scheduler_goes_on(data, tmp_path):
+    """It has one key more after its first step."""
+    options = ["--scheduler=reducelronplateau", "--val_scheduler_criterion"]
+    options += ["valid", "loss"]
+    exp = tmp_path / "exp"
+    run(data, exp, "--max_epoch=2", *options)
+    states = run(data, exp, "--max_epoch=3", *options)
+    assert states["schedulers"][0]["last_epoch"] == 3
+
+
 def test_a_default_that_is_written_out(data, tmp_path):
     exp = tmp_path / "exp"
     train(data, exp, 2)

@@ -20,7 +20,9 @@ from training import (
 
 import espnet_dynsize
 from espnet_dynsize.control.selection import Selection
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.train import trainer
 from espnet_dynsize.train.model import DynSizeASRModel
 from espnet_dynsize.train.task import DynSizeASRTask
 
@@ -83,6 +85,38 @@ def test_averages_are_over_no_more_epochs_than_there_are(data, tmp_path):
     exp = tmp_path / "exp"
     train(data, exp, 2)  # one joint epoch, two to be averaged
     assert (exp / "valid.loss.ave.pth").resolve() == (exp / "2epoch.pth").resolve()
+
+
+def test_an_epoch_whose_loss_is_no_number_is_not_chosen(data, tmp_path, monkeypatch):
+    forward = DynSizeASRModel.forward
+
+    def diverges(model, *args, **kwargs):
+        loss, stats, weight = forward(model, *args, **kwargs)
+        if not model.training and model.schedule.now == 12:  # epoch 3
+            stats["loss"] = stats["loss"] * math.nan
+        return loss, stats, weight
+
+    monkeypatch.setattr(DynSizeASRModel, "forward", diverges)
+    exp = tmp_path / "exp"
+    states = train(data, exp, 3)
+    # The second one alone, though two are wanted
+    assert states["model"]["schedule.joint_epochs"] == 1
+    assert (exp / "valid.loss.ave.pth").resolve() == (exp / "2epoch.pth").resolve()
+    train(data, exp, 4)
+    averaged = torch.load(exp / "valid.loss.ave_2best.pth")["ctc.ctc_lo.bias"]
+    both = [torch.load(exp / f"{e}epoch.pth")["ctc.ctc_lo.bias"] for e in (2, 4)]
+    assert torch.allclose(averaged, (both[0] + both[1]) / 2)
+    assert not (exp / "3epoch.pth").exists()
+
+
+def test_a_run_of_unknown_length_that_ends_in_the_search(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "_total_updates", lambda *_: None)
+    conf = {"search_updates": 10}
+    message = "the run has ended after 8 updates, in its search of 10: no size"
+    with pytest.raises(ConfigError, match=message):
+        train(data, tmp_path / "exp", 2, selector_conf=conf)
+    states = train(data, tmp_path / "exp", 3, selector_conf=conf)["model"]
+    assert not states["schedule.selection.fixed_masks"].isnan().any()
 
 
 def test_search_only_so_far_selects_nothing(data, tmp_path):
