@@ -60,6 +60,11 @@ VARIANTS = {
         *("--encoder_conf", "positional_dropout_rate=0.0"),
     ),
     "Adam with beta 0.98": ("--optim_conf", "betas=[0.9, 0.98]"),
+    "no clipping": ("--grad_clip", "inf"),
+    "no clipping, beta 0.98": (
+        *("--grad_clip", "inf"),
+        *("--optim_conf", "betas=[0.9, 0.98]"),
+    ),
     "subsampling by 2": ("--encoder_conf", "input_layer=conv2d2"),
     "subsampling by 6": ("--encoder_conf", "input_layer=conv2d6"),
     # Of supernets
