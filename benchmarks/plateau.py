@@ -74,6 +74,7 @@ VARIANTS = {
     "no distillation": ("--model_conf", "distill_weight=0.0"),
     "subnet_weight 0.2": ("--model_conf", "subnet_weight=0.2"),
     "bias of blank 2": ("--init_param", "{bias_2}"),
+    "bias of blank 4": ("--init_param", "{bias_4}"),
     "bias of blank -2": ("--init_param", "{bias_-2}"),
     "bias of blank -4": ("--init_param", "{bias_-4}"),
 }
