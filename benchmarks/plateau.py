@@ -75,6 +75,7 @@ VARIANTS = {
     "subnet_weight 0.2": ("--model_conf", "subnet_weight=0.2"),
     "bias of blank 2": ("--init_param", "{bias_2}"),
     "bias of blank 4": ("--init_param", "{bias_4}"),
+    "bias of blank 6": ("--init_param", "{bias_6}"),
     "bias of blank -2": ("--init_param", "{bias_-2}"),
     "bias of blank -4": ("--init_param", "{bias_-4}"),
 }
