@@ -2,9 +2,11 @@
 
     python benchmarks/plateau.py --corpus_dir DIR [--variants V ...] [--seeds 0 1]
 
-CTC first predicts blanks alone. Each variant trains for a third of the AN4 recipe's
-epochs, and a row of results/plateau.jsonl has the dev CER after each; the table says in
-which epoch it falls below 50 %. Fold 0 is the test set, which is not looked at.
+CTC first predicts blanks alone. Families begin with an output layer that does so, and
+stock models get its bias by --init_param; with --start random, neither has it. Each
+variant trains for a third of the AN4 recipe's epochs, and a row of
+results/plateau.jsonl has the dev CER after each; the table says in which epoch it falls
+below 50 %. Fold 0 is the test set, which is not looked at.
 """
 
 import argparse
@@ -18,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
-import torch
 from an4_methods import CONF, SUPERNETS, arguments
+from blanks import write_bias
 from espnet2.train.reporter import Reporter
 
 from espnet_dynsize.core.checkpoint import read_checkpoint
@@ -73,28 +75,33 @@ VARIANTS = {
     "no stochastic depth": ("--model_conf", "layer_drop_joint=0.0"),
     "no distillation": ("--model_conf", "distill_weight=0.0"),
     "subnet_weight 0.2": ("--model_conf", "subnet_weight=0.2"),
-    "bias of blank 2": ("--init_param", "{bias_2}"),
-    "bias of blank 4": ("--init_param", "{bias_4}"),
     "bias of blank 6": ("--init_param", "{bias_6}"),
     "bias of blank -2": ("--init_param", "{bias_-2}"),
-    "bias of blank -4": ("--init_param", "{bias_-4}"),
 }
+STARTS = ("blanks", "random")
 
 
-def run(experiment: Experiment, model: str, variant: str, seed: int) -> dict:
+def run(
+    experiment: Experiment, model: str, variant: str, start: str, seed: int
+) -> dict:
     """Train; returns a row."""
     config = "dynsize" if model in SELECTORS else "conformer"
     options = [*MODELS[model]]
     if model in SELECTORS:
         options += arguments(_begun(SUPERNETS[model]))
-    tag = f"{model}_{variant}_seed{seed}".replace(" ", "_")
-    options = [*options, *map(partial(_with_bias, experiment), VARIANTS[variant])]
+    tag = f"{model}_{variant}_{start}_seed{seed}".replace(" ", "_")
+    options += VARIANTS[variant]
+    family = model in SELECTORS
+    if "--init_param" not in options and family == (start == "random"):
+        options += ["--init_param", "{bias_0}" if family else "{bias_blanks}"]
+    options = list(map(partial(_with_bias, experiment), options))
     options += ["--seed", str(seed)]
     options += ["--max_epoch", str(EPOCHS), "--keep_nbest_models", "1"]
     folder = experiment.train(CONF / f"train_asr_{config}.yaml", tag, options)
     return dict(
         model=model,
         variant=variant,
+        start=start,
         options=list(VARIANTS[variant]),
         seed=seed,
         fold=FOLD,
@@ -118,12 +125,7 @@ def _with_bias(experiment: Experiment, option: str) -> str:
     """`{bias_B}` becomes a checkpoint with nothing but the output layer's bias."""
     if not option.startswith("{bias_"):
         return option
-    blank = float(option[len("{bias_") : -1])
-    bias = torch.zeros(len(experiment.tokens.read_text().split()))
-    bias[0] = blank
-    path = experiment.exp / f"bias{blank}.pth"
-    torch.save({"ctc.ctc_lo.bias": bias}, path)
-    return str(path)
+    return str(write_bias(experiment, option[len("{bias_") : -1]))
 
 
 def dev_cer(folder: Path) -> list[float]:
@@ -156,7 +158,7 @@ def read_rows() -> list[dict]:
 
 def add_row(row: dict) -> None:
     def key(row: dict) -> tuple:
-        return row["model"], row["variant"], row["seed"]
+        return row["model"], row["variant"], row["start"], row["seed"]
 
     rows = {key(old): old for old in read_rows()}
     rows[key(row)] = row
@@ -167,13 +169,16 @@ def markdown(rows: list[dict]) -> str:
     lines = [
         f"The epoch, of {EPOCHS}, in which the dev CER falls below {PAST} %, and CER "
         "after the last one; by seed.\n",
-        "| model | training | seeds | epoch | dev CER % |",
-        "|---|---|---|---|---|",
+        "| model | output layer | training | seeds | epoch | dev CER % |",
+        "|---|---|---|---|---|---|",
     ]
-    names = dict.fromkeys((row["model"], row["variant"]) for row in rows)
-    for model, variant in names:
-        chosen = [r for r in rows if (r["model"], r["variant"]) == (model, variant)]
-        cells = [model, variant, ", ".join(str(row["seed"]) for row in chosen)]
+
+    def name(row: dict) -> tuple[str, str, str]:
+        return row["model"], row["start"], row["variant"]
+
+    for names in dict.fromkeys(map(name, rows)):
+        chosen = [row for row in rows if name(row) == names]
+        cells = [*names, ", ".join(str(row["seed"]) for row in chosen)]
         cells.append(", ".join(str(past(row) or "–") for row in chosen))
         cells.append(", ".join(f"{row['dev_cer'][-1]:.1f}" for row in chosen))
         lines.append("| " + " | ".join(cells) + " |")
@@ -186,6 +191,7 @@ def main() -> None:
     parser.add_argument("--exp", type=Path, default=HERE / "exp" / "plateau")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["6 blocks"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS])
+    parser.add_argument("--start", choices=STARTS, default="blanks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     args = parser.parse_args()
@@ -196,7 +202,7 @@ def main() -> None:
     experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [
-            pool.submit(run, experiment, model, variant, seed)
+            pool.submit(run, experiment, model, variant, args.start, seed)
             for variant in args.variants
             for model in args.models
             for seed in args.seeds

@@ -24,6 +24,7 @@ from espnet_dynsize.core.located import locate
 from espnet_dynsize.core.lock import locked
 from espnet_dynsize.core.yaml_base import read_config
 from espnet_dynsize.encoder.supernet import Supernet
+from espnet_dynsize.train.blanks import begin_with_blanks
 from espnet_dynsize.train.check import (
     check_config,
     check_init_fits,
@@ -133,6 +134,8 @@ class DynSizeASRTask(ASRTask):
             if getattr(args, "init", None) is not None:
                 # ESPnet has initialised the scores like weights.
                 model.schedule.selection.selector.reset_parameters()
+            if model.ctc is not None:
+                begin_with_blanks(model.ctc.ctc_lo)
         return model
 
     @classmethod
