@@ -43,6 +43,7 @@ from an4_methods import (
     config_file,
 )
 from an4_tables import write_tables
+from blanks import write_bias
 
 from espnet_dynsize.core.keys import ENCODER_PREFIX
 from espnet_dynsize.core.yaml_base import load_config
@@ -99,7 +100,7 @@ def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
     blocks = layers // len(KINDS)
     tag = f"conformer{blocks}_seed{seed}"
     commit = _commit(experiment.exp / tag)
-    options = ["--seed", str(seed), "--encoder_conf", f"num_blocks={blocks}"]
+    options = [*_begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
     folder = experiment.train(CONFORMER, tag, options)
     return _row(experiment, folder, INDIVIDUAL, layers, seed, commit)
 
@@ -110,7 +111,7 @@ def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> di
     tag = f"{CONFIGS[method]}{blocks}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     encoder = load_config(config)["encoder"].removeprefix(ENCODER_PREFIX)
-    options = ["--seed", str(seed), "--model", "espnet", "--encoder", encoder]
+    options = [*_begun(experiment, seed), "--model", "espnet", "--encoder", encoder]
     options += arguments({**STOCK, "encoder_conf": {"num_blocks": blocks}})
     folder = experiment.train(config, tag, options)
     return _row(experiment, folder, method, layers, seed, commit)
@@ -119,10 +120,15 @@ def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> di
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
     tag = f"alone_{row['layers']}_seed{seed}"
     commit = _commit(experiment.exp / tag)
-    options = ["--seed", str(seed), "--encoder", "dynsize_conformer"]
+    options = [*_begun(experiment, seed), "--encoder", "dynsize_conformer"]
     options += arguments({"encoder_conf": {"keep_layers": row["kept"]}})
     folder = experiment.train(CONFORMER, tag, options)
     return _row(experiment, folder, ALONE, row["layers"], seed, commit)
+
+
+def _begun(experiment: Experiment, seed: int) -> list[str]:
+    """Options of a model that is trained alone: it begins as a family does."""
+    return ["--seed", str(seed), "--init_param", str(write_bias(experiment))]
 
 
 def _row(experiment, folder, method, layers, seed, commit) -> dict:

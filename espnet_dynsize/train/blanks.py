@@ -16,9 +16,9 @@ def begin_with_blanks(output: torch.nn.Linear) -> None:
 
     CTC finds out at first that blanks are the most frequent, whatever is said. A layer
     without this bias learns it by way of the encoder, which then gives the same for
-    every frame, and takes some runs thousands of updates to hear anything again.
-    Networks begin with the frequencies of what they predict since Lin et al.
-    (arXiv 1708.02002, section 3.3).
+    every frame; some runs hardly recover (benchmarks/README.md). That a network should
+    begin with the frequencies of what it predicts is from Lin et al. (arXiv 1708.02002,
+    section 3.3).
 
     Args:
         output: Gives [..., tokens], blank first; with its copies for smaller sizes.

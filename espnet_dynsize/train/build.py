@@ -75,7 +75,7 @@ def build_schedule(
         check_options("selector_conf", conf, selector, *takers, taken=("family",))
     keys = [field.name for field in dataclasses.fields(Search)]
     timing = {key: conf.pop(key) for key in keys if key in conf}
-    # A stock model of the same seed starts from the same weights.
+    # A stock model of the same seed starts from the same weights (but see `blanks`).
     with torch.random.fork_rng(devices=()):
         chosen = found(family, **({} if found is StoredSelector else conf))
     selection = Selection(chosen, Search(**timing), GATE_EVERY[sandwich])
