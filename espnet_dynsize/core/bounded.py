@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from espnet_dynsize.core.errors import ConfigError
 
 # Sections whose numbers are dimensions of the network
-_DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf")
+_DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf", "lm_conf")
 # A dimension that needs no weights of that size, such as a longest position
 _LARGEST = 10_000
 # Hertz, samples of a window

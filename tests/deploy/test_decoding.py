@@ -6,17 +6,12 @@ import pytest
 import torch
 import yaml
 from conftest import TOKENS
-from experiment import MODEL, experiment
+from experiment import HYBRID, MODEL, experiment
 
 import espnet_dynsize
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.decoding import of_search
 from espnet_dynsize.deploy.pack import pack
-
-HYBRID = dict(
-    decoder="transformer",
-    decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
-)
 
 
 def weights(recogniser) -> tuple:
