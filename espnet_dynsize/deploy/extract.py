@@ -1,7 +1,7 @@
 """Folders of one subnet each, cut out of a trained supernet."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from espnet_dynsize.core.keys import family_sizes, is_family, with_size
 from espnet_dynsize.core.located import as_named
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.calibrate import inputs
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import (
     build_model,
@@ -97,7 +98,7 @@ def extract_subnet(
     subnet: Subnet,
     name: str,
     format: str = "plugin",
-    audio: Iterable[torch.Tensor] | None = None,
+    audio: Sequence[Path] | None = None,
 ) -> Extracted:
     """Write `<asr_exp>_<name>/` with a model that holds only what `subnet` uses.
 
@@ -107,10 +108,10 @@ def extract_subnet(
         subnet: Any subnet of the encoder.
         name: What the folder's name ends in.
         format: See `extract`.
-        audio: Inputs on which batch-norm statistics are measured anew, see `cut`.
+        audio: Files on which batch-norm statistics are measured anew, see `cut`.
 
     Raises:
-        ConfigError: see `cut`, or the output folder exists.
+        ConfigError: see `cut` and `inputs`, or the output folder exists.
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
@@ -120,7 +121,8 @@ def extract_subnet(
     model, config = _supernet(asr_exp, model_file)
     digest = origin.digest(asr_exp, model_file)
     record = origin.describe(asr_exp, model_file, digest, subnet)
-    small = cut(model, config, subnet, audio)
+    heard = None if audio is None else inputs(model, config, audio)
+    small = cut(model, config, subnet, heard)
     written = read_config(asr_exp)
     note = _write(target, model_file, *small, written, format, record)
     return Extracted(target, name, note)
