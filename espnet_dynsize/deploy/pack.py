@@ -62,7 +62,8 @@ def pack(
     Raises:
         ConfigError: a file is missing or lies outside the model's folder and its
             recipe, a checkpoint does not fit its config, the language model has other
-            tokens than the ASR model, or the zip is not ours.
+            tokens than the ASR model, the search is none of the model's, or the zip is
+            not ours.
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
@@ -74,6 +75,9 @@ def pack(
         load_model(asr_exp, model_file)  # or why it cannot be opened
     else:
         read_states(asr_exp / model_file)
+    decoding.check_kept("search", search)
+    asked = {**decoding.default_search(config), **(search or {})}
+    decoding.check_fits(asked, config)
     lm = _language_model(lm_exp, lm_file)
     language_model.check_language_model(lm, config)
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as folder:
