@@ -5,12 +5,19 @@ import argparse
 import torch
 import yaml
 from conftest import TOKENS, encoder_conf, fix_masks, randomise, split
+from espnet2.tasks.lm import LMTask
 
 import espnet_dynsize
 from espnet_dynsize.train.task import DynSizeASRTask
 
 MODEL = "valid.cer_ctc.ave.pth"
+LM_MODEL = "valid.loss.ave.pth"
 AVERAGED = "valid.cer_ctc.ave_5best.pth"
+
+HYBRID = dict(
+    decoder="transformer",
+    decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
+)
 
 
 def experiment(folder, conf=None, **changes):
@@ -47,6 +54,23 @@ def experiment(folder, conf=None, **changes):
     torch.save(model.state_dict(), folder / AVERAGED)
     (folder / MODEL).symlink_to(AVERAGED)
     return folder, model.eval()
+
+
+def language_model(folder, **changes):
+    """A random language model in a folder as ESPnet leaves it.
+
+    Args:
+        folder: Is made.
+        **changes: Keys of the config.
+    """
+    conf = dict(embed_unit=4, att_unit=4, head=1, unit=4, layer=1)
+    config = dict(lm="transformer", lm_conf=conf, model="lm", model_conf={}, init=None)
+    config |= dict(token_list=TOKENS) | changes
+    model = LMTask.build_model(argparse.Namespace(**config))
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), folder / LM_MODEL)
+    return folder
 
 
 @torch.no_grad()

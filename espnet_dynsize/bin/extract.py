@@ -75,17 +75,12 @@ def _print(model: "Extracted") -> None:
 def _extract_subnet(args: argparse.Namespace) -> "Extracted":
     from espnet_dynsize.core.subnet import Subnet
     from espnet_dynsize.core.yaml_base import read_yaml
-    from espnet_dynsize.deploy.audio import read_audio, resampled
-    from espnet_dynsize.deploy.experiment import read_config, sampling_rate
     from espnet_dynsize.deploy.extract import extract_subnet
 
     subnet = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
-    audio = None
-    if args.calibrate:
-        rate = sampling_rate(read_config(args.asr_exp))
-        audio = [resampled(*read_audio(path), rate) for path in args.calibrate]
+    name, files = args.subnet.stem, args.calibrate
     return extract_subnet(
-        args.asr_exp, args.model_file, subnet, args.subnet.stem, args.format, audio
+        args.asr_exp, args.model_file, subnet, name, args.format, files
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, printable
 from espnet_dynsize.core.files import torch_could_not_write
 from espnet_dynsize.core.process import end_on_sigterm
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = _explain(error, runs)
         if sentence is None:
             raise
-        print(f"espnet-dynsize: error: {sentence}", file=sys.stderr)
+        print(f"espnet-dynsize: error: {printable(sentence)}", file=sys.stderr)
         return 2
 
 

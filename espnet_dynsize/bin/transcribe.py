@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, printable
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
             tqdm.write(_line(recogniser, path), file=sys.stdout)
             sys.stdout.flush()
         except ConfigError as error:
-            tqdm.write(str(error), file=sys.stderr)
+            tqdm.write(printable(str(error)), file=sys.stderr)
             failed = True
     return 2 if failed else 0
 
@@ -78,4 +78,4 @@ def _line(recogniser, path: Path) -> str:
     text, audio_seconds = transcribe_file(recogniser, path, recogniser.rate)
     seconds = time.perf_counter() - start
     rtf = seconds / audio_seconds
-    return f"{shown(path)}\t{text}\t{seconds:.2f} s\tRTF {rtf:.3f}"
+    return f"{shown(path)}\t{printable(text)}\t{seconds:.2f} s\tRTF {rtf:.3f}"

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from espnet_dynsize.core.checkpoint import stored_numbers
 from espnet_dynsize.core.errors import ConfigError
 
 # Sections whose numbers are dimensions of the network
-_DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf")
+_DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf", "lm_conf")
 # A dimension that needs no weights of that size, such as a longest position
 _LARGEST = 10_000
 # Hertz, samples of a window
@@ -32,8 +33,10 @@ def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[Non
     Raises:
         ConfigError: the model is too large.
     """
-    numbers = sum(value.numel() for value in states.values())
-    largest = max([_LARGEST, *(d for v in states.values() for d in v.shape)])
+    numbers = stored_numbers(states)
+    longest = max([0, *(d for v in states.values() for d in v.shape)])
+    # Tensors without numbers may have any shape.
+    largest = max(_LARGEST, min(longest, numbers))
     for section in _DIMENSIONS:
         for key, value in (config.get(section) or {}).items():
             if isinstance(value, int | float) and abs(value) > largest:

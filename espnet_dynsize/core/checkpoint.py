@@ -82,14 +82,40 @@ def model_states(checkpoint: object, source: str) -> dict[str, torch.Tensor]:
         kind = type(checkpoint).__name__
         raise ConfigError(f"{source} must hold a state dict, not {kind}.")
     for name, value in checkpoint.items():
-        dense = isinstance(value, torch.Tensor) and value.layout is torch.strided
-        if not isinstance(name, str) or not dense:
+        if not isinstance(name, str) or not _is_dense(value):
             raise ConfigError(
                 f"{source} must hold dense tensors by name; {name!r} is not one."
+            )
+        if _bytes(value) > max(value.untyped_storage().nbytes(), _EXPANDED):
+            raise ConfigError(
+                f"{source}: {name} has the shape {list(value.shape)}, but far fewer "
+                "numbers are stored."
             )
     states = dict(checkpoint)
     bring_up_to_date(states)
     return states
+
+
+# Bytes of a tensor of which a part is stored and repeated, as a position table may be
+_EXPANDED = 1_000_000
+
+
+def _is_dense(value: object) -> bool:
+    dense = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return dense and not value.is_meta
+
+
+def _bytes(value: torch.Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def stored_numbers(states: Mapping[str, torch.Tensor]) -> int:
+    """How many numbers a state dict holds; tensors that share theirs count once."""
+    shared = {}
+    for value in states.values():
+        storage = value.untyped_storage()
+        shared[storage.data_ptr()] = storage.nbytes() // value.element_size()
+    return sum(shared.values())
 
 
 def bring_up_to_date(states: dict, prefix: str = "") -> None:

@@ -1,5 +1,10 @@
 """What is raised when a user's input cannot be used."""
 
+import unicodedata
+
+# Not printable to Python, but part of how some scripts are written
+_JOINERS = "\u200c\u200d"
+
 
 class ConfigError(ValueError):
     """Bad input; the message names the key, the value and what is allowed."""
@@ -24,3 +29,15 @@ def check(good: bool, key: str, value: object, allowed: str) -> None:
 def one_line(error: BaseException) -> str:
     """What an error of somebody else's says, to stand inside a sentence."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Text on one line, in which nothing is a command to a terminal.
+
+    Names and tokens come from strangers; control characters are shown as escapes.
+    """
+    return "".join(c if _harmless(c) else ascii(c)[1:-1] for c in text)
+
+
+def _harmless(c: str) -> bool:
+    return c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs"

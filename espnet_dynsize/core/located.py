@@ -9,7 +9,8 @@ from espnet_dynsize.core.errors import ConfigError
 # Keys of a config that name files; dots go into sections
 STATISTICS = "normalize_conf.stats_file"
 NEEDED = (STATISTICS, "token_list")
-FILES = (*NEEDED, "bpemodel", "non_linguistic_symbols")
+BPEMODEL = "bpemodel"
+FILES = (*NEEDED, BPEMODEL, "non_linguistic_symbols")
 
 
 def file_options(config: dict) -> Iterator[tuple[str, dict, str]]:

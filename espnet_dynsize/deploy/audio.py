@@ -16,7 +16,7 @@ import soundfile
 import torch
 import torchaudio
 
-from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.errors import ConfigError, check, printable
 
 LONGEST_PIECE = 30.0  # seconds: about the longest utterances that ASR is trained with
 SHORTEST_REST = 1.0  # seconds that a cut leaves, at least
@@ -58,8 +58,7 @@ def errors_with(path: Path) -> Iterator[None]:
 
 def shown(path: Path) -> str:
     """The path as text that can be printed on one line, whatever bytes it has."""
-    text = os.fsencode(path).decode(errors="replace")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(os.fsencode(path).decode(errors="replace"))
 
 
 class _Forward(soundfile.SoundFile):
@@ -96,11 +95,20 @@ def _check_path(path: Path) -> None:
         raise ConfigError("is a folder; give audio files.")
     if not os.access(path, os.R_OK):
         raise ConfigError("may not be read: permission denied.")
+    if _is_terminal(path):
+        raise ConfigError("is a terminal, from which no audio comes.")
     # soundfile goes by this ending, and asks for what a header would tell.
     if Path(path).suffix.lower() == ".raw":
         raise ConfigError(
             "cannot be read as audio: .raw has no header; make it wav or flac."
         )
+
+
+def _is_terminal(path: Path) -> bool:
+    if not stat.S_ISCHR(os.stat(path).st_mode):
+        return False
+    with open(os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK), "rb") as file:
+        return file.isatty()
 
 
 @contextmanager
@@ -274,6 +282,8 @@ def _text(recogniser: Recognise, piece: np.ndarray, own_rate: int, rate: int) ->
     results = recogniser(resampled(piece, own_rate, rate).numpy())
     # With intermediate CTC losses there is a second part: what its layers hear.
     best = results[0] if isinstance(results, tuple) else results
+    if not best:  # ESPnet has shortened a minlenratio above 0
+        raise ConfigError("nothing was found that is as long as minlenratio wants.")
     return (best[0][0] or "").strip()
 
 

@@ -1,10 +1,42 @@
 """Measure the statistics of batch norms anew."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, one_line
+from espnet_dynsize.deploy.audio import blocks, errors_with, opened, pieces, resampled
+from espnet_dynsize.deploy.experiment import sampling_rate
+from espnet_dynsize.deploy.recogniser import (
+    check_takes_audio,
+    checked_input,
+    features_of,
+    too_short_said,
+)
+
+
+def inputs(
+    model: ESPnetASRModel, config: Mapping, files: Sequence[Path]
+) -> Iterator[torch.Tensor]:
+    """Audio files as a model takes them, one after another, cut at silences.
+
+    Args:
+        model: What takes them.
+        config: Its config.
+        files: Of any length and sampling rate.
+
+    Raises:
+        ConfigError: the model takes features; a file cannot be read, or is too short.
+    """
+    check_takes_audio(features_of(config))
+    rate = sampling_rate(config)
+    for path in files:
+        with errors_with(path), opened(path) as file:
+            for piece in pieces(blocks(file), file.samplerate):
+                speech = resampled(piece, file.samplerate, rate)
+                yield checked_input(speech, model, rate, None)
 
 
 @torch.no_grad()
@@ -22,7 +54,7 @@ def calibrate(model: torch.nn.Module, audio: Iterable[torch.Tensor]) -> int:
         How many inputs there were.
 
     Raises:
-        ConfigError: there were none.
+        ConfigError: there were none, or one is too short.
     """
     model.eval()
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
@@ -34,7 +66,13 @@ def calibrate(model: torch.nn.Module, audio: Iterable[torch.Tensor]) -> int:
         norm.train()
     number = 0
     for speech in audio:
-        model.encode(speech[None], torch.tensor([len(speech)]))
+        try:
+            with too_short_said():
+                model.encode(speech[None], torch.tensor([len(speech)]))
+        except ValueError as error:  # of the norms: a single frame has no variance
+            raise ConfigError(
+                f"calibrate: input {number + 1} cannot be used: {one_line(error)}."
+            ) from error
         number += 1
     if number == 0:
         raise ConfigError("calibrate: there must be at least one audio file.")

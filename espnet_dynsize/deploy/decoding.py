@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-
 from espnet_dynsize.core.errors import check
 from espnet_dynsize.core.schema import (
     NotNegative,
@@ -15,12 +13,18 @@ from espnet_dynsize.core.schema import (
     annotations,
     check_options,
     check_value,
+    is_number_as_text,
 )
-from espnet_dynsize.core.yaml_base import read_config
+from espnet_dynsize.core.yaml_base import parse_yaml, read_config
 
 NAME = "decoding.yaml"
 Weight = Annotated[float, Range(0, 1)]
 Beam = Annotated[int, Range(1, 1000)]  # wider ones only fill the memory
+
+# Tokens a frame of the encoder; below 0, tokens. More only takes time, and where no
+# text is as long as the least, ESPnet searches again for every tenth.
+Most = Annotated[float, Range(-10_000, 10)]
+Least = Annotated[float, Range(-10_000, 1)]
 
 
 def _search(
@@ -29,8 +33,8 @@ def _search(
     lm_weight: NotNegative = 1.0,
     ngram_weight: NotNegative = 0.9,
     penalty: float = 0.0,
-    maxlenratio: float = 0.0,
-    minlenratio: float = 0.0,
+    maxlenratio: Most = 0.0,
+    minlenratio: Least = 0.0,
     normalize_length: bool = False,
     transducer_conf: dict | None = None,
 ) -> None:
@@ -46,13 +50,19 @@ def of_search(decoding: Mapping[str, object]) -> dict:
 
     Args:
         decoding: A decoding config's keys; values may be text of a command line.
+
+    Raises:
+        ConfigError: a value is not of a command line.
     """
     kept = [key for key in DEFAULTS if key in decoding]
-    values = [decoding[key] for key in kept]
-    return {
-        key: yaml.safe_load(value) if isinstance(value, str) else value
-        for key, value in zip(kept, values)
-    }
+    return {key: _value(key, decoding[key]) for key in kept}
+
+
+def _value(key: str, value: object) -> object:
+    """A value as yaml has it, of one that may be text of a command line."""
+    value = parse_yaml(value, key) if isinstance(value, str) else value
+    # To ESPnet's command line 1e-3 is a number, to yaml it is text.
+    return float(value) if is_number_as_text(value) else value
 
 
 def check_search(options: Mapping[str, object]) -> None:
@@ -117,5 +127,18 @@ def read(folder: Path) -> dict:
     if not path.is_file():
         return {}
     options = read_config(path)
-    check_options(str(path), options, "ESPnet's search", _search)
+    check_kept(str(path), options)
     return options
+
+
+def check_kept(source: str, options: Mapping[str, object]) -> None:
+    """Refuse what a packed model may not say of its search.
+
+    Args:
+        source: Where it is from, for messages.
+        options: What it says.
+
+    Raises:
+        ConfigError: they are not options of the search, or out of range.
+    """
+    check_options(source, options, "ESPnet's search", _search)

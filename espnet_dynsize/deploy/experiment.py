@@ -16,7 +16,8 @@ from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.checkpoint import misfit, read_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import check_complete
-from espnet_dynsize.core.located import locate
+from espnet_dynsize.core.located import STATISTICS, locate
+from espnet_dynsize.deploy.named import check_named
 from espnet_dynsize.train.task import DynSizeASRTask
 
 CONFIG = "config.yaml"
@@ -171,8 +172,10 @@ def load_files(
         ConfigError: a file is missing, or the checkpoint does not fit.
     """
     config = locate(config, folder)
+    check_named(config, STATISTICS)
     states = read_states(checkpoint)
     with bounded(config, states):
-        model = build_model(config)
+        # ESPnet may no longer know how it was initialised; all of it is loaded.
+        model = build_model({**config, "init": None})
     load_states(model, states, f"{key}={checkpoint}")
     return model, config

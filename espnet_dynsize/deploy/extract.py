@@ -1,12 +1,13 @@
 """Folders of one subnet each, cut out of a trained supernet."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import (
     check_absent,
@@ -19,6 +20,7 @@ from espnet_dynsize.core.keys import family_sizes, is_family, with_size
 from espnet_dynsize.core.located import as_named
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.calibrate import inputs
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import (
     build_model,
@@ -53,7 +55,8 @@ def extract(
     """Write `<asr_exp>_size<size>/{config.yaml,<model_file>}` for every size.
 
     `<asr_exp>/config_size<size>.yaml` is written, too: with it in place of config.yaml,
-    the supernet's own checkpoint computes as that size.
+    the supernet's own checkpoint computes as that size. Folders that the same call has
+    written before, and that nobody has changed, are left as they are.
 
     Args:
         asr_exp: Folder of a trained supernet.
@@ -65,7 +68,7 @@ def extract(
 
     Raises:
         ConfigError: the folder or checkpoint cannot be used, a size is not in the
-            family, or an output folder exists.
+            family, or an output folder exists that is not as this call writes it.
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
@@ -74,18 +77,28 @@ def extract(
     sizes = list(sizes) or list(model.schedule.selection.sizes)
     # All are asked for, and may be refused, before anything is written.
     subnets = [model.subnet(size) for size in sizes]
+    digest = origin.digest(asr_exp, model_file)
+    records = [
+        origin.describe(asr_exp, model_file, digest, subnet)
+        | dict(size=size, family=list(model.schedule.selection.sizes))
+        for size, subnet in zip(sizes, subnets)
+    ]
     targets = [_target(asr_exp, f"size{size}", format) for size in sizes]
+    for target, record in zip(targets, records):
+        if origin.read(target) != record:
+            check_absent(target)
     configs = [asr_exp / f"config_size{size}.yaml" for size in sizes]
     check_replaceable(configs)
-    digest = origin.digest(asr_exp, model_file)
     extracted = []
-    for size, subnet, target, path in zip(sizes, subnets, targets, configs):
-        # One line differs from config.yaml: the checkpoint is the supernet's own.
-        write_text(path, config_text(with_size(written, size)))
-        record = origin.describe(asr_exp, model_file, digest, subnet)
-        record |= dict(size=size, family=list(model.schedule.selection.sizes))
+    work = zip(sizes, subnets, targets, records, configs)
+    # What is there first: where that is refused, nothing has been written.
+    for size, subnet, target, record, path in sorted(
+        work, key=lambda one: not one[2].exists()
+    ):
         small = cut(model, config, subnet)
         note = _write(target, model_file, *small, written, format, record)
+        # One line differs from config.yaml: the checkpoint is the supernet's own.
+        write_text(path, config_text(with_size(written, size)))
         extracted.append(Extracted(target, str(size), note))
         done(extracted[-1])
     return extracted
@@ -97,7 +110,7 @@ def extract_subnet(
     subnet: Subnet,
     name: str,
     format: str = "plugin",
-    audio: Iterable[torch.Tensor] | None = None,
+    audio: Sequence[Path] | None = None,
 ) -> Extracted:
     """Write `<asr_exp>_<name>/` with a model that holds only what `subnet` uses.
 
@@ -107,20 +120,22 @@ def extract_subnet(
         subnet: Any subnet of the encoder.
         name: What the folder's name ends in.
         format: See `extract`.
-        audio: Inputs on which batch-norm statistics are measured anew, see `cut`.
+        audio: Files on which batch-norm statistics are measured anew, see `cut`.
 
     Raises:
-        ConfigError: see `cut`, or the output folder exists.
+        ConfigError: see `cut` and `inputs`, or the output folder exists.
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
     good = name.replace("_", "").replace("-", "").isalnum()
     check(good, "subnet", name, "a file whose name is of letters, digits, _ and -")
     target = _target(asr_exp, name, format)
+    check_absent(target)
     model, config = _supernet(asr_exp, model_file)
     digest = origin.digest(asr_exp, model_file)
     record = origin.describe(asr_exp, model_file, digest, subnet)
-    small = cut(model, config, subnet, audio)
+    heard = None if audio is None else inputs(model, config, audio)
+    small = cut(model, config, subnet, heard)
     written = read_config(asr_exp)
     note = _write(target, model_file, *small, written, format, record)
     return Extracted(target, name, note)
@@ -171,9 +186,7 @@ def _supernet(asr_exp: Path, model_file: str) -> tuple[JointLoss, dict]:
 
 def _target(asr_exp: Path, name: str, format: str) -> Path:
     suffix = "_stock" if format == "stock" else ""
-    target = asr_exp.with_name(f"{asr_exp.name}_{name}{suffix}")
-    check_absent(target)
-    return target
+    return asr_exp.with_name(f"{asr_exp.name}_{name}{suffix}")
 
 
 def _free_name(folder: Path) -> Path:
@@ -204,9 +217,30 @@ def _write(
     config, states, note = FORMATS[format](config, states)
     # What is written can be opened: found out before it is.
     load_states(build_model(config), states, target.name)
+    text = config_text(as_named(config, written))
+    if origin.read(target) == record and _holds(target, model_file, text, states):
+        return f"{note} (was there before)"
     with new_folder(target) as unfinished:
-        text = config_text(as_named(config, written))
         (unfinished / "config.yaml").write_text(text, encoding="utf-8")
         torch.save(states, unfinished / model_file)
         origin.write(unfinished, record)
     return note
+
+
+def _holds(target: Path, model_file: str, text: str, states: dict) -> bool:
+    """Whether what would be written into a folder is there, and nobody has changed it.
+
+    Args:
+        target: The folder.
+        model_file: Name of its checkpoint.
+        text: Of its config.yaml.
+        states: What its checkpoint holds.
+    """
+    config, checkpoint = target / "config.yaml", target / model_file
+    if not (config.is_file() and checkpoint.is_file()):
+        return False
+    found = read_states(checkpoint)
+    same = found.keys() == states.keys() and all(
+        torch.equal(found[name], value) for name, value in states.items()
+    )
+    return same and config.read_text(encoding="utf-8") == text

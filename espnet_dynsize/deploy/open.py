@@ -12,19 +12,23 @@ from espnet2.bin import asr_inference
 
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
-from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
+from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import decoding, origin
 from espnet_dynsize.deploy.archive import unpack
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import find_checkpoint, load_files
+from espnet_dynsize.deploy.language_model import check_language_model
+from espnet_dynsize.deploy.named import check_named
 from espnet_dynsize.deploy.recogniser import Recogniser
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.task import DynSizeASRTask
 
-CONFIG, CHECKPOINT, LM = "asr_train_config", "asr_model_file", "lm_file"
+CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
+# Options of `Speech2Text` that count before the config's keys
+_TOKENIZER = ("token_type", BPEMODEL)
 
 
 def load(
@@ -75,6 +79,10 @@ def open_model(
     try:
         files = _files(Path(path), model_file, Path(folder.name))
         config = _check(path, Path(files[CONFIG]), size, plugin_only)
+        located = locate(config, Path(files[CONFIG]).parent)
+        tokenizer = {k: options[k] for k in _TOKENIZER if options.get(k) is not None}
+        check_named({**located, **tokenizer}, STATISTICS, BPEMODEL)
+        check_language_model({**files, **options}, located)
         if size is not None and kept_units(config) is None:
             files |= _extracted(config, files, size, Path(folder.name))
         kept = decoding.read(Path(files[CONFIG]).parent)
@@ -131,8 +139,6 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
     missing = {CONFIG, CHECKPOINT} - set(files)
     if missing:
         raise ConfigError(f"path={path} is not a packed ASR model: no {min(missing)}.")
-    if LM in files:  # ESPnet's reader would ask at the terminal
-        read_states(Path(files[LM]))
     return files
 
 

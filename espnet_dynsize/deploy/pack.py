@@ -10,23 +10,29 @@ from pathlib import Path
 import yaml
 from espnet2.main_funcs.pack_funcs import pack as pack_files
 
-from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.files import check_replaceable, plain_path, replacing
 from espnet_dynsize.core.keys import is_plugin
-from espnet_dynsize.core.located import file_options, locate
-from espnet_dynsize.deploy import decoding, origin
+from espnet_dynsize.core.located import (
+    BPEMODEL,
+    FILES,
+    STATISTICS,
+    file_options,
+    locate,
+)
+from espnet_dynsize.deploy import decoding, language_model, origin
 from espnet_dynsize.deploy.card import model_card, packed_name
 from espnet_dynsize.deploy.experiment import (
+    CONFIG,
     config_text,
     find_checkpoint,
     load_model,
     read_config,
 )
-from espnet_dynsize.deploy.within import check_kind, copy_within, recipe_roots
+from espnet_dynsize.deploy.named import check_named
+from espnet_dynsize.deploy.within import copy_within, recipe_roots
 from espnet_dynsize.train.choices import ENCODERS, INSTALL_HINT
 
-LM_CONFIG = "lm_train_config"
 _EXTRAS = ("RESULTS.md", origin.NAME, "images")
 
 
@@ -55,25 +61,34 @@ def pack(
 
     Raises:
         ConfigError: a file is missing or lies outside the model's folder and its
-            recipe, the checkpoint does not fit the config, or the zip is not ours.
+            recipe, a checkpoint does not fit its config, the language model has other
+            tokens than the ASR model, the search is none of the model's, or the zip is
+            not ours.
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
     outpath = outpath or asr_exp / packed_name(asr_exp, model_file)
     check_replaceable([outpath])
     config = locate(read_config(asr_exp), asr_exp)
+    check_named(config, *FILES)
     if is_plugin(config):
         load_model(asr_exp, model_file)  # or why it cannot be opened
     else:
         read_states(asr_exp / model_file)
+    decoding.check_kept("search", search)
+    asked = {**decoding.default_search(config), **(search or {})}
+    decoding.check_fits(asked, config)
+    lm = _language_model(lm_exp, lm_file)
+    language_model.check_language_model(lm, config)
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as folder:
         stage = Path(folder)
         exp = Path("exp") / asr_exp.name
         options = _stage_model(asr_exp, model_file, config, search, stage, exp)
-        yamls = {"asr_train_config": exp / "config.yaml"}
+        yamls = {"asr_train_config": exp / CONFIG}
         files = {"asr_model_file": exp / model_file}
-        if lm_exp is not None:
-            yamls[LM_CONFIG], files["lm_file"] = _stage_lm(lm_exp, lm_file, stage)
+        for key, path in lm.items():
+            names = yamls if key == language_model.CONFIG else files
+            names[key] = _stage_lm(path, lm_exp, stage)
         _zip(stage, files, yamls, options, outpath)
     return outpath
 
@@ -114,21 +129,26 @@ def _stage_model(
     options += texts
     if config.get("encoder") in ENCODERS:
         config["encoder"] += INSTALL_HINT
-    texts[exp / "config.yaml"] = config_text(config)
+    texts[exp / CONFIG] = config_text(config)
     for path, text in texts.items():
         (stage / path).write_text(text, encoding="utf-8")
     return options
 
 
-def _stage_lm(lm_exp: Path, lm_file: str, stage: Path) -> tuple[Path, Path]:
-    """Put a language model into `stage`; where its config and checkpoint are there."""
-    exp, roots = Path("exp") / lm_exp.name, recipe_roots(lm_exp)
-    if (lm_exp / "config.yaml").exists() and (lm_exp / lm_file).exists():
-        yaml_base.read_config(lm_exp / "config.yaml")  # or why it cannot be opened
-        read_states(lm_exp / lm_file)
-    for name in ("config.yaml", lm_file):
-        copy_within(roots, lm_exp / name, stage / exp / name)
-    return exp / "config.yaml", exp / lm_file
+def _language_model(lm_exp: Path | None, lm_file: str) -> dict[str, Path]:
+    """Its config and its checkpoint, see `check_language_model`."""
+    if lm_exp is None:
+        return {}
+    names = {language_model.CONFIG: CONFIG, language_model.CHECKPOINT: lm_file}
+    return {key: lm_exp / name for key, name in names.items()}
+
+
+def _stage_lm(path: Path, lm_exp: Path, stage: Path) -> Path:
+    """Put a file of a language model into `stage`; where it is there."""
+    # Not below exp/: its folder may have the ASR model's name.
+    target = Path("lm") / plain_path(lm_exp).name / path.name
+    copy_within(recipe_roots(lm_exp), path, stage / target)
+    return target
 
 
 def _zip(
@@ -149,11 +169,13 @@ def _stage_file(
     """Copy the file that `key` names, and let the config name the copy."""
     source = Path(section[name])
     if not source.exists():
-        return None  # such as bpemodel: none, or the name of a tokenizer
-    if check_kind(key, source):
-        # Nobody's secrets: it may also lie anywhere where the models are.
+        return None  # the name of a tokenizer, or symbols that only training needs
+    if key in (STATISTICS, BPEMODEL):
+        # No text could be one: it may also lie anywhere where the models are.
         roots = [*roots, roots[0].parent]
     target = Path("data") / source.name
+    if (stage / target).exists():  # another option's, of the same name
+        target = Path("data") / name / source.name
     copy_within(roots, source, stage / target)
     section[name] = str(target)
     return target

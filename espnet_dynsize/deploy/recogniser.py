@@ -1,5 +1,8 @@
 """ESPnet's `Speech2Text` that looks at its input before it computes."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -45,9 +48,7 @@ class Recogniser(Speech2Text):
         super().__init__(*args, **options)
         config = vars(self.asr_train_args)
         self.rate = sampling_rate(config)
-        # Encoders that take audio without a front-end (Whisper's) have input_size 1.
-        size = config.get("input_size")
-        self.features: int | None = None if size in (None, 1) else size
+        self.features = features_of(config)
 
     def __call__(self, speech):
         """Recognise.
@@ -70,13 +71,8 @@ class Recogniser(Speech2Text):
         return self._recognise(checked) if checked else []
 
     def _recognise(self, speech):
-        try:
+        with too_short_said():
             return super().__call__(speech)
-        except TooShortUttError as error:
-            raise ConfigError(
-                f"speech is too short: it gives {error.actual_size} frames, and the "
-                f"model needs at least {error.limit}."
-            ) from error
 
     def transcribe(self, samples: np.ndarray | torch.Tensor, rate: int) -> str:
         """Text of audio of any length and sampling rate.
@@ -101,28 +97,75 @@ class Recogniser(Speech2Text):
         Raises:
             ConfigError: this is one.
         """
-        if self.features is not None:
-            raise ConfigError(
-                f"this model takes features [frames, {self.features}], not audio: its "
-                f"config has frontend: null and input_size: {self.features}; extract "
-                "them as for its training and call it from Python."
-            )
+        check_takes_audio(self.features)
 
     def checked(self, speech: object) -> torch.Tensor:
-        """One input as the model takes it: audio [N] or features [L, D], floats.
+        """One input as the model takes it, see `checked_input`."""
+        return checked_input(speech, self.asr_model, self.rate, self.features)
 
-        Raises:
-            ConfigError: it is not one.
-        """
-        if self.features is not None:
-            speech = checked_features(speech, self.features)
-            least, most = least_frames(self.asr_model), LONGEST * FEATURES_PER_SECOND
-            _check_length(len(speech), least, most, "frames", None)
-            return speech
-        speech = checked_audio(speech)
-        least, most = least_samples(self.asr_model), LONGEST * self.rate
-        _check_length(len(speech), least, most, "samples", self.rate)
+
+def features_of(config: Mapping) -> int | None:
+    """D of the features that a config's model takes; None if it takes audio."""
+    # Encoders that take audio without a front-end (Whisper's) have input_size 1.
+    size = config.get("input_size")
+    return None if size in (None, 1) else size
+
+
+def check_takes_audio(features: int | None) -> None:
+    """Refuse a model that was trained on extracted features.
+
+    Args:
+        features: See `features_of`.
+
+    Raises:
+        ConfigError: it was.
+    """
+    if features is not None:
+        raise ConfigError(
+            f"this model takes features [frames, {features}], not audio: its config "
+            f"has frontend: null and input_size: {features}; extract them as for its "
+            "training and call it from Python."
+        )
+
+
+def checked_input(
+    speech: object, model: ESPnetASRModel, rate: int, features: int | None
+) -> torch.Tensor:
+    """One input as a model takes it: audio [N] or features [L, D], floats.
+
+    Args:
+        speech: What the user gave.
+        model: What takes it.
+        rate: Samples a second of audio.
+        features: D, see `features_of`.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    if features is not None:
+        speech = checked_features(speech, features)
+        least, most = least_frames(model), LONGEST * FEATURES_PER_SECOND
+        _check_length(len(speech), least, most, "frames", None)
         return speech
+    speech = checked_audio(speech)
+    _check_length(len(speech), least_samples(model), LONGEST * rate, "samples", rate)
+    return speech
+
+
+@contextmanager
+def too_short_said() -> Iterator[None]:
+    """Say of input that is too short what the encoder says of it.
+
+    Raises:
+        ConfigError: it is.
+    """
+    try:
+        yield
+    except TooShortUttError as error:
+        raise ConfigError(
+            f"speech is too short: it gives {error.actual_size} frames, and the "
+            f"model needs at least {error.limit}."
+        ) from error
 
 
 def checked_audio(speech: object) -> torch.Tensor:

@@ -7,11 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import sentencepiece
-
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.located import STATISTICS
 
 # Folders of a recipe that often are links to another disk
 _LINKED = ("data", "dump", "exp")
@@ -53,24 +49,3 @@ def copy_within(roots: Sequence[Path], source: Path, target: Path) -> None:
         shutil.copytree(source, target)
     else:
         shutil.copyfile(source, target)
-
-
-def check_kind(key: str, path: Path) -> bool:
-    """Refuse a file that is not what its key in the config says.
-
-    Returns:
-        Whether nothing else could be a file of this kind, as any text could.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    try:
-        if key == STATISTICS:
-            np.load(path, allow_pickle=False)
-        elif key == "bpemodel":
-            sentencepiece.SentencePieceProcessor(model_file=str(path))
-        else:
-            path.read_text(encoding="utf-8")
-    except (ValueError, OSError, EOFError, RuntimeError) as error:
-        raise ConfigError(f"{key}={path} is not a file of that kind.") from error
-    return key in (STATISTICS, "bpemodel")

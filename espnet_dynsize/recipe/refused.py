@@ -127,29 +127,31 @@ def _check_checkpoint(options: Options, config: Mapping) -> None:
 
 
 def check_decoding(options: Options, config: Mapping) -> None:
-    """Refuse what the model cannot do, or what would not change any hypothesis.
+    """Refuse what no search or the model cannot do, or what changes no hypothesis.
 
     Args:
         options: Those of `asr.sh`.
         config: The training config.
 
     Raises:
-        ConfigError: a language model or n-grams have the weight 0, or the search does
-            not use them; CTC has a weight, but the model has none; there is no such
-            decoding config.
+        ConfigError: an option is out of range; a language model or n-grams have the
+            weight 0, or the search does not use them; CTC has a weight, but the model
+            has none; there is no such decoding config.
     """
     if not options.runs(DECODE):
         return
-    conf = {**decoding.DEFAULTS, **decoding_config(options)}
+    given = decoding.of_search(decoding_config(options))
+    decoding.check_kept("decoding", given)
+    conf = {**decoding.DEFAULTS, **given}
     for use, weight in (("use_lm", "lm_weight"), ("use_ngram", "ngram_weight")):
         if not options.true(use):
             continue
-        if _number(conf, weight) == 0:
+        if conf[weight] == 0:
             _refuse_in_vain(options, use, weight, "not be 0", "0.3")
-        if config.get("decoder") == "transducer" and _number(conf, "beam_size") <= 1:
+        if config.get("decoder") == "transducer" and conf["beam_size"] <= 1:
             _refuse_in_vain(options, use, "beam_size", "be above 1", "5")
     attends = config.get("decoder") not in (None, "transducer")
-    if attends and not decoding.has_ctc(config) and _number(conf, "ctc_weight") != 0:
+    if attends and not decoding.has_ctc(config) and conf["ctc_weight"] != 0:
         raise ConfigError(
             f"decoding: ctc_weight={conf['ctc_weight']} must be 0: the training config "
             "has ctc_weight: 0, and so no CTC."
@@ -171,15 +173,6 @@ def _refuse_in_vain(
         f"must {allowed}, or no hypothesis changes: give --inference_args "
         f'"--{option} {such_as}" or another --inference_config.'
     )
-
-
-def _number(conf: Mapping, option: str) -> float:
-    try:
-        return float(conf[option])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"decoding: {option}={conf[option]} must be a number."
-        ) from error
 
 
 def decoding_config(options: Options) -> dict:

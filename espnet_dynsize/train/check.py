@@ -35,6 +35,7 @@ _STOCK = {
     "keep_nbest_models": Count | list[Count],
     "patience": Annotated[int, Range(0)] | None,
 }
+_BLOCKS = "encoder.encoders."
 # Options of schedulers
 _OF_GROUPS = ("min_lr", "max_lr", "base_lr", "lr_lambda")
 # Others that must be off, and why
@@ -213,6 +214,7 @@ def check_init_fits(
     Raises:
         ConfigError: nothing fits, or something does not and is not to be left out.
     """
+    needed, loaded = set(), set()
     for option in init_param:
         path, source, target, excluded = [*option.split(":", 3), "", "", ""][:4]
         try:
@@ -227,7 +229,15 @@ def check_init_fits(
         given = {
             name.removeprefix(prefix): value
             for name, value in read_states(Path(path)).items()
-            if name.startswith(prefix) and not name.startswith(left_out)
+            if name.startswith(prefix)
+        }
+        start = f"{target}." if target else ""
+        found = {start + name for name in given}
+        blocks = {n for n in _block_parameters(model) if n.startswith(start)}
+        needed |= blocks if blocks & found else set()
+        loaded |= found
+        given = {
+            n: v for n, v in given.items() if not (prefix + n).startswith(left_out)
         }
         wanted = part.state_dict()
         fits = any(
@@ -244,6 +254,19 @@ def check_init_fits(
                 f"init_param={option} does not fit ({one_line(error)[:300]}); "
                 "ignore_init_mismatch: true leaves out what does not."
             ) from error
+    missing = sorted(needed - loaded)
+    if missing and not ignore_mismatch:
+        raise ConfigError(
+            f"init_param={' '.join(init_param)} must have all layers of the encoder, "
+            f"as a cut size has not; there is no {missing[0]}. ignore_init_mismatch: "
+            "true begins with random weights there."
+        )
+
+
+def _block_parameters(model: torch.nn.Module) -> list[str]:
+    """Names of what the layers hold; what exists per size begins as a copy of that."""
+    names = [name for name, _ in model.named_parameters()]
+    return [n for n in names if n.startswith(_BLOCKS) and ".by_size." not in n]
 
 
 def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:

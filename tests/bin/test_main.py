@@ -13,6 +13,7 @@ from espnet_dynsize.core.errors import ConfigError
     "error, code, text",
     [
         (ConfigError("key=1 must be 2."), 2, "error: key=1 must be 2."),
+        (ConfigError("key=\x1b[2J must be 2."), 2, "error: key=\\x1b[2J must be 2."),
         (FileNotFoundError(2, "No such file", "a.yaml"), 2, "error: a.yaml: No such"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on dev"),
         (RuntimeError("[enforce fail at inline_container.cc:672] ."), 2, "disk full?"),

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from conftest import TOKENS
 from experiment import AVERAGED, experiment
 
 from espnet_dynsize.bin.main import main
@@ -149,6 +150,25 @@ def test_names_are_one_line_whatever_bytes_they_have(tmp_path, capfdbinary, quic
     names = [line.split(b"\t")[0] for line in capfdbinary.readouterr().out.splitlines()]
     start = os.fsencode(tmp_path)
     assert names == [start + b"/a\\nb.wav", start + "/\ufffd".encode()]
+
+
+def test_tokens_are_no_commands_to_a_terminal(tmp_path, capsys):
+    tokens = [*TOKENS[:2], "\x1b[2J", *TOKENS[3:]]
+    folder, model = experiment(tmp_path / "asr", token_list=tokens)
+    states = model.state_dict()
+    states["ctc.ctc_lo.bias"][2] = 1000.0
+    torch.save(states, folder / AVERAGED)
+    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
+    assert main(["transcribe", str(folder), str(tmp_path / "a.wav")]) == 0
+    assert capsys.readouterr().out.split("\t")[1] == "\\x1b[2J"
+
+
+def test_a_terminal_has_no_audio(capsys, quick):
+    ends = os.openpty()
+    assert main(["transcribe", quick, os.ttyname(ends[1])]) == 2
+    assert "is a terminal, from which no audio comes." in capsys.readouterr().err
+    for end in ends:
+        os.close(end)
 
 
 def test_a_pipe_is_read_when_something_is_in_it(tmp_path, capsys, monkeypatch, quick):

@@ -14,6 +14,7 @@ from espnet_dynsize.core.checkpoint import (
     misfit,
     read_checkpoint,
     read_states,
+    stored_numbers,
 )
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.identity import KEYS, describe, that_matter
@@ -92,6 +93,7 @@ def test_missing_files_and_folders(tmp_path):
         {3: torch.ones(3)},
         {"a": "text"},
         {"a": torch.ones(3).to_sparse()},
+        {"a": torch.ones(3, device="meta")},
     ],
     ids=str,
 )
@@ -99,6 +101,20 @@ def test_what_is_no_state_dict(tmp_path, value):
     torch.save(value, tmp_path / "model.pth")
     with pytest.raises(ConfigError, match="model.pth must hold"):
         read_states(tmp_path / "model.pth")
+
+
+def test_tensors_of_which_little_is_stored(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.ones(2), "b": torch.ones(1, 9).expand(10**12, 9)}, path)
+    with pytest.raises(ConfigError, match=r"b has the shape \[1000000000000, 9\], but"):
+        read_states(path)
+    # A table that is the same for all, and one that two modules share
+    table = torch.ones(9)
+    given = {"a": table.expand(4, 9), "b": table, "c": table[3:]}
+    torch.save(given, path)
+    states = read_states(path)
+    assert all(torch.equal(states[name], value) for name, value in given.items())
+    assert stored_numbers(states) == 9
 
 
 def test_lightning_s_states_are_found(tmp_path):
@@ -276,6 +292,11 @@ def test_a_model_that_is_larger_than_its_weights_is_not_built(change, message):
     states = trained().state_dict()
     config = model_config()
     config["encoder_conf"] |= change
+    with pytest.raises(ConfigError, match=message), bounded(config, states):
+        build(config)
+    # Neither numbers that are stored once nor shapes without numbers make it larger.
+    states |= {f"{n}.": states["ctc.ctc_lo.bias"].expand(9**3, 6) for n in range(99)}
+    states["."] = torch.ones(10**8, 0)
     with pytest.raises(ConfigError, match=message), bounded(config, states):
         build(config)
     with bounded(model_config(), states):

@@ -14,7 +14,7 @@ from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
-from espnet_dynsize.deploy.calibrate import calibrate
+from espnet_dynsize.deploy.calibrate import calibrate, inputs
 from espnet_dynsize.deploy.cut import cut
 from espnet_dynsize.deploy.experiment import build_model, load_model, load_states
 from espnet_dynsize.deploy.pack import pack
@@ -205,6 +205,34 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert main(["extract", "--asr_exp", "asr", "--size", "3", "--calibrate", "a"]) == 2
     assert main([*command[:-1], "nowhere.yaml"]) == 2
     assert "nowhere.yaml does not exist" in capsys.readouterr().err
+
+
+def test_audio_to_calibrate_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment(tmp_path / "asr", dict(input_layer="conv2d"))
+    (tmp_path / "tiny.yaml").write_text("{num_units: 8, kept: [0, 2, 3], head: 3}")
+    command = ["extract", "--asr_exp", "asr", "--subnet", "tiny.yaml", "--calibrate"]
+    for samples, said in (
+        (80, "a.wav: speech is too short: it has 80 samples (5 ms), and the model "),
+        (1280, "input 1 cannot be used: Expected more than 1 value per channel"),
+        (0, "a.wav: has no samples"),
+    ):
+        soundfile.write("a.wav", torch.randn(samples).numpy(), 16000)
+        assert main([*command, "a.wav"]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "asr_tiny").exists()
+    front = dict(input_size=20, frontend=None, frontend_conf={}, normalize=None)
+    experiment(tmp_path / "features", normalize_conf={}, **front)
+    assert main(["extract", "--asr_exp", "features", *command[3:], "a.wav"]) == 2
+    assert "takes features [frames, 20], not audio" in capsys.readouterr().err
+
+
+def test_long_audio_to_calibrate_on_is_cut(tmp_path):
+    folder, _ = experiment(tmp_path / "asr")
+    soundfile.write(tmp_path / "a.wav", torch.randn(70_000).numpy(), 1000)
+    heard = inputs(*load_model(folder, MODEL), [tmp_path / "a.wav"] * 2)
+    lengths = [len(speech) for speech in heard]
+    assert sum(lengths) == 2 * 70 * 16000 and max(lengths) <= 30 * 16000
 
 
 def test_load_takes_a_subnet(tmp_path):

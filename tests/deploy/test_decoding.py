@@ -6,17 +6,12 @@ import pytest
 import torch
 import yaml
 from conftest import TOKENS
-from experiment import MODEL, experiment
+from experiment import HYBRID, MODEL, experiment
 
 import espnet_dynsize
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.decoding import of_search
 from espnet_dynsize.deploy.pack import pack
-
-HYBRID = dict(
-    decoder="transformer",
-    decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
-)
 
 
 def weights(recogniser) -> tuple:
@@ -51,6 +46,30 @@ def test_a_model_without_ctc_is_decoded_without(tmp_path):
         espnet_dynsize.load(folder, beam_size=7)
 
 
+@pytest.mark.parametrize(
+    "search, message",
+    [
+        ({"beam_size": 2000}, "search: beam_size=2000 must be a whole number"),
+        ({"maxlenratio": "x"}, "search: maxlenratio=x must be at least -10000 and at"),
+        ({"nbest": 2}, "search: nbest=2 is not an option of ESPnet's search"),
+        ({"beam_size": 7}, "beam_size=7 must be at most 6, the number of tokens"),
+    ],
+)
+def test_a_search_with_which_nobody_could_open_it(tmp_path, search, message):
+    folder, _ = experiment(tmp_path / "asr")
+    with pytest.raises(ConfigError, match=message):
+        pack(folder, MODEL, search=search)
+    assert not list(folder.glob("*.zip"))
+
+
+def test_a_text_that_is_longer_than_can_be(tmp_path):
+    conf = {"ctc_weight": 0.3, "sizes": [3, 5, 8]}
+    folder, _ = experiment(tmp_path / "asr", **HYBRID, model_conf=conf)
+    recogniser = espnet_dynsize.load(folder, 3, beam_size=2, minlenratio=-50)
+    with pytest.raises(ConfigError, match="nothing was found that is as long as minle"):
+        recogniser.transcribe(torch.randn(4000), 16000)
+
+
 def test_a_hostile_search_is_refused(tmp_path):
     folder, _ = experiment(tmp_path / "asr")
     path = pack(folder, MODEL, search={"beam_size": 3})
@@ -66,10 +85,11 @@ def test_a_hostile_search_is_refused(tmp_path):
 
 def test_what_of_a_decoding_config_is_kept():
     given = yaml.safe_load("{beam_size: 10, batch_size: 1, lm_weight: 0.6, nbest: 1}")
-    given |= {"ctc_weight": "0.3", "normalize_length": "true"}
+    given |= {"ctc_weight": "0.3", "normalize_length": "true", "penalty": "1e-3"}
     assert of_search(given) == {
         "beam_size": 10,
         "ctc_weight": 0.3,
         "lm_weight": 0.6,
+        "penalty": 0.001,
         "normalize_length": True,
     }

@@ -278,6 +278,43 @@ def test_existing_output_folder_is_left_alone(tmp_path):
     assert not (tmp_path / "asr_size3").exists()
 
 
+@pytest.mark.parametrize("format", ["plugin", "stock"])
+def test_a_command_that_was_killed_is_given_again(tmp_path, format):
+    model, config = random_supernet(conv_norm="batch_norm")
+    exp = write_experiment(tmp_path / "asr", model, config)
+    (first,) = extract(exp, MODEL, [5], format)
+    checkpoint = first.directory / MODEL
+    written = checkpoint.stat().st_mtime_ns
+    done = extract(exp, MODEL, [], format)
+    assert [size.name for size in done] == ["5", "3", "8"]
+    assert [size.note.endswith("(was there before)") for size in done] == [1, 0, 0]
+    assert checkpoint.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("kind", ["config", "weights", "lost", "supernet"])
+def test_a_size_that_has_been_changed_is_left_alone(tmp_path, kind):
+    model, config = random_supernet()
+    exp = write_experiment(tmp_path / "asr", model, config)
+    folder = extract(exp, MODEL, [5])[0].directory
+    states = torch.load(folder / MODEL)
+    if kind == "config":
+        with (folder / "config.yaml").open("a") as file:
+            file.write("max_epoch: 3\n")
+    elif kind == "weights":
+        states["ctc.ctc_lo.bias"] += 1
+        torch.save(states, folder / MODEL)
+    elif kind == "lost":
+        (folder / MODEL).unlink()
+    else:
+        model.ctc.ctc_lo.bias.data.add_(1.0)
+        torch.save(model.state_dict(), exp / MODEL)
+    (exp / "config_size5.yaml").unlink()
+    with pytest.raises(ConfigError, match="asr_size5 exists"):
+        extract(exp, MODEL, [])
+    assert not (tmp_path / "asr_size3").exists()
+    assert [path.name for path in exp.glob("config_*")] == []
+
+
 def test_search_phase_checkpoint_is_refused(tmp_path):
     config = model_config()
     exp = write_experiment(tmp_path / "asr", build(config), config)

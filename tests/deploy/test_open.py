@@ -178,7 +178,15 @@ def test_options_of_espnet_that_build_nothing(tmp_path, section, key, value):
 
 @pytest.mark.parametrize(
     "options",
-    [{"beam_size": 0}, {"ctc_weight": float("nan")}, {"penalty": float("inf")}],
+    [
+        {"beam_size": 0},
+        {"ctc_weight": float("nan")},
+        {"penalty": float("inf")},
+        {"minlenratio": 1.5},
+        {"minlenratio": -20000},
+        {"maxlenratio": 11},
+        {"maxlenratio": -20000},
+    ],
     ids=str,
 )
 def test_searches_that_find_nothing(tmp_path, options):

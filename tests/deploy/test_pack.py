@@ -144,21 +144,19 @@ def test_espnet_without_the_plugin(tmp_path, monkeypatch):
     assert "REFUSED" in done.stdout and "needs the plugin espnet_dynsize" in done.stdout
 
 
-def test_with_a_language_model(supernet, tmp_path):
+def test_files_of_one_name(supernet):
+    """Each is packed; the config says where."""
     folder, _ = supernet
-    lm = tmp_path / "lm_train"
-    lm.mkdir()
-    (lm / "config.yaml").write_text("lm: transformer\n")
-    (lm / "valid.loss.ave.pth").write_bytes(b"weights")
-    with pytest.raises(ConfigError, match="valid.loss.ave.pth cannot be read"):
-        pack(folder, MODEL, tmp_path / "x.zip", lm_exp=lm)
-    torch.save({"a": torch.ones(3)}, lm / "valid.loss.ave.pth")
-    weights = (lm / "valid.loss.ave.pth").read_bytes()
-    path = pack(folder, MODEL, tmp_path / "x.zip", lm_exp=lm)
-    with zipfile.ZipFile(path) as archive:
-        meta = yaml.safe_load(archive.read("meta.yaml"))
-        assert archive.read(meta["files"]["lm_file"]) == weights
-        assert meta["yaml_files"]["lm_train_config"] in archive.namelist()
+    (folder / "feats_stats.npz").write_text("<noise>\n")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["non_linguistic_symbols"] = str(folder / "feats_stats.npz")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with zipfile.ZipFile(pack(folder, MODEL)) as archive:
+        config = yaml.safe_load(archive.read("exp/asr/config.yaml"))
+        symbols = archive.read(config["non_linguistic_symbols"])
+        stats = archive.read(config["normalize_conf"]["stats_file"])
+    assert symbols == b"<noise>\n"
+    assert stats == (folder.parent / "feats_stats.npz").read_bytes()
 
 
 def test_missing_files(supernet):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import build, fix_masks, model_config
+from experiment import language_model
 
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
@@ -24,8 +25,7 @@ while [ $# -gt 0 ]; do declare "${1#--}"="$2"; shift 2; done
 if [ "${fail:-}" = "${stage}" ]; then echo "it failed" 1>&2; exit 3; fi
 if [ "${stage}" -le 7 ] && [ "${use_lm}" = true ]; then
     mkdir -p "${lm_exp}"
-    echo "lm: transformer" > "${lm_exp}/config.yaml"
-    cp ../trained/valid.loss.ave.pth "${lm_exp}"
+    cp ../lm/* "${lm_exp}"
 fi
 if [ "${stage}" -le 11 ]; then mkdir -p "${asr_exp}"; cp ../trained/* "${asr_exp}"; fi
 [ "${stop_stage}" -lt 12 ] && exit 0
@@ -62,6 +62,7 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("ESPNET_ROOT", str(tmp_path / "espnet"))
     config = model_config()
     write_supernet(tmp_path / "trained", config, seed=0)
+    language_model(tmp_path / "lm")
     folder = tmp_path / "asr1"
     for name in ("test", "other", "org/dev"):
         (folder / "dump" / "raw" / name).mkdir(parents=True)
@@ -146,7 +147,7 @@ def test_folders_are_named_after_the_configs(recipe, capsys):
     assert {call["lm_exp"] for call in calls()} == {"exp/lm_lm"}
     packed = recipe / "exp/asr_train_size3/asr_train_size3_valid.loss.ave.zip"
     names = zipfile.ZipFile(packed).namelist()
-    assert {"exp/lm_lm/config.yaml", "exp/lm_lm/valid.loss.ave.pth"} < set(names)
+    assert {"lm/lm_lm/config.yaml", "lm/lm_lm/valid.loss.ave.pth"} < set(names)
     for name, value in (("asr_args", "--max_epoch 3"), ("lm_args", "--max_epoch 3")):
         assert run(*options, f"--{name}", value) == 2
         assert f"--{name} '{value}' must be ''" in capsys.readouterr().err

@@ -95,7 +95,14 @@ def test_a_checkpoint_that_training_does_not_leave():
             "--ngram_num 4 needs --inference_ngram 4gram.bin",
         ),
         (["--inference_config", "no.yaml"], {}, "no.yaml does not exist"),
-        (["--inference_args", "--lm_weight much"], {}, "lm_weight=much must be a num"),
+        (["--inference_args", "--lm_weight much"], {}, "lm_weight=much must be at lea"),
+        (["--inference_args", "--maxlenratio x"], {}, "maxlenratio=x must be at least"),
+        (
+            ["--inference_args", "--beam_size 2000"],
+            {},
+            "decoding: beam_size=2000 must be a whole number, at least 1 and at most",
+        ),
+        (["--inference_args", "--ctc_weight ["], {}, "ctc_weight is not a yaml file"),
     ],
 )
 def test_what_would_change_nothing(argv, config, message, tmp_path, monkeypatch):
@@ -113,6 +120,7 @@ def test_what_would_change_nothing(argv, config, message, tmp_path, monkeypatch)
         ["--stop_stage", "11"],
         ["--skip_eval", "true"],
         ["--inference_config", ""],  # ESPnet's default weight is 1
+        ["--inference_args", "--lm_weight 1e-1 --beam_size 4 --maxlenratio -8"],
     ],
 )
 def test_what_has_an_effect(argv, tmp_path, monkeypatch):

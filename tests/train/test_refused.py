@@ -248,3 +248,33 @@ def test_weights_to_start_from_that_are_not_the_model_s(data, tmp_path):
         (f"{tmp_path / 'lightning.pth'}:model", False),
     ):
         check_init_fits(model, [option], ignored)
+
+
+def test_weights_to_start_from_that_are_not_all_of_the_layers(data, tmp_path):
+    """As a cut size's are; ESPnet would leave the others random, without a word."""
+    espnet_dynsize.register()
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2"])
+    args = DynSizeASRTask.get_parser().parse_args(arguments)
+    model = DynSizeASRTask.build_model(args)
+    states = {
+        name: p for name, p in model.named_parameters() if ".by_size." not in name
+    }
+    first = [name for name in states if name.startswith("encoder.encoders.0.")]
+    path, rest = tmp_path / "cut.pth", tmp_path / "rest.pth"
+    torch.save({n: p for n, p in states.items() if n not in first}, path)
+    torch.save({n: states[n] for n in first}, rest)
+    torch.save({n: p for n, p in states.items() if "encoders" not in n}, tmp_path / "o")
+    message = f"must have all layers of the encoder.* no {sorted(first)[0]}. ignore"
+    for option in (f"{path}", f"{path}:encoder:encoder", f"{rest}"):
+        with pytest.raises(
+            ConfigError, match=message if option != f"{rest}" else "all"
+        ):
+            check_init_fits(model, [option], False)
+    block = "encoder.encoders.0"
+    for options, ignored in (
+        ([f"{path}"], True),
+        ([f"{path}", f"{rest}"], False),
+        ([f"{rest}:{block}:{block}"], False),
+        ([f"{tmp_path / 'o'}"], False),
+    ):
+        check_init_fits(model, options, ignored)
