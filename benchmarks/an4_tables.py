@@ -1,24 +1,20 @@
-"""The tables and pictures of an4_family.py's rows."""
+"""The tables of an4_family.py's rows."""
 
 from pathlib import Path
 from statistics import mean, median
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from an4_methods import (
     ALONE,
     FAMILIES,
     FINE_TUNED,
     INDIVIDUAL,
-    KINDS,
     MODELS,
     NARROW,
     SELECTORS,
     TRAINING,
     WIDE,
 )
+from an4_pictures import plot_layers, plot_wer
 from pooled import pooled_tables
 
 MEASURES = {
@@ -35,8 +31,9 @@ def write_tables(rows: list[dict], words: dict, path: Path) -> None:
     rows = [row for row in rows if row["fold"] == "official"]
     text = pooled_tables(folds, words) if folds else ""
     path.with_suffix(".md").write_text(text + markdown(rows))
-    plot_wer(rows, path.with_suffix(".png"))
-    plot_layers(rows, path.with_name(f"{path.stem}_layers.png"))
+    if folds:
+        plot_wer(folds, words, path.with_suffix(".png"))
+        plot_layers(folds, path.with_name(f"{path.stem}_layers.png"))
 
 
 def markdown(rows: list[dict]) -> str:
@@ -96,67 +93,3 @@ def _slashed(values: list[float], digits: int) -> str:
 
 def _median(rows: list[dict], layers: int, kind: str) -> float:
     return median(row[kind] for row in rows if row["layers"] == layers)
-
-
-def plot_wer(rows: list[dict], path: Path) -> None:
-    """WER against parameters: a line of medians a method, a dot a run."""
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for method in (INDIVIDUAL, *SELECTORS, "published joint step"):
-        runs = [row for row in rows if row["method"] == method]
-        if not runs:
-            continue
-        layers = sorted({row["layers"] for row in runs} & {*WIDE})
-        x = [_median(runs, n, "parameters") / 1e3 for n in layers]
-        style = "ks--" if method == INDIVIDUAL else "o-"
-        y = [_median(runs, n, "wer") for n in layers]
-        (line,) = axes.plot(x, y, style, label=method)
-        dots = [
-            (r["parameters"] / 1e3, r["wer"]) for r in runs if r["layers"] in layers
-        ]
-        axes.plot(*zip(*dots), ".", color=line.get_color(), alpha=0.5)
-    axes.set(xlabel="thousand parameters", ylabel="WER % on AN4 test")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def plot_layers(rows: list[dict], path: Path) -> None:
-    """Share of the seeds in which each layer is kept: method × size, block × kind."""
-    kept = [r for r in rows if r["method"] in SELECTORS and r["kept"]]
-    if not kept:
-        return
-    methods = [m for m in SELECTORS if any(r["method"] == m for r in kept)]
-    sizes = {"small": WIDE[0], "middle": WIDE[1]}
-    blocks = (max(max(r["kept"]) for r in kept) + 1) // len(KINDS)
-    figure, grid = plt.subplots(
-        len(sizes),
-        len(methods),
-        figsize=(1 + 1.5 * len(methods), 1.2 + 1.7 * len(sizes)),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
-    for column, method in enumerate(methods):
-        for line, (size, layers) in enumerate(sizes.items()):
-            runs = [r for r in kept if r["method"] == method and r["layers"] == layers]
-            axes = grid[line][column]
-            axes.pcolormesh(_shares(runs, blocks), cmap="Blues", vmin=0, vmax=1)
-            axes.set_title(f"{method}\n{size}", fontsize=7)
-            places = [i + 0.5 for i in range(len(KINDS))]
-            axes.set_xticks(places, KINDS, rotation=90, fontsize=7)
-            axes.set_yticks([i + 0.5 for i in range(blocks)], range(1, blocks + 1))
-    for axes in grid[:, 0]:
-        axes.set_ylabel("block")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _shares(rows: list[dict], blocks: int) -> list[list[float]]:
-    return [
-        [mean(block * len(KINDS) + i in r["kept"] for r in rows) for i in range(4)]
-        for block in range(blocks)
-    ]

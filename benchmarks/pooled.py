@@ -66,11 +66,28 @@ def _table(rows, words, methods, layers, kind) -> str:
     return "\n".join(lines) + "\n"
 
 
-def compared(
-    rows: list[dict], words: dict, base: str, method: str, layers: int, kind: str
+def rate(
+    rows: list[dict], words: dict, method: str, layers: int, kind: str
 ) -> Comparison | None:
-    """A method next to another one, over the folds and seeds that both have run."""
-    sides = [_rows(rows, name, layers) for name in (base, method)]
+    """`second`: a method's error rate, over all folds and seeds, with its interval."""
+    return compared(rows, words, None, method, layers, kind)
+
+
+def compared(
+    rows: list[dict],
+    words: dict,
+    base: str | None,
+    method: str,
+    layers: int,
+    kind: str,
+) -> Comparison | None:
+    """A method next to another one, over the folds and seeds that both have run.
+
+    Next to None, it is compared with no errors.
+    """
+    ours = _rows(rows, method, layers)
+    none = {run: {"errors": {kind: [0] * len(words[run.fold][kind])}} for run in ours}
+    sides = [none if base is None else _rows(rows, base, layers), ours]
     folds: dict[str, list[Run]] = {}
     for run in sorted(sides[0].keys() & sides[1].keys()):
         folds.setdefault(run.fold, []).append(run)
