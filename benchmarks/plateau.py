@@ -6,7 +6,7 @@ CTC first predicts blanks alone. Families begin with an output layer that does s
 stock models get its bias by --init_param; with --start random, neither has it. Each
 variant trains for a third of the AN4 recipe's epochs, and a row of
 results/plateau.jsonl has the dev CER after each; the table says in which epoch it falls
-below 50 %. Fold 0 is the test set, which is not looked at.
+below 50 %. Rows that are there are not run again. Fold 0 is the test set, which is not looked at.
 """
 
 import argparse
@@ -156,10 +156,11 @@ def read_rows() -> list[dict]:
     return [json.loads(line) for line in ROWS.read_text().splitlines()]
 
 
-def add_row(row: dict) -> None:
-    def key(row: dict) -> tuple:
-        return row["model"], row["variant"], row["start"], row["seed"]
+def key(row: dict) -> tuple[str, str, str, int]:
+    return row["model"], row["variant"], row["start"], row["seed"]
 
+
+def add_row(row: dict) -> None:
     rows = {key(old): old for old in read_rows()}
     rows[key(row)] = row
     ROWS.write_text("".join(json.dumps(rows[k]) + "\n" for k in sorted(rows)))
@@ -200,12 +201,18 @@ def main() -> None:
     experiment = Experiment(args.exp, data, threads=1)
     experiment.make_token_list()
     experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
+    wanted = [
+        (model, variant, args.start, seed)
+        for variant in args.variants
+        for model in args.models
+        for seed in args.seeds
+    ]
+    done = set(map(key, read_rows()))
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [
-            pool.submit(run, experiment, model, variant, args.start, seed)
-            for variant in args.variants
-            for model in args.models
-            for seed in args.seeds
+            pool.submit(run, experiment, *names)
+            for names in wanted
+            if names not in done
         ]
         for job in as_completed(jobs):
             add_row(job.result())
