@@ -6,7 +6,8 @@ CTC first predicts blanks alone. Families begin with an output layer that does s
 stock models get its bias by --init_param; with --start random, neither has it. Each
 variant trains for a third of the AN4 recipe's epochs, and a row of
 results/plateau.jsonl has the dev CER after each; the table says in which epoch it falls
-below 50 %. Rows that are there are not run again. Fold 0 is the test set, which is not looked at.
+below 50 %. Rows that are there are not run again. Fold 0 is the test set, which is not
+looked at.
 """
 
 import argparse
