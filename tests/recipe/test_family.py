@@ -374,3 +374,12 @@ def test_a_user_s_results_are_found_out_before_decoding(recipe, capsys):
     assert run("--sizes", "3", "--stage", "12") == 2
     assert "RESULTS.md was not written by espnet-dynsize" in capsys.readouterr().err
     assert (recipe / "exp/asr_x/RESULTS.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n"])
+def test_a_damaged_record_of_decoding(recipe, capsys, text):
+    assert run("--sizes", "3") == 0
+    (recipe / "exp/asr_x_size3/decoded.yaml").write_text(text)
+    assert run("--sizes", "3", "--stage", "12") == 2
+    said = capsys.readouterr().err
+    assert "exp/asr_x_size3/decoded.yaml must have keys and values" in said
