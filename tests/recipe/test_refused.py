@@ -74,6 +74,12 @@ def test_a_checkpoint_that_training_does_not_leave():
     check_family(options(), FAMILY)  # ESPnet's own criteria
 
 
+@pytest.mark.parametrize("criteria", ["valid", [["valid"]], [1], [["valid", 1, "min"]]])
+def test_what_is_no_list_of_criteria(criteria):
+    with pytest.raises(ConfigError, match="best_model_criterion=.* must be a list of"):
+        check_family(options(), FAMILY | {"best_model_criterion": criteria})
+
+
 @pytest.mark.parametrize(
     "argv, config, message",
     [
@@ -96,6 +102,11 @@ def test_a_checkpoint_that_training_does_not_leave():
         ),
         (["--inference_config", "no.yaml"], {}, "no.yaml does not exist"),
         (["--inference_args", "--lm_weight much"], {}, "lm_weight=much must be a num"),
+        (
+            ["--inference_args", "--nbest '1"],
+            {},
+            "--inference_args --nbest '1: No closing quotation",
+        ),
     ],
 )
 def test_what_would_change_nothing(argv, config, message, tmp_path, monkeypatch):
