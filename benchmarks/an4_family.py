@@ -46,6 +46,7 @@ from an4_tables import write_tables
 from blanks import write_bias
 
 from espnet_dynsize.core.keys import ENCODER_PREFIX
+from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
@@ -229,6 +230,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     args = parser.parse_args()
+    end_on_signals()
     if not args.tables:
         _run_all(args)
     write_tables(read_rows(), read_words(), ROWS)

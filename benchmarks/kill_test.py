@@ -38,6 +38,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from training import train_arguments, write_data  # noqa: E402
 
 import espnet_dynsize  # noqa: E402
+from espnet_dynsize.core.process import end_on_signals  # noqa: E402
 from espnet_dynsize.deploy.extract import extract  # noqa: E402
 from espnet_dynsize.train.model import DynSizeASRModel  # noqa: E402
 from espnet_dynsize.train.task import DynSizeASRTask  # noqa: E402
@@ -98,7 +99,11 @@ def in_child(work: Callable[[], object], log: Path, kill: Kill | None = None) ->
             traceback.print_exc()
             sys.stderr.flush()
         os._exit(code)
-    _, status = os.waitpid(pid, 0)
+    try:
+        _, status = os.waitpid(pid, 0)
+    except BaseException:  # it ends with this process
+        os.kill(pid, signal.SIGKILL)
+        raise
     if os.WIFSIGNALED(status):
         return False
     if os.WEXITSTATUS(status) != 0:
@@ -232,6 +237,7 @@ def main() -> None:
     parser.add_argument("--selector", default="simple_top_k")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    end_on_signals()
     torch.set_num_threads(1)
     espnet_dynsize.register()
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]

@@ -21,6 +21,7 @@ from an4_methods import CONF
 from espnet3_run import columns, train_espnet3
 
 import espnet_dynsize
+from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import Experiment, model_file
@@ -185,6 +186,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    end_on_signals()
     logging.disable(logging.WARNING)
     data = an4.prepare(args.corpus_dir, args.exp / "data")
     experiment = Experiment(args.exp.resolve(), data, threads=args.threads)

@@ -26,6 +26,7 @@ from blanks import write_bias
 from espnet2.train.reporter import Reporter
 
 from espnet_dynsize.core.checkpoint import read_checkpoint
+from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import Experiment
 
@@ -197,6 +198,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     args = parser.parse_args()
+    end_on_signals()
     logging.disable(logging.WARNING)
     data = an4.prepare(args.corpus_dir, args.exp / "data", FOLD)
     experiment = Experiment(args.exp, data, threads=1)

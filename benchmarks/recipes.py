@@ -25,6 +25,8 @@ from pathlib import Path
 
 from cluster import write_cluster
 
+from espnet_dynsize.core.process import end_on_signals, run_child
+
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "recipes"
 TWO_NODES = "11, two nodes"
@@ -163,7 +165,7 @@ def prepare(name: str, args) -> Path:
     if each is not None and not (folder / "corpus").exists():
         corpus = [sys.executable, HERE.parent / "tests" / "fixture_corpora.py", name]
         corpus += ["--corpus_dir", args.corpus_dir, "--output_dir", folder / "corpus"]
-        subprocess.run([*corpus, "--each", str(each)], check=True)
+        _call([*corpus, "--each", str(each)])
     recipe = HERE.parent / "egs2" / f"{name}_dynsize" / "asr1"
     shutil.copytree(recipe, folder / "asr1", dirs_exist_ok=True)
     return folder
@@ -221,7 +223,7 @@ def run_sh(
     )
     commands.write_text(text)
     with (folder / f"{call.replace(', ', '_').replace(' ', '_')}.log").open("w") as log:
-        subprocess.run(
+        _call(
             ["./run.sh", *options(name), *more],
             cwd=folder / "asr1",
             env={
@@ -233,8 +235,13 @@ def run_sh(
             },
             stdout=log,
             stderr=subprocess.STDOUT,
-            check=True,
         )
+
+
+def _call(command: list, **options) -> None:
+    code = run_child(command, **options)
+    if code != 0:
+        raise subprocess.CalledProcessError(code, command)
 
 
 def outcome(exp: Path, tag: str) -> dict:
@@ -288,6 +295,7 @@ def main() -> None:
     parser.add_argument("--exp", type=Path, default=HERE / "exp" / "recipes")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     args = parser.parse_args()
+    end_on_signals()
     rows = [row for name in args.recipes for row in run(name, args)]
     which = template(args.espnet_root)
     text = json.dumps(dict(template=which, rows=rows), indent=1)

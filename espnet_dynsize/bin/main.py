@@ -1,14 +1,19 @@
 """`espnet-dynsize`: one command, a few verbs."""
 
 import argparse
+import io
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from espnet_dynsize.core.errors import ConfigError, printable
 from espnet_dynsize.core.files import torch_could_not_write
-from espnet_dynsize.core.process import end_on_sigterm
+from espnet_dynsize.core.process import end_on_signals
 
-INTERRUPTED = 130  # as shells have it
+# As shells have it
+INTERRUPTED, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,22 +30,48 @@ def main(argv: Sequence[str] | None = None) -> int:
             from espnet_dynsize.bin.run import run
 
             return run(argv[1:])
-        end_on_sigterm()
-        if argv[:1] == ["recipe"]:
-            from espnet_dynsize.bin.recipe import main as recipe
-
-            return recipe(argv[1:])
-        args = build_parser().parse_args(argv)
-        return args.function(args)
+        end_on_signals()
+        with _output():
+            return _run_verb(argv)
     except KeyboardInterrupt:
         print("espnet-dynsize: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and not runs:
+            return UNREAD  # whoever has read the output, such as `head`, has gone
         sentence = _explain(error, runs)
         if sentence is None:
             raise
         print(f"espnet-dynsize: error: {printable(sentence)}", file=sys.stderr)
         return 2
+
+
+def _run_verb(argv: Sequence[str]) -> int:
+    if argv[:1] == ["recipe"]:
+        from espnet_dynsize.bin.recipe import main as recipe
+
+        return recipe(argv[1:])
+    args = build_parser().parse_args(argv)
+    return args.function(args)
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Let output be written whatever it is, and to its end inside of the block."""
+    if sys.stdout is None:  # closed
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What its encoding lacks is shown as \xe9, as on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # Python would try again when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 def _explain(error: Exception, runs: bool) -> str | None:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import replacing
 
 
@@ -43,21 +43,26 @@ def main(args: argparse.Namespace) -> int:
         allowed = "false for an4, which has no texts for language models"
         check(corpus is not an4, "lm_text", args.lm_text, allowed)
         lines = corpus.lm_text(args.corpus_dir)  # or why there are none
+        print(_write_lm_text(args.data, f"{args.corpus}_lm", lines))
     if args.lm_text != "only":
         options = {"train_set": args.train_set} if corpus is librispeech else {}
         for folder in corpus.prepare(args.corpus_dir, args.data, **options).values():
             count = (folder / "text").read_text(encoding="utf-8").count("\n")
             print(f"{folder}: {count} utterances")
-    if args.lm_text != "false":
-        print(_write_lm_text(args.data, f"{args.corpus}_lm", lines))
     return 0
 
 
 def _write_lm_text(data: Path, prefix: str, lines: Iterable[str]) -> Path:
-    """Write `local/other_text/text`, where ESPnet's LibriSpeech recipe has it."""
+    """Write `local/other_text/text`, where ESPnet's LibriSpeech recipe has it.
+
+    Raises:
+        ConfigError: there are no lines.
+    """
     path = data / "local" / "other_text" / "text"
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.writelines(
-            f"{prefix}_{number:08} {line}\n" for number, line in enumerate(lines, 1)
-        )
+        number = 0
+        for number, line in enumerate(lines, 1):
+            file.write(f"{prefix}_{number:08} {line}\n")
+        if number == 0:
+            raise ConfigError("the corpus's texts for language models have no words.")
     return path

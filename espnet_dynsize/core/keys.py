@@ -69,6 +69,36 @@ def check_complete(config: Mapping, source: str) -> None:
         raise ConfigError(f"{source}: token_list must be a list of tokens, or a file.")
 
 
+def check_criteria(criteria: object) -> None:
+    """Refuse what is no list of criteria for the best model.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    listed = isinstance(criteria, list | tuple) and len(criteria) > 0
+    check(listed, "best_model_criterion", criteria, "a list of criteria")
+    for criterion in criteria:
+        check_criterion("best_model_criterion", criterion)
+
+
+def check_criterion(key: str, criterion: object) -> None:
+    """Refuse what does not name a statistic and which of its values are better.
+
+    Args:
+        key: ESPnet's option, for the message.
+        criterion: What it is set to.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    good = isinstance(criterion, list | tuple) and len(criterion) == 3
+    good = good and all(isinstance(part, str) for part in criterion)
+    allowed = "a list of phase, name and mode, such as [valid, loss, min]"
+    check(good, key, criterion, allowed)
+    mode = criterion[-1]
+    check(mode in ("min", "max"), f"{key}: {list(criterion)}", mode, "min or max")
+
+
 def is_plugin(config: Mapping) -> bool:
     """Whether the config's encoder is one of this plugin's."""
     return str(config.get("encoder")).startswith(ENCODER_PREFIX)

@@ -28,7 +28,8 @@ def locate(config: dict, folder: Path) -> dict:
     """A copy of a model's config whose files are found.
 
     ESPnet writes paths relative to the recipe, as it trains there: they are looked for
-    in the model's folder and in those above it, then from here.
+    in the model's folder and in those above it, where it lies and as it was named (a
+    recipe's `exp` may be a link to another disk), then from here.
 
     Args:
         config: A model's config.
@@ -38,11 +39,13 @@ def locate(config: dict, folder: Path) -> dict:
         ConfigError: one that the model cannot be built without is not there.
     """
     located = copy.deepcopy(config)
-    folder = Path(folder).resolve()
+    folder = Path(folder).absolute()
+    lies = folder.resolve()
+    above = dict.fromkeys((lies, *lies.parents, folder, *folder.parents))
     for key, section, name in file_options(located):
         given = Path(section[name])
         # Where the model lies first: another recipe may have files of the same names.
-        places = [*(above / given for above in (folder, *folder.parents)), given]
+        places = [*(place / given for place in above), given]
         found = next((str(place) for place in places if place.is_file()), None)
         if found is None and key in NEEDED:
             raise ConfigError(

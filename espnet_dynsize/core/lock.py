@@ -24,7 +24,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / NAME).open("w")
+        # Not to be written: a user may have a file of that name.
+        file = (folder / NAME).open("a")
     except OSError as error:
         why = error.strerror
         raise ConfigError(f"{folder} cannot be written into: {why}.") from error

@@ -32,16 +32,26 @@ def read_config(path: Path) -> dict:
 
     Raises:
         ConfigError: it cannot be read, or has no keys; a section (`encoder_conf`) has
-            none.
+            none; one is no text.
     """
     config = read_yaml(path)
     if not isinstance(config, dict):
         raise ConfigError(f"config {path} must have keys and values.")
+    _check_names(config, str(path))
     for key, section in config.items():
         # ESPnet writes null for sections that are not used.
-        named = str(key).endswith("_conf") and not isinstance(section, dict | None)
-        check(not named, f"{path}: {key}", section, "a section of keys")
+        if key.endswith("_conf") and section is not None:
+            good = isinstance(section, dict)
+            check(good, f"{path}: {key}", section, "a section of keys")
+            _check_names(section, f"{path}: {key}")
     return config
+
+
+def _check_names(section: dict, source: str) -> None:
+    """Options are text; yaml reads 1, null, on and no as something else."""
+    for key in section:
+        if not isinstance(key, str):
+            raise ConfigError(f"{source}: the key {key} must be text.")
 
 
 def parse_yaml(text: str, source: str):

@@ -1,6 +1,8 @@
 """Kaldi-style data directories, the input of every ESPnet stage."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +11,9 @@ import soundfile
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.files import check_replaceable, write_text
+
+# Seconds by which a segment may end after its audio, which is cut there: Kaldi's limit
+OVERSHOOT = 0.5
 
 
 class Utterance(NamedTuple):
@@ -32,6 +37,21 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} must be UTF-8 text: {error}.") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_packed_lines(path: Path) -> Iterator[str]:
+    """Lines of a large text that is packed with gzip.
+
+    Raises:
+        ConfigError: it is damaged, or not text.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} must be UTF-8 text: {error}.") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} is not a whole gzip file: {error}.") from error
 
 
 def write_data_dirs(
@@ -99,7 +119,8 @@ def check_utterances(name: str, utterances: Sequence[Utterance]) -> None:
 
     Raises:
         ConfigError: there are none, two share an id, a text is empty, or audio has a
-            space in its path, cannot be read or is shorter than an utterance's end.
+            space in its path, cannot be read to its end, or ends before or well
+            within an utterance.
     """
     if not utterances:
         raise ConfigError(f"{name} has no utterances.")
@@ -126,15 +147,22 @@ def check_utterances(name: str, utterances: Sequence[Utterance]) -> None:
                 f"{name}: utterance {u.id} begins at {u.span[0]} s, but {u.wav} is "
                 f"only {seconds[u.wav]:.2f} s long."
             )
+        if u.span and u.span[1] > seconds[u.wav] + OVERSHOOT:
+            raise ConfigError(
+                f"{name}: utterance {u.id} ends at {u.span[1]:.2f} s, but {u.wav} is "
+                f"only {seconds[u.wav]:.2f} s long."
+            )
 
 
 def _seconds(wav: Path) -> float:
     try:
-        info = soundfile.info(str(wav))
+        with soundfile.SoundFile(str(wav)) as file:
+            if file.frames == 0:
+                raise ConfigError(f"audio {wav} has no samples.")
+            # Of a file that has been cut, the header says how long it was.
+            file.seek(file.frames - 1)
+            return file.frames / file.samplerate
     except soundfile.LibsndfileError as error:
         raise ConfigError(
-            f"audio {wav} cannot be read: {error.error_string}"
+            f"audio {wav} cannot be read, or not to its end: {error.error_string}"
         ) from error
-    if info.frames == 0:
-        raise ConfigError(f"audio {wav} has no samples.")
-    return info.duration

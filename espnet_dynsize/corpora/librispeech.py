@@ -1,6 +1,5 @@
 """LibriSpeech (openslr.org/12), as unpacked from its archives."""
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from espnet_dynsize.corpora.datadir import (
     Utterance,
     check_utterances,
     read_lines,
+    read_packed_lines,
     write_data_dirs,
 )
 
@@ -60,12 +60,7 @@ def lm_text(corpus_dir: Path) -> Iterator[str]:
     path = Path(corpus_dir) / "librispeech-lm-norm.txt.gz"
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: fetch it from openslr.org/11.")
-    return _text_lines(path)
-
-
-def _text_lines(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        yield from (line.strip() for line in file if line.strip())
+    return (line.strip() for line in read_packed_lines(path) if line.strip())
 
 
 def read_part(corpus_dir: Path, part: str) -> list[Utterance]:
@@ -98,8 +93,12 @@ def _read_chapter(chapter: Path) -> list[Utterance]:
     transcripts = chapter / f"{speaker}.trans.txt"
     if not transcripts.is_file():
         raise ConfigError(f"{chapter} has no {transcripts.name}.")
-    lines = [line.partition(" ") for line in read_lines(transcripts)]
-    texts = {key: text.strip() for key, _, text in lines}
+    texts: dict[str, str] = {}
+    for line in read_lines(transcripts):
+        key, _, text = line.partition(" ")
+        if key in texts:
+            raise ConfigError(f"{transcripts}: {key} is there twice.")
+        texts[key] = text.strip()
     audio = {p.stem: p.resolve() for p in chapter.glob("*.flac")}
     if not texts:
         raise ConfigError(f"{chapter} has no utterances: {transcripts.name} is empty.")

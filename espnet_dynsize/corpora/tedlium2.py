@@ -1,6 +1,5 @@
 """TED-LIUM release 2 (openslr.org/19), as unpacked from its archive."""
 
-import gzip
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from espnet_dynsize.corpora.datadir import (
     Utterance,
     check_utterances,
     read_lines,
+    read_packed_lines,
     write_data_dirs,
 )
 
@@ -52,9 +52,9 @@ def lm_text(corpus_dir: Path) -> Iterator[str]:
 
 def _text_lines(files: Iterable[Path]) -> Iterator[str]:
     for path in files:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            lines = (normalise(line.replace(" </s>", "")) for line in file)
-            yield from (line for line in lines if line)
+        texts = read_packed_lines(path)
+        lines = (normalise(line.replace(" </s>", "")) for line in texts)
+        yield from (line for line in lines if line)
 
 
 def read_set(corpus_dir: Path, name: str) -> list[Utterance]:
@@ -97,7 +97,15 @@ def _read_talk(stm: Path, sph: Path) -> Iterable[Utterance]:
             )
         if _IGNORED in line:
             continue
-        start, end = (int(float(t) * 100) for t in fields[3:5])
+        try:
+            start, end = (int(float(t) * 100) for t in fields[3:5])
+            good = 0 <= start <= end
+        except (ValueError, OverflowError):
+            good = False
+        if not good:
+            raise ConfigError(
+                f"{stm}: '{line}' must have a start and a later end, in seconds."
+            )
         text = normalise(fields[6] if len(fields) > 6 else "")
         yield Utterance(
             f"{fields[0]}-{start:07d}-{end:07d}",

@@ -54,10 +54,8 @@ def run_recipe(argv: Sequence[str]) -> None:
     check_decoding(options, config)
     check_needs(options, config)
     if options.runs(STATS) or options.runs(TRAIN):
-        # Imports ESPnet, which takes seconds: after all else, and only where it trains.
-        from espnet_dynsize.train.check import check_config
-
-        check_config(config)
+        # Takes seconds: after all else, and only where it trains.
+        _check_training(options, config)
     name_folders(options)
     claim_shared(options)
     if not is_family(config):
@@ -71,6 +69,20 @@ def run_recipe(argv: Sequence[str]) -> None:
         from espnet_dynsize.recipe.sizes import run_sizes
 
         run_sizes(options, sizes, after)
+
+
+def _check_training(options: Options, config: dict) -> None:
+    """Find out before the data are prepared what would stop the training."""
+    from espnet_dynsize.train.ahead import check_ahead
+    from espnet_dynsize.train.check import check_config
+
+    if not is_family(config):
+        check_config(config)
+        return
+    # asr.sh splits them at spaces, too, and knows no quotes in them.
+    more = options.get("asr_args").split()
+    audio = options.get("feats_type").startswith("raw")
+    check_ahead(["--config", options.get("asr_config"), *more], audio)
 
 
 def _stages(options: Options) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import yaml
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.files import whole
-from espnet_dynsize.core.yaml_base import read_yaml
+from espnet_dynsize.core.yaml_base import read_config
 from espnet_dynsize.recipe import asr_sh
 from espnet_dynsize.recipe.options import Options
 
@@ -169,21 +169,33 @@ def _text(options: Options, which: str) -> str:
 
 
 def _claim(made: Made, options: Options) -> None:
+    recorded = _recorded(made)
     if any(next(made.folder.glob(pattern), None) for pattern in made.files):
-        _check_same(made, options)
+        _check_same(made, recorded, options)
     made.folder.mkdir(parents=True, exist_ok=True)
     with whole(made.folder / RECORD) as partial:
         partial.write_text(yaml.safe_dump(made.given), encoding="utf-8")
 
 
-def _check_same(made: Made, options: Options) -> None:
+def _recorded(made: Made) -> dict | None:
+    """What an earlier run has recorded, None where there is no record."""
     path = made.folder / RECORD
-    if not path.is_file():
+    if not path.exists():
+        return None
+    recorded = read_config(path)
+    if not recorded.keys() <= made.given.keys():
+        raise ConfigError(
+            f"{path} was not written by espnet-dynsize: remove or rename it."
+        )
+    return recorded
+
+
+def _check_same(made: Made, recorded: dict | None, options: Options) -> None:
+    if recorded is None:
         raise ConfigError(
             f"{made.folder} has files, but no {RECORD} that says with which options "
             f"they were made: {made.otherwise}, or remove the folder."
         )
-    recorded = read_yaml(path)
     for name, value in made.given.items():
         # What was not given then had its default.
         before = recorded.get(name) or options.defaults.get(name, "")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, one_line
+from espnet_dynsize.core.keys import check_criteria
 from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import decoding
 from espnet_dynsize.recipe.asr_sh import DECODE, TRAIN
@@ -118,7 +119,8 @@ def _check_checkpoint(options: Options, config: Mapping) -> None:
     given = "best_model_criterion" in options.get("asr_args")
     if kept is None or not criteria or given or not options.runs(TRAIN):
         return
-    names = [f"{phase}.{criterion}" for phase, criterion, *_ in criteria]
+    check_criteria(criteria)
+    names = [f"{phase}.{criterion}" for phase, criterion, _ in criteria]
     if f"{kept[1]}.{kept[2]}" not in names:
         raise ConfigError(
             f"--inference_asr_model {name} must be of a best_model_criterion of "
@@ -179,12 +181,16 @@ def decoding_config(options: Options) -> dict:
     """The decoding config, with what `inference_args` changes.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or a quote has no end.
     """
     path = options.get("inference_config")
     conf = read_yaml(Path(path)) or {} if path else {}
     if not isinstance(conf, dict):
         raise ConfigError(f"--inference_config {path} must have keys and values.")
-    words = shlex.split(options.get("inference_args").replace("=", " "))
+    changes = options.get("inference_args")
+    try:
+        words = shlex.split(changes.replace("=", " "))
+    except ValueError as error:
+        raise ConfigError(f"--inference_args {changes}: {one_line(error)}.") from error
     pairs = zip(words, words[1:])
     return conf | {n[2:]: value for n, value in pairs if n.startswith("--")}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
+from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.files import check_replaceable, whole, write_text
 from espnet_dynsize.core.keys import family_sizes
-from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import FAMILY_REPORT, packed_name
 from espnet_dynsize.deploy.decoding import of_search
@@ -82,7 +82,7 @@ def _decode(options: Options, folder: Path, stages: Sequence[int]) -> None:
     key, fingerprint = _decoding_name(options), _fingerprint(options, folder)
     both = len(stages) == 2
     path = folder / DECODED
-    done = read_yaml(path) if path.is_file() else {}
+    done = yaml_base.read_config(path) if path.is_file() else {}
     if both and done.get(key) == fingerprint and _has_scores(options, folder):
         print(f"{folder}: decoded and scored before, nothing has changed", flush=True)
         return

@@ -12,7 +12,13 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check, one_line
-from espnet_dynsize.core.keys import ENCODER_PREFIX, check_model_keys, refuse_moved
+from espnet_dynsize.core.keys import (
+    ENCODER_PREFIX,
+    check_criteria,
+    check_criterion,
+    check_model_keys,
+    refuse_moved,
+)
 from espnet_dynsize.core.schema import (
     Count,
     Range,
@@ -127,16 +133,8 @@ def check_training(args: argparse.Namespace) -> None:
     number = type(args.grad_clip) in (int, float)
     check(number and args.grad_clip > 0, "grad_clip", args.grad_clip, "above 0")
     _check_optimizer(args)
-    _check_mode("early_stopping_criterion", args.early_stopping_criterion)
-    criteria = args.best_model_criterion
-    listed = isinstance(criteria, list | tuple) and len(criteria) > 0
-    check(listed, "best_model_criterion", criteria, "a list of criteria")
-    for criterion in criteria:
-        good = isinstance(criterion, list | tuple) and len(criterion) == 3
-        good = good and all(isinstance(part, str) for part in criterion)
-        allowed = "a list of phase, name and mode, such as [valid, loss, min]"
-        check(good, "best_model_criterion", criterion, allowed)
-        _check_mode("best_model_criterion", criterion)
+    check_criterion("early_stopping_criterion", args.early_stopping_criterion)
+    check_criteria(args.best_model_criterion)
 
 
 def check_no_subnet(size: int | None) -> None:
@@ -172,11 +170,6 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             scheduler_classes[args.scheduler](optimizer, **scheduler_conf)
     except Exception as error:  # whatever an optimiser thinks of its options
         raise ConfigError(f"{section} cannot be built: {one_line(error)}.") from error
-
-
-def _check_mode(key: str, criterion: Sequence[str]) -> None:
-    mode = criterion[-1]
-    check(mode in ("min", "max"), f"{key}: {list(criterion)}", mode, "min or max")
 
 
 def check_init_param(init_param: Sequence[str]) -> None:

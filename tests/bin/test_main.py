@@ -1,6 +1,9 @@
 """One entry point: what is no bug is one sentence."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -29,7 +32,7 @@ def test_what_is_no_bug(error, code, text, monkeypatch, capsys):
             raise error
 
     monkeypatch.setattr(entry, "build_parser", Parser)
-    monkeypatch.setattr(entry, "end_on_sigterm", lambda: None)
+    monkeypatch.setattr(entry, "end_on_signals", lambda: None)
     assert main(["report", "x"]) == code
     said = capsys.readouterr().err
     assert text in said and said.count("\n") == 1
@@ -41,7 +44,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
             raise RuntimeError("a bug")
 
     monkeypatch.setattr(entry, "build_parser", Parser)
-    monkeypatch.setattr(entry, "end_on_sigterm", lambda: None)
+    monkeypatch.setattr(entry, "end_on_signals", lambda: None)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["report", "x"])
 
@@ -51,3 +54,55 @@ def test_a_program_s_errors_are_its_own(tmp_path):
     script.write_text("open('nothing')")
     with pytest.raises(FileNotFoundError):
         main(["run", str(script)])
+
+
+# A command that prints a line and then many more
+MANY_LINES = (
+    "import sys\n"
+    "from espnet_dynsize.bin import main as entry\n"
+    "class Parser:\n"
+    "    def parse_args(self, argv): return self\n"
+    "    def function(self, args):\n"
+    "        print('na\\xefve')\n"
+    "        for line in range(int(argv[0])): print(line)\n"
+    "        return 0\n"
+    "argv = sys.argv[1:]\n"
+    "entry.build_parser = Parser\n"
+    "sys.exit(entry.main(argv))\n"
+)
+
+
+@pytest.mark.parametrize(
+    "lines, shell, code, out",
+    [
+        ("1", "$0 {}", 0, "na\\xefve\n0\n"),
+        # With few lines, Python would write them when it exits.
+        ("1", "$0 {} | true; exit ${{PIPESTATUS[0]}}", 141, ""),
+        ("100000", "$0 {} | head -1; exit ${{PIPESTATUS[0]}}", 141, "na\\xefve\n"),
+        ("1", "$0 {} >&-", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written(tmp_path, lines, shell, code, out):
+    script = tmp_path / "script.py"
+    script.write_text(MANY_LINES)
+    done = subprocess.run(
+        ["bash", "-c", shell.format(f"{script} {lines}"), sys.executable],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, "")
+
+
+def test_a_full_disk_behind_the_output(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(MANY_LINES)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, script, "1"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = "espnet-dynsize: error: No space left on device.\n"
+    assert (done.returncode, done.stderr) == (2, said)

@@ -32,3 +32,10 @@ def test_a_lock_ends_with_its_process(tmp_path, number):
         holder.wait()
     with locked(tmp_path / "exp", "training"):
         pass
+
+
+def test_a_file_of_the_user_s_is_left_as_it_is(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    with locked(tmp_path, "training"):
+        pass
+    assert (tmp_path / ".lock").read_text() == "mine"

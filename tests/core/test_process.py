@@ -13,14 +13,14 @@ from espnet_dynsize.core.process import child, run_child
 # Starts a program that starts another, both of which say who they are
 NESTED = (
     "import os, subprocess, sys\n"
-    "print(os.getpid(), flush=True)\n"
+    "os.write(1, b'%d\\n' % os.getpid())\n"  # at once: there are several of these
     "subprocess.run([sys.executable, '-c', 'import os, time;"
-    "print(os.getpid(), flush=True); time.sleep(60)'])\n"
+    'os.write(1, b"%d\\\\n" % os.getpid()); time.sleep(60)\'])\n'
 )
 PARENT = (
     "import sys\n"
-    "from espnet_dynsize.core.process import end_on_sigterm, run_child\n"
-    "end_on_sigterm()\n"
+    "from espnet_dynsize.core.process import end_on_signals, run_child\n"
+    "end_on_signals()\n"
     f"run_child([sys.executable, '-c', {NESTED!r}])\n"
 )
 
@@ -38,15 +38,43 @@ def gone(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_nothing_lives_on_after_a_signal(number):
-    command = [sys.executable, "-c", PARENT]
+# Two of three jobs are running, in threads
+THREADS = (
+    "import sys\n"
+    "from concurrent.futures import ThreadPoolExecutor\n"
+    "from espnet_dynsize.core.process import end_on_signals, run_child\n"
+    "end_on_signals()\n"
+    "with ThreadPoolExecutor(2) as pool:\n"
+    f"    jobs = [pool.submit(run_child, [sys.executable, '-c', {NESTED!r}])\n"
+    "            for _ in range(3)]\n"
+    "    jobs[0].result()\n"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("program, children", [(PARENT, 2), (THREADS, 4)])
+def test_nothing_lives_on_after_a_signal(number, program, children):
+    command = [sys.executable, "-c", program]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with subprocess.Popen(command, **streams) as parent:
-        pids = [int(parent.stdout.readline()) for _ in range(2)]
+        pids = [int(parent.stdout.readline()) for _ in range(children)]
         parent.send_signal(number)
-        parent.wait()
+        assert parent.stdout.read() == ""  # no other program begins
+        assert parent.wait() == (-number if number == signal.SIGINT else 128 + number)
     assert all(map(gone, pids))
+
+
+def test_what_nohup_ignores_stays_ignored():
+    code = (
+        "import os, signal\n"
+        "from espnet_dynsize.core.process import end_on_signals\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "end_on_signals()\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print('goes on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "goes on\n"
 
 
 def test_the_exit_code_is_the_program_s():

@@ -56,3 +56,23 @@ def test_a_file_that_is_no_yaml(tmp_path):
     (tmp_path / "child.yaml").write_text("a: [1")
     with pytest.raises(ConfigError, match="is not a yaml file"):
         load_config(tmp_path / "child.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        ("1: x", r"child.yaml: the key 1"),
+        ("null: x", r"child.yaml: the key None"),
+        ("on: x", r"child.yaml: the key True"),
+        ("frontend_conf: {1: x}", r"child.yaml: frontend_conf: the key 1"),
+    ],
+)
+def test_a_key_that_is_no_text(tmp_path, text, key):
+    (tmp_path / "child.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"{key} must be text"):
+        load_config(tmp_path / "child.yaml")
+
+
+def test_keys_below_options_may_be_numbers(tmp_path):
+    (tmp_path / "child.yaml").write_text("frontend_conf: {layers: {1: 2}}")
+    assert load_config(tmp_path / "child.yaml") == {"frontend_conf": {"layers": {1: 2}}}

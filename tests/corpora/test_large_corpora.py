@@ -92,6 +92,11 @@ def break_libri(libri, what):
         flac.unlink()
     elif what == "unreadable":
         flac.write_bytes(flac.read_bytes()[:30])
+    elif what == "cut":  # by one byte
+        flac.write_bytes(flac.read_bytes()[:-1])
+    elif what == "line twice":
+        name = flac.stem
+        trans.write_text(trans.read_text() + f"{name} SAY 1 OTHERWISE\n")
     elif what == "no samples":
         soundfile.write(flac, np.zeros(0), 16000)
 
@@ -107,6 +112,8 @@ def break_libri(libri, what):
         ("audio", r"\d+-1000-0001 needs both a .flac file and a line"),
         ("unreadable", r"audio .*-0001.flac cannot be read"),
         ("no samples", r"audio .*-0001.flac (has no samples|cannot be read)"),
+        ("cut", r"audio .*-0001.flac cannot be read, or not to its end"),
+        ("line twice", r"\d+-1000.trans.txt: \d+-1000-0001 is there twice"),
     ],
 )
 def test_broken_librispeech(libri, tmp_path, what, message):
@@ -156,6 +163,30 @@ def test_without_language_model_texts_nothing_is_written(
     assert main([*command, "--data", str(tmp_path / "data")]) == 2
     assert re.search("does not exist|has no .*en.gz", capsys.readouterr().err)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("corpus", ["librispeech", "tedlium2"])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda packed: packed[:-9], r"\.gz is not a whole gzip file: Compressed file"),
+        (lambda packed: b"A B\n", r"\.gz is not a whole gzip file: Not a gzipped"),
+        (lambda packed: packed[:10] + b"\xff" * 20, r"\.gz is not a whole gz"),
+        (lambda _: gzip.compress(b"CAF\xe9\n"), r"\.gz must be UTF-8 text: .*0xe9"),
+        (lambda _: gzip.compress(b"\n \n"), "texts for language models have no words"),
+    ],
+)
+def test_damaged_language_model_texts(
+    libri, ted, tmp_path, capsys, corpus, damage, message
+):
+    folder = {"librispeech": libri, "tedlium2": ted}[corpus]
+    names = {"librispeech": "librispeech-lm-norm.txt.gz"}
+    path = folder / names.get(corpus, "TEDLIUM_release2/LM/train.en.gz")
+    path.write_bytes(damage(gzip.compress(b"SAY 1 NOW\nSAY 2 NOW\n", mtime=0)))
+    command = ["prepare", corpus, "--corpus_dir", str(folder), "--lm_text", "true"]
+    assert main([*command, "--data", str(tmp_path / "data")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert [p for p in (tmp_path / "data").rglob("*") if p.is_file()] == []
 
 
 def test_a_transcript_that_is_no_text(libri, tmp_path):
@@ -234,6 +265,10 @@ def break_ted(ted, what):
         stm.write_text(first.rsplit(">", 1)[0] + "> <sil>\n")
     elif what == "times":
         stm.write_text(first.replace(" 1.40 ", " 0.30 ") + "\n")
+    elif what == "late":  # a segment may end half a second after the audio
+        stm.write_text(first.replace(" 0.40 1.40 ", " 0.40 7.91 ") + "\n")
+    elif what in ("x", "nan", "inf", "-1"):
+        stm.write_text(first.replace(" 0.40 ", f" {what} ") + "\n")
     elif what == "beyond":
         stm.write_text(first.replace(" 0.40 1.40 ", " 90.0 91.0 ") + "\n")
 
@@ -246,7 +281,12 @@ def break_ted(ted, what):
         ("empty talk", r"the talk has no utterances"),
         ("line", r"'talk 1 talk 0.4' must be: talk channel speaker start end"),
         ("empty transcript", r"0000040-0000140 has an empty transcript"),
-        ("times", r"has the times \(0.4, 0.3\)"),
+        ("times", r"\.stm: '.* 0.40 0.30 .*' must have a start and a later"),
+        ("x", r"\.stm: '.* x 1.40 .*' must have a start and"),
+        ("nan", r"\.stm: '.* nan 1.40 .*' must have a start and"),
+        ("inf", r"\.stm: '.* inf 1.40 .*' must have a start and"),
+        ("-1", r"\.stm: '.* -1 1.40 .*' must have a start and"),
+        ("late", r"0000791 ends at 7.91 s, but .*.sph is only 7.40 s long"),
         ("beyond", r"begins at 90.0 s, but .*.sph is only 7.40 s long"),
     ],
 )
@@ -255,3 +295,19 @@ def test_broken_tedlium2(ted, tmp_path, what, message):
     with pytest.raises(ConfigError, match=message):
         tedlium2.prepare(ted, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_segment_may_end_a_little_after_the_audio(ted, tmp_path):
+    stm = min((ted / "TEDLIUM_release2" / "dev").glob("stm/*.stm"))
+    first = stm.read_text().splitlines()[0]
+    stm.write_text(first.replace(" 0.40 1.40 ", " 0.40 7.90 ") + "\n")
+    sets = tedlium2.prepare(ted, tmp_path / "data")
+    assert lines(sets["dev"] / "segments")[0].endswith(" 0.400 7.900")
+
+
+def test_times_of_the_training_set_are_read_before_they_are_padded(ted, tmp_path):
+    """With the padding, a segment that ends before it begins has a length."""
+    stm = min((ted / "TEDLIUM_release2" / "train").glob("stm/*.stm"))
+    stm.write_text(stm.read_text().replace(" 0.40 1.40 ", " 0.40 0.30 "))
+    with pytest.raises(ConfigError, match="0.40 0.30 .*' must have a start and"):
+        tedlium2.prepare(ted, tmp_path / "data")

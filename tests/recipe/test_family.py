@@ -375,3 +375,33 @@ def test_a_user_s_results_are_found_out_before_decoding(recipe, capsys):
     assert run("--sizes", "3", "--stage", "12") == 2
     assert "RESULTS.md was not written by espnet-dynsize" in capsys.readouterr().err
     assert (recipe / "exp/asr_x/RESULTS.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n"])
+def test_a_damaged_record_of_decoding(recipe, capsys, text):
+    assert run("--sizes", "3") == 0
+    (recipe / "exp/asr_x_size3/decoded.yaml").write_text(text)
+    assert run("--sizes", "3", "--stage", "12") == 2
+    said = capsys.readouterr().err
+    assert "exp/asr_x_size3/decoded.yaml must have keys and values" in said
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ((), "selector=simple_topk must be one of"),
+        (
+            ("--asr_args", "--model_conf selector=first --max_epoch x"),
+            "--max_epoch: in",
+        ),
+    ],
+)
+def test_a_training_that_cannot_be_is_found_out_at_stage_1(
+    recipe, capsys, options, message
+):
+    (recipe / "train.yaml").write_text(
+        yaml.safe_dump(model_config(selector="simple_topk"))
+    )
+    assert run(*options) == 2
+    assert message in capsys.readouterr().err
+    assert calls() == [] and not (recipe / "exp").exists()

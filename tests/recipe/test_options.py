@@ -249,6 +249,26 @@ def test_a_folder_of_unknown_origin(in_folder):
     assert named("--asr_exp", "exp/asr_x") == "exp/asr_x"
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("title: mine\n", "was not written by espnet-dynsize: remove or rename it"),
+        ("", "must have keys and values"),
+        ("[1, 2]\n", "must have keys and values"),
+    ],
+)
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_record_of_somebody_else_s(in_folder, text, message, filled):
+    record = Path("exp/asr_x/recipe.yaml")
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    if filled:
+        Path("exp/asr_x/3epoch.pth").touch()
+    with pytest.raises(ConfigError, match=f"exp/asr_x/recipe.yaml {message}"):
+        named()
+    assert record.read_text() == text
+
+
 # -- what several models share --
 
 

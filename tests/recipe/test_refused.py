@@ -74,6 +74,12 @@ def test_a_checkpoint_that_training_does_not_leave():
     check_family(options(), FAMILY)  # ESPnet's own criteria
 
 
+@pytest.mark.parametrize("criteria", ["valid", [["valid"]], [1], [["valid", 1, "min"]]])
+def test_what_is_no_list_of_criteria(criteria):
+    with pytest.raises(ConfigError, match="best_model_criterion=.* must be a list of"):
+        check_family(options(), FAMILY | {"best_model_criterion": criteria})
+
+
 @pytest.mark.parametrize(
     "argv, config, message",
     [
@@ -103,6 +109,11 @@ def test_a_checkpoint_that_training_does_not_leave():
             "decoding: beam_size=2000 must be a whole number, at least 1 and at most",
         ),
         (["--inference_args", "--ctc_weight ["], {}, "ctc_weight is not a yaml file"),
+        (
+            ["--inference_args", "--nbest '1"],
+            {},
+            "--inference_args --nbest '1: No closing quotation",
+        ),
     ],
 )
 def test_what_would_change_nothing(argv, config, message, tmp_path, monkeypatch):

@@ -215,6 +215,16 @@ def test_criteria_of_another_form(data, tmp_path, criteria):
         DynSizeASRTask.main(cmd=arguments)
 
 
+@pytest.mark.parametrize("criterion", [3, ["valid"], "min"])
+def test_a_criterion_of_early_stopping_of_another_form(data, tmp_path, criterion):
+    arguments = train_arguments(data, tmp_path / "exp")
+    path = tmp_path / "exp.yaml"
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(config | {"early_stopping_criterion": criterion}))
+    with pytest.raises(ConfigError, match="early_stopping_criterion=.* must be a list"):
+        DynSizeASRTask.main(cmd=arguments)
+
+
 def test_weights_to_start_from_that_are_not_the_model_s(data, tmp_path):
     espnet_dynsize.register()
     arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2"])
