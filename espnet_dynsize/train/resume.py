@@ -131,7 +131,10 @@ def prepare_resume(
         return
     states = check_resumed(model, checkpoint, folder / CHECKPOINT)
     _check_optimizers(checkpoint, parts, folder / CHECKPOINT)
-    _check_criteria(checkpoint["reporter"], options.hidden, folder / CHECKPOINT)
+    criteria = list(options.criteria)
+    if options.patience_wanted is not None:
+        criteria.append(tuple(options.early_stopping_criterion))
+    _check_criteria(checkpoint["reporter"], criteria, folder / CHECKPOINT)
     search = int(states["schedule.selection.search_updates"])
     option = f"max_epoch={options.max_epoch}"
     check_search_fits(search, updates, option, str(folder / CHECKPOINT))
