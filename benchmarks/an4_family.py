@@ -26,7 +26,6 @@ import torch
 from an4_methods import (
     ALONE,
     CONF,
-    CONFIGS,
     DECODING,
     FINE_TUNED,
     INDIVIDUAL,
@@ -38,12 +37,13 @@ from an4_methods import (
     OWN_KIND,
     STOCK,
     SUPERNETS,
+    TRANSDUCERS,
     WIDE,
     arguments,
     config_file,
 )
 from an4_tables import write_tables
-from blanks import write_bias
+from blanks import CTC, JOINT, write_bias
 
 from espnet_dynsize.core.keys import ENCODER_PREFIX
 from espnet_dynsize.core.process import end_on_signals
@@ -72,6 +72,8 @@ def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
     elif method in OWN_KIND.values():
         sizes = NARROW[::-2]
         rows = [_own_kind(experiment, method, layers, seed) for layers in sizes]
+    elif method in TRANSDUCERS:
+        rows = [_own_kind(experiment, method, LAYERS[-1], seed)]
     elif method == ALONE:
         smaller = _supernet(experiment, "simple_top_k", seed)[:-1]
         rows = [_layers_alone(experiment, row, seed) for row in smaller]
@@ -81,7 +83,7 @@ def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
 
 
 def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
-    tag = re.sub(r"[^\w.]+", "_", method) + f"_seed{seed}"
+    tag = f"{_plain(method)}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     options = ["--seed", str(seed), *arguments(SUPERNETS[method])]
     if method == FINE_TUNED:
@@ -109,13 +111,32 @@ def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
 def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> dict:
     """Another model than a CTC Conformer, trained alone."""
     blocks, config = layers // len(KINDS), config_file(method)
-    tag = f"{CONFIGS[method]}{blocks}_seed{seed}"
+    tag = f"{_plain(method)}{blocks}_seed{seed}"
     commit = _commit(experiment.exp / tag)
     encoder = load_config(config)["encoder"].removeprefix(ENCODER_PREFIX)
     options = [*_begun(experiment, seed), "--model", "espnet", "--encoder", encoder]
     options += arguments({**STOCK, "encoder_conf": {"num_blocks": blocks}})
+    options += _options(experiment, method, seed)
     folder = experiment.train(config, tag, options)
     return _row(experiment, folder, method, layers, seed, commit)
+
+
+def _options(experiment: Experiment, method: str, seed: int) -> list[str]:
+    """Those of `TRANSDUCERS`, with the files that they want."""
+    options = list(TRANSDUCERS.get(method, ()))
+    if options == ["{joint bias}"]:
+        return ["--init_param", str(write_bias(experiment, names=(CTC, JOINT)))]
+    if options == ["{CTC model}"]:
+        row = _individual(experiment, LAYERS[-1], seed)
+        stock = experiment.exp / row["exp"]
+        checkpoint = stock / model_file(stock)
+        parts = [f"{checkpoint}:{part}:{part}" for part in ("encoder", "ctc")]
+        return ["--init_param", *parts]
+    return options
+
+
+def _plain(method: str) -> str:
+    return re.sub(r"[^\w.]+", "_", method)
 
 
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:

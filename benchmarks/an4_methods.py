@@ -88,17 +88,30 @@ MODELS = {
 }
 # The same model as each, its smallest and its full size, trained alone
 OWN_KIND = {method: f"{method}, alone" for method in MODELS}
+# Transducers of 6 blocks, trained alone → options of theirs; see `an4_family._options`
+TRANSDUCERS = {
+    "transducer, joint network begins with blanks": ("{joint bias}",),
+    "transducer, from the CTC model": ("{CTC model}",),
+    "transducer, CTC weight 0.5": ("--model_conf", "ctc_weight=0.5"),
+    "transducer, prediction network of 48": (
+        *("--decoder_conf", "hidden_size=48"),
+        *("--decoder_conf", "dropout=0.3"),
+        *("--decoder_conf", "dropout_embed=0.3"),
+    ),
+}
 FINE_TUNED = "fine-tuned from the individual full size"
 SUPERNETS = {
     **{**SELECTORS, **TRAINING, **FAMILIES},
     **{method: {} for method in (FINE_TUNED, *MODELS)},
 }
-METHODS = (INDIVIDUAL, ALONE, *OWN_KIND.values(), *SUPERNETS)
+METHODS = (INDIVIDUAL, ALONE, *OWN_KIND.values(), *TRANSDUCERS, *SUPERNETS)
 # Configs; of the others: dynsize
 CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
 CONFIGS |= {alone: MODELS[method] for method, alone in OWN_KIND.items()}
 DECODING = {"CTC + attention": "hybrid", "transducer": "transducer"}
 DECODING |= {OWN_KIND[method]: name for method, name in DECODING.items()}
+CONFIGS |= dict.fromkeys(TRANSDUCERS, "transducer")
+DECODING |= dict.fromkeys(TRANSDUCERS, "transducer")
 # What makes a stock model of a family's config
 STOCK = {
     "model_conf": dict.fromkeys(
@@ -119,6 +132,8 @@ def arguments(changes: dict) -> list[str]:
 
 def base_of(method: str) -> str:
     """The models trained alone that a method is compared with; of those, themselves."""
+    if method in TRANSDUCERS:
+        return OWN_KIND["transducer"]
     return method if method in OWN_KIND.values() else OWN_KIND.get(method, INDIVIDUAL)
 
 

@@ -4,16 +4,22 @@ from pathlib import Path
 
 import torch
 
+from espnet_dynsize.core.files import whole
 from espnet_dynsize.demo.stages import Experiment
 from espnet_dynsize.train.blanks import begin_with_blanks
 
+CTC, JOINT = "ctc.ctc_lo.bias", "joint_network.lin_out.bias"
 
-def write_bias(experiment: Experiment, blank: str = "blanks") -> Path:
-    """A checkpoint for --init_param with nothing but the CTC layer's bias.
+
+def write_bias(
+    experiment: Experiment, blank: str = "blanks", names: tuple[str, ...] = (CTC,)
+) -> Path:
+    """A checkpoint for --init_param with nothing but the output layers' biases.
 
     Args:
         experiment: Its token list is made.
         blank: The bias of blank; `blanks`: a family's.
+        names: Of the biases.
     """
     output = torch.nn.Linear(1, len(experiment.tokens.read_text().split()))
     torch.nn.init.zeros_(output.bias)
@@ -21,6 +27,7 @@ def write_bias(experiment: Experiment, blank: str = "blanks") -> Path:
         begin_with_blanks(output)
     else:
         output.bias.data[0] = float(blank)
-    path = experiment.exp / f"bias_{blank}.pth"
-    torch.save({"ctc.ctc_lo.bias": output.bias.data}, path)
+    path = experiment.exp / f"bias_{blank}_{len(names)}.pth"
+    with whole(path) as partial:  # several trainings at once may want it
+        torch.save(dict.fromkeys(names, output.bias.data), partial)
     return path
