@@ -56,7 +56,11 @@ THREADS = (
 def test_nothing_lives_on_after_a_signal(number, program, children):
     command = [sys.executable, "-c", program]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    with subprocess.Popen(command, **streams) as parent:
+
+    def heed():  # also where the tests themselves run under nohup
+        signal.signal(number, signal.SIG_DFL)
+
+    with subprocess.Popen(command, **streams, preexec_fn=heed) as parent:
         pids = [int(parent.stdout.readline()) for _ in range(children)]
         parent.send_signal(number)
         assert parent.stdout.read() == ""  # no other program begins

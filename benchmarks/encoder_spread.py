@@ -1,0 +1,71 @@
+"""How much do frames differ in what the encoder gives, in the first epochs?
+
+    python benchmarks/encoder_spread.py --corpus_dir DIR
+
+A Conformer of 6 blocks, seed 1 of fold 0, with either start of the CTC layer (see
+plateau.py): the variance of the encoder's outputs over all frames of 40 dev utterances
+as a share of their mean square. Where it is near 0, every frame gives the same.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import soundfile
+import torch
+from an4_methods import CONF
+from blanks import write_bias
+
+from espnet_dynsize.core.process import end_on_signals
+from espnet_dynsize.corpora import an4
+from espnet_dynsize.demo.stages import Experiment
+from espnet_dynsize.deploy.experiment import load_model
+
+HERE = Path(__file__).resolve().parent
+ROWS = HERE / "results" / "encoder_spread.json"
+EPOCHS, UTTERANCES, FOLD = 5, 40, 0
+
+
+def train(experiment: Experiment, start: str) -> Path:
+    options = ["--seed", "1", "--max_epoch", str(EPOCHS), "--encoder_conf"]
+    options += ["num_blocks=6", "--keep_nbest_models", str(EPOCHS)]  # all of them
+    if start == "blanks":
+        options += ["--init_param", str(write_bias(experiment))]
+    return experiment.train(CONF / "train_asr_conformer.yaml", start, options)
+
+
+@torch.no_grad()
+def spread(folder: Path, epoch: int, data: Path) -> float:
+    model, _ = load_model(folder, f"{epoch}epoch.pth")
+    outputs = []
+    for line in (data / "wav.scp").read_text().splitlines()[:UTTERANCES]:
+        audio, _ = soundfile.read(line.split()[1], dtype="float32")
+        speech = torch.tensor(audio)[None]
+        outputs.append(model.encode(speech, torch.tensor([len(audio)]))[0][0])
+    frames = torch.cat(outputs)
+    return float(frames.var(dim=0).sum() / (frames**2).mean(dim=0).sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of AN4")
+    parser.add_argument("--exp", type=Path, default=HERE / "exp" / "encoder_spread")
+    args = parser.parse_args()
+    end_on_signals()
+    logging.disable(logging.WARNING)
+    data = an4.prepare(args.corpus_dir, args.exp / "data", FOLD)
+    experiment = Experiment(args.exp, data, threads=1)
+    experiment.make_token_list()
+    experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
+    rows = {}
+    for start in ("random", "blanks"):
+        folder = train(experiment, start)
+        epochs = range(1, EPOCHS + 1)
+        rows[start] = [round(spread(folder, e, data["valid"]), 3) for e in epochs]
+    ROWS.write_text(json.dumps(rows) + "\n")
+    print(rows)
+
+
+if __name__ == "__main__":
+    main()
