@@ -10,12 +10,14 @@ as a share of their mean square. Where it is near 0, every frame gives the same.
 import argparse
 import json
 import logging
+import platform
 from pathlib import Path
 
 import soundfile
 import torch
 from an4_methods import CONF
 from blanks import write_bias
+from plateau import COMMIT
 
 from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.corpora import an4
@@ -23,7 +25,7 @@ from espnet_dynsize.demo.stages import Experiment
 from espnet_dynsize.deploy.experiment import load_model
 
 HERE = Path(__file__).resolve().parent
-ROWS = HERE / "results" / "encoder_spread.json"
+ROWS = HERE / "results" / "encoder_spread.jsonl"
 EPOCHS, UTTERANCES, FOLD = 5, 40, 0
 
 
@@ -58,13 +60,15 @@ def main() -> None:
     experiment = Experiment(args.exp, data, threads=1)
     experiment.make_token_list()
     experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
-    rows = {}
+    rows = []
     for start in ("random", "blanks"):
         folder = train(experiment, start)
         epochs = range(1, EPOCHS + 1)
-        rows[start] = [round(spread(folder, e, data["valid"]), 3) for e in epochs]
-    ROWS.write_text(json.dumps(rows) + "\n")
-    print(rows)
+        shares = [round(spread(folder, e, data["valid"]), 3) for e in epochs]
+        row = dict(start=start, seed=1, fold=FOLD, spread=shares, commit=COMMIT)
+        rows.append(row | {"machine": f"{platform.machine()} CPU, one thread"})
+    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(ROWS.read_text())
 
 
 if __name__ == "__main__":
