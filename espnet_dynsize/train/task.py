@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import logging
+import platform
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -69,6 +71,8 @@ class DynSizeASRTask(ASRTask):
             ConfigError: options do not go with a supernet's training.
         """
         register()
+        option = _distributed(args)
+        _begin_logging(args, option)
         if args.model in MODELS:
             check_training(args)
             args.init_param = args.init_param or []
@@ -88,7 +92,7 @@ class DynSizeASRTask(ASRTask):
             args.unused_parameters = args.unused_parameters or getattr(
                 args, "distributed", False
             )
-        if not _is_first(args):
+        if option.distributed and option.dist_rank != 0:
             super().main_worker(args)
             return
         folder = Path(args.output_dir)
@@ -207,12 +211,26 @@ def _what_computes(args: argparse.Namespace) -> dict[str, object]:
     return describe(parts) | {"token_list": args.token_list}
 
 
-def _is_first(args: argparse.Namespace) -> bool:
-    """Whether this process writes the files of a distributed training, or is alone."""
-    # Launchers such as Slurm give ranks in the environment: ESPnet reads them there.
+def _distributed(args: argparse.Namespace) -> DistributedOption:
+    """Which process this is: its rank may be in the environment, as from Slurm."""
     option = build_dataclass(DistributedOption, args)
     option.init_options()
-    return not option.distributed or option.dist_rank == 0
+    return option
+
+
+def _begin_logging(args: argparse.Namespace, option: DistributedOption) -> None:
+    """As ESPnet does, which only the first call in a process can.
+
+    Without it, the first warning of the checks here would make it: all that is only
+    information, such as every epoch's results, would be missing from the log.
+    """
+    rank = f":{option.dist_rank}/{option.dist_world_size}" if option.distributed else ""
+    first = not option.distributed or option.dist_rank == 0
+    logging.basicConfig(
+        level=args.log_level if first else "ERROR",
+        format=f"[{platform.node().split('.')[0]}{rank}]"
+        " %(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
+    )
 
 
 def _check_checkpoint(

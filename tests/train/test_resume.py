@@ -1,5 +1,8 @@
 """Runs that are killed, and go on or are refused."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from training import (
@@ -220,6 +223,17 @@ def test_a_plateau_scheduler_goes_on(data, tmp_path):
     run(data, exp, "--max_epoch=2", *options)
     states = run(data, exp, "--max_epoch=3", *options)
     assert states["schedulers"][0]["last_epoch"] == 3
+
+
+def test_a_resumed_run_says_what_its_epochs_give(data, tmp_path):
+    """ESPnet begins its log after the checks, which have warned by then."""
+    exp = tmp_path / "exp"
+    train(data, exp, 2)
+    command = [sys.executable, "-m", "espnet_dynsize.bin.main", "run", "-m"]
+    command += ["espnet2.bin.asr_train", *train_arguments(data, exp, ["--max_epoch=3"])]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert "INFO: 3epoch results" in ended.stderr
 
 
 def test_a_default_that_is_written_out(data, tmp_path):
