@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = _explain(error, runs)
         if sentence is None:
             raise
-        print(f"espnet-dynsize: error: {printable(sentence)}", file=sys.stderr)
+        lines = "\n".join(map(printable, sentence.split("\n")))
+        print(f"espnet-dynsize: error: {lines}", file=sys.stderr)
         return 2
 
 

@@ -2,8 +2,10 @@
 
 import unicodedata
 
-# Not printable to Python, but part of how some scripts are written
-_JOINERS = "\u200c\u200d"
+# Categories: controls, halves of a character, other ends of lines
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+# Format characters that let text be read in another order than it is written
+_REORDERING = ("LRE", "RLE", "LRO", "RLO", "LRI", "RLI", "FSI")
 
 
 class ConfigError(ValueError):
@@ -40,4 +42,7 @@ def printable(text: str) -> str:
 
 
 def _harmless(c: str) -> bool:
-    return c.isprintable() or c in _JOINERS or unicodedata.category(c) == "Zs"
+    if c.isprintable():
+        return True
+    reorders = unicodedata.bidirectional(c) in _REORDERING
+    return unicodedata.category(c) not in _CONTROLS and not reorders

@@ -40,10 +40,8 @@ def check_language_model(files: Mapping[str, object], asr_config: Mapping) -> No
     path, checkpoint = Path(files[CONFIG]), Path(files[CHECKPOINT])
     config, states = read_config(path), read_states(checkpoint)
     _check_tokens(path, config.get("token_list"), _tokens(asr_config))
-    # What says how to initialise changes nothing; ESPnet may not know it any more.
-    args = argparse.Namespace(**{**config, "init": None})
     with errors_with(path), opening(), bounded(config, states):
-        model = LMTask.build_model(args)
+        model = LMTask.build_model(argparse.Namespace(**config))
     wrong = misfit(model, states)
     if wrong is not None:
         raise ConfigError(f"{CHECKPOINT}={checkpoint} does not fit {path}: {wrong}.")

@@ -24,13 +24,15 @@ def check_named(config: Mapping, *keys: str) -> None:
     Raises:
         ConfigError: there is one.
     """
+    is_bpe = config.get("token_type") == "bpe"
     for key, section, name in file_options(config):
         path = Path(section[name])
         if path.exists():
-            if key in keys:
+            # Another tokenizer's may be anything, a folder too.
+            if key in keys and (key != BPEMODEL or is_bpe):
                 _check_kind(key, path)
         # With other types of tokens, it may be the name of a tokenizer.
-        elif key == BPEMODEL and config.get("token_type") == "bpe":
+        elif key == BPEMODEL and is_bpe:
             raise ConfigError(
                 f"{key}={path} does not exist, without which token_type: bpe gives no "
                 "text."
@@ -38,6 +40,8 @@ def check_named(config: Mapping, *keys: str) -> None:
 
 
 def _check_kind(key: str, path: Path) -> None:
+    if not path.is_file():  # of which sentencepiece would end the process
+        raise ConfigError(f"{key}={path} must be a file.")
     try:
         if key == STATISTICS:
             _check_statistics(path)

@@ -34,7 +34,8 @@ def check_ahead(arguments: Sequence[str], audio: bool) -> None:
     # asr.sh starts a process for each GPU.
     args = parser.parse_args([*arguments, "--ngpu", "0"])
     check_config(vars(args))
-    check_training(args)
+    # Whether a package is there is to be asked in the recipe's environment.
+    check_training(argparse.Namespace(**{**vars(args), "use_tensorboard": False}))
     conf = args.model_conf
     if "." not in str(conf.get("selector", ".")):
         find_selector(conf["selector"])

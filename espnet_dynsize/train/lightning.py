@@ -79,8 +79,7 @@ class SubnetScheduleCallback(Callback):
             check_no_subnet(pl_module.model.fixed_size)
             # Whatever weights it starts from; a checkpoint of this run is loaded later.
             schedule.reset()
-            # Of the module: Lightning asks callbacks after it has loaded the weights.
-            pl_module.on_load_checkpoint = lambda loaded: self._check(pl_module, loaded)
+            self._check_before_loading(pl_module)
         # The optimizer is built later, from parameters without names: mark the scores.
         for score in schedule.selection.selector.parameters():
             score.score_lr = schedule.selection.search.score_lr
@@ -104,7 +103,7 @@ class SubnetScheduleCallback(Callback):
         folder = Path(pl_module.config.exp_dir)
         self._check_run(trainer, pl_module, folder)
         self._accepted = True
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and (folder / CONFIG).is_file():
             with whole(folder / KEPT_CONFIG) as partial:
                 shutil.copyfile(folder / CONFIG, partial)
         schedule: Schedule = pl_module.model.schedule
@@ -146,6 +145,16 @@ class SubnetScheduleCallback(Callback):
         if not self._accepted and (folder / KEPT_CONFIG).is_file():
             with whole(folder / CONFIG) as partial:
                 shutil.copyfile(folder / KEPT_CONFIG, partial)
+
+    def _check_before_loading(self, pl_module: LightningModule) -> None:
+        """Lightning asks the module before it loads weights, callbacks after that."""
+        restore = pl_module.on_load_checkpoint
+
+        def check_and_restore(checkpoint: dict) -> None:
+            self._check(pl_module, checkpoint)
+            restore(checkpoint)
+
+        pl_module.on_load_checkpoint = check_and_restore
 
     def _check(self, pl_module: LightningModule, checkpoint: dict) -> None:
         """Refuse to resume another run.

@@ -164,6 +164,8 @@ class JointLoss:
         first = self.token_list[0]
         allowed = f"{blank}, which CTC and transducers predict where nothing is said"
         check(not used or first == blank, "token_list: the first token", first, allowed)
+        allowed = "of more tokens than the blank"
+        check(len(self.token_list) > 1, "token_list", self.token_list, allowed)
 
     # -- subnets --
 

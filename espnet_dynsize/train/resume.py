@@ -57,7 +57,8 @@ def check_config_apart(config: str | None, folder: Path) -> None:
         ConfigError: it is that file.
     """
     own = folder / "config.yaml"
-    same = config is not None and own.is_file() and own.samefile(config)
+    there = config is not None and own.is_file() and Path(config).exists()
+    same = there and own.samefile(config)
     allowed = "outside output_dir, where the run writes a config.yaml of its own"
     check(not same, "config", config, allowed)
 

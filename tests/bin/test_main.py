@@ -38,6 +38,16 @@ def test_what_is_no_bug(error, code, text, monkeypatch, capsys):
     assert text in said and said.count("\n") == 1
 
 
+def test_a_list_of_what_is_missing_has_lines(monkeypatch, capsys):
+    def parser():
+        raise ConfigError("install:\n  perl\n  \x1b[2J")
+
+    monkeypatch.setattr(entry, "build_parser", parser)
+    monkeypatch.setattr(entry, "end_on_signals", lambda: None)
+    assert main(["report", "x"]) == 2
+    assert "error: install:\n  perl\n  \\x1b[2J\n" in capsys.readouterr().err
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     class Parser:
         def parse_args(self, argv):

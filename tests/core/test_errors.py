@@ -12,6 +12,8 @@ from espnet_dynsize.core.errors import printable
         ("\u202egnp", "\\u202egnp"),  # read from right to left
         # Spaces, and joiners that Persian and Hindi are written with
         ("年\u3000月 \xa0 می\u200cخواهم", "年\u3000月 \xa0 می\u200cخواهم"),
+        # Marks of Hebrew, hyphens that are not shown, private and unknown characters
+        ("\u05e9\u200f! a\u00adb \ue000 \U000323b0",) * 2,
     ],
 )
 def test_nothing_is_a_command_to_a_terminal(text, shown):

@@ -64,6 +64,9 @@ def spoil(lm, kind):
     elif kind == "no tokens":
         del config["token_list"]
         said = "token_list=None must be a list of tokens"
+    elif kind == "init":
+        del config["init"]  # which ESPnet reads
+        said = "config.yaml: the config describes no model that ESPnet can build"
     elif kind == "layers":
         config["lm_conf"]["layer"] = 10**8
         said = "lm_conf: layer=100000000 must be at most 10000"
@@ -75,7 +78,8 @@ def spoil(lm, kind):
     return said
 
 
-KINDS = ["nan", "lost", "shape", "tokens", "number", "no tokens", "layers", "option"]
+KINDS = ["nan", "lost", "shape", "tokens", "number", "no tokens"]
+KINDS += ["init", "layers", "option"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,9 @@ from experiment import MODEL, experiment
 import espnet_dynsize
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.located import BPEMODEL
 from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.deploy.named import check_named
 from espnet_dynsize.deploy.pack import pack
 
 
@@ -26,6 +28,12 @@ def tokenizer(path):
     )
     path.write_bytes(file.getvalue())
     return str(path)
+
+
+def test_another_tokenizer_may_be_a_folder(tmp_path):
+    check_named({"token_type": "hugging_face", "bpemodel": str(tmp_path)}, BPEMODEL)
+    with pytest.raises(ConfigError, match="bpemodel=.* must be a file"):
+        check_named({"token_type": "bpe", "bpemodel": str(tmp_path)}, BPEMODEL)
 
 
 def test_a_tokenizer(tmp_path):

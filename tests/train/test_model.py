@@ -473,3 +473,7 @@ def test_tokens_begin_with_the_blank(model_conf, decoder, refused):
     message = "token_list: the first token=! must be <blank>, which CTC and transducers"
     with pytest.raises(ConfigError, match=message) if refused else nullcontext():
         build(config)
+    config["token_list"] = ["<blank>"]
+    if refused:
+        with pytest.raises(ConfigError, match="must be of more tokens than the blank"):
+            build(config)

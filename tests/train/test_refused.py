@@ -18,6 +18,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.lock import locked
 from espnet_dynsize.train.check import check_init_fits, check_training
 from espnet_dynsize.train.model import DynSizeASRModel
+from espnet_dynsize.train.resume import check_config_apart
 from espnet_dynsize.train.task import DynSizeASRTask
 
 
@@ -116,6 +117,7 @@ def test_the_run_s_own_config_does_not_replace_the_user_s(data, tmp_path):
     with pytest.raises(ConfigError, match="config=.*config.yaml must be outside outp"):
         DynSizeASRTask.main(cmd=arguments)
     assert mine.read_text() == text
+    check_config_apart(str(tmp_path / "gone.yaml"), exp)
 
 
 @pytest.mark.parametrize(
