@@ -44,6 +44,7 @@ from an4_methods import (
 )
 from an4_tables import write_tables
 from blanks import CTC, JOINT, write_bias
+from folds import prepared
 
 from espnet_dynsize.core.keys import ENCODER_PREFIX
 from espnet_dynsize.core.process import end_on_signals
@@ -276,11 +277,7 @@ def _run_all(args) -> None:
 def _experiment(args, fold: str, threads: int) -> Experiment:
     exp = args.exp if fold == OFFICIAL else args.exp / f"fold{fold}"
     number = None if fold == OFFICIAL else int(fold)
-    data = an4.prepare(args.corpus_dir, exp / "data", number)
-    experiment = Experiment(exp, data, threads=threads)
-    experiment.make_token_list()
-    experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
-    return experiment
+    return prepared(args.corpus_dir, exp, number, threads)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import soundfile
 import torch
 from an4_methods import CONF
 from blanks import write_bias
+from folds import prepared
 from plateau import COMMIT
 
 from espnet_dynsize.core.process import end_on_signals
-from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import Experiment
 from espnet_dynsize.deploy.experiment import load_model
 
@@ -56,15 +56,12 @@ def main() -> None:
     args = parser.parse_args()
     end_on_signals()
     logging.disable(logging.WARNING)
-    data = an4.prepare(args.corpus_dir, args.exp / "data", FOLD)
-    experiment = Experiment(args.exp, data, threads=1)
-    experiment.make_token_list()
-    experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
+    experiment = prepared(args.corpus_dir, args.exp, FOLD)
     rows = []
     for start in ("random", "blanks"):
         folder = train(experiment, start)
         epochs = range(1, EPOCHS + 1)
-        shares = [round(spread(folder, e, data["valid"]), 3) for e in epochs]
+        shares = [round(spread(folder, e, experiment.data["valid"]), 3) for e in epochs]
         row = dict(start=start, seed=1, fold=FOLD, spread=shares, commit=COMMIT)
         rows.append(row | {"machine": f"{platform.machine()} CPU, one thread"})
     ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))

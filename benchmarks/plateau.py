@@ -24,10 +24,10 @@ from pathlib import Path
 from an4_methods import CONF, SUPERNETS, arguments
 from blanks import write_bias
 from espnet2.train.reporter import Reporter
+from folds import prepared
 
 from espnet_dynsize.core.checkpoint import read_checkpoint
 from espnet_dynsize.core.process import end_on_signals
-from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import Experiment
 
 HERE = Path(__file__).resolve().parent
@@ -200,10 +200,7 @@ def main() -> None:
     args = parser.parse_args()
     end_on_signals()
     logging.disable(logging.WARNING)
-    data = an4.prepare(args.corpus_dir, args.exp / "data", FOLD)
-    experiment = Experiment(args.exp, data, threads=1)
-    experiment.make_token_list()
-    experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
+    experiment = prepared(args.corpus_dir, args.exp, FOLD)
     wanted = [
         (model, variant, args.start, seed)
         for variant in args.variants

@@ -98,11 +98,10 @@ class DynSizeASRTask(ASRTask):
         folder = Path(args.output_dir)
         check_config_apart(getattr(args, "config", None), folder)
         with locked(folder, "training"), config_kept(folder):
-            if args.collect_stats or args.dry_run:
-                pass  # nothing of a training is read or written
-            elif not args.resume:
+            trains = not (args.collect_stats or args.dry_run)
+            if trains and not args.resume:
                 check_not_overwritten(folder, resume=False)
-            elif args.model in MODELS:
+            elif trains and args.model in MODELS:
                 cls._check_resume(args, folder)
             super().main_worker(args)
 
