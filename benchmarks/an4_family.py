@@ -30,7 +30,6 @@ from an4_methods import (
     FINE_TUNED,
     INDIVIDUAL,
     KINDS,
-    LAYERS,
     METHODS,
     MODELS,
     NARROW,
@@ -69,12 +68,12 @@ CONFORMER = CONF / "train_asr_conformer.yaml"
 def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
     """Train, cut and score all sizes of a method in a fold; add its rows."""
     if method == INDIVIDUAL:
-        rows = [_individual(experiment, layers, seed) for layers in LAYERS[::-1]]
+        rows = [_individual(experiment, layers, seed) for layers in WIDE[::-1]]
     elif method in OWN_KIND.values():
         sizes = NARROW[::-2]
         rows = [_own_kind(experiment, method, layers, seed) for layers in sizes]
     elif method in TRANSDUCERS:
-        rows = [_own_kind(experiment, method, LAYERS[-1], seed)]
+        rows = [_own_kind(experiment, method, WIDE[-1], seed)]
     elif method == ALONE:
         smaller = _supernet(experiment, "simple_top_k", seed)[:-1]
         rows = [_layers_alone(experiment, row, seed) for row in smaller]
@@ -88,7 +87,7 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     commit = _commit(experiment.exp / tag)
     options = ["--seed", str(seed), *arguments(SUPERNETS[method])]
     if method == FINE_TUNED:
-        row = _individual(experiment, LAYERS[-1], seed)
+        row = _individual(experiment, WIDE[-1], seed)
         stock = experiment.exp / row["exp"]
         options += ["--init_param", str(stock / model_file(stock))]
     supernet = experiment.train(config_file(method), tag, options)
@@ -128,7 +127,7 @@ def _options(experiment: Experiment, method: str, seed: int) -> list[str]:
     if options == ["{joint bias}"]:
         return ["--init_param", str(write_bias(experiment, names=(CTC, JOINT)))]
     if options == ["{CTC model}"]:
-        row = _individual(experiment, LAYERS[-1], seed)
+        row = _individual(experiment, WIDE[-1], seed)
         stock = experiment.exp / row["exp"]
         checkpoint = stock / model_file(stock)
         parts = [f"{checkpoint}:{part}:{part}" for part in ("encoder", "ctc")]

@@ -11,9 +11,8 @@ KINDS = ("FFN 1", "attention", "convolution", "FFN 2")
 INDIVIDUAL = "individual"
 # The layers that simple_top_k has found with the same seed, trained from scratch
 ALONE = "layers of simple_top_k, alone"
-# Layers of the Conformers trained alone: 1, 2, 3, 4 and 6 blocks.
-LAYERS = (4, 8, 12, 16, 24)
-# Those with as many parameters as the recipe's sizes, and as the other models' sizes
+# Layers of the models trained alone, 1, 3 and 6 blocks of Conformers, 2, 4 and 6 of
+# others: those with as many parameters as the sizes of families of both
 WIDE, NARROW = (4, 12, 24), (8, 16, 24)
 # Parts of the encoder's FLOPs that 1, 3 and 6 blocks have
 FLOPS = (0.3835, 0.6301, 1)

@@ -2,15 +2,13 @@
 
 import argparse
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
-from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
-from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check, one_line
 from espnet_dynsize.core.keys import (
     ENCODER_PREFIX,
@@ -41,7 +39,6 @@ _STOCK = {
     "keep_nbest_models": Count | list[Count],
     "patience": Annotated[int, Range(0)] | None,
 }
-_BLOCKS = "encoder.encoders."
 # Options of schedulers
 _OF_GROUPS = ("min_lr", "max_lr", "base_lr", "lr_lambda")
 # Others that must be off, and why
@@ -170,96 +167,6 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             scheduler_classes[args.scheduler](optimizer, **scheduler_conf)
     except Exception as error:  # whatever an optimiser thinks of its options
         raise ConfigError(f"{section} cannot be built: {one_line(error)}.") from error
-
-
-def check_init_param(init_param: Sequence[str]) -> None:
-    """Refuse weights to start from that cannot be read, or are not finite.
-
-    ESPnet would ask at the terminal whether to read such a file in an unsafe way.
-
-    Args:
-        init_param: ESPnet's option: `path:source:target:excluded`, all but the first
-            optional.
-
-    Raises:
-        ConfigError: a file is not a state dict of finite numbers.
-    """
-    for option in init_param:
-        path = Path(option.split(":")[0])
-        for name, value in read_states(path).items():
-            # Masks and counters of a supernet may be unset, and are not taken.
-            if not name.startswith("schedule.") and not value.isfinite().all():
-                raise ConfigError(
-                    f"init_param: {path} must hold finite numbers; {name} does not."
-                )
-
-
-def check_init_fits(
-    model: torch.nn.Module, init_param: Sequence[str], ignore_mismatch: bool
-) -> None:
-    """Refuse weights to start from of which nothing, or not all, is the model's.
-
-    Args:
-        model: One that is not trained; the weights are loaded into it.
-        init_param: See `check_init_param`.
-        ignore_mismatch: Leave out what does not fit.
-
-    Raises:
-        ConfigError: nothing fits, or something does not and is not to be left out.
-    """
-    needed, loaded = set(), set()
-    for option in init_param:
-        path, source, target, excluded = [*option.split(":", 3), "", "", ""][:4]
-        try:
-            part = model.get_submodule(target)
-        except AttributeError as error:
-            raise ConfigError(
-                f"init_param={option}: the model has no part {target}."
-            ) from error
-        # As ESPnet does, for which an empty name after a third colon excludes all.
-        prefix = f"{source}." if source else ""
-        left_out = tuple(excluded.split(",")) if option.count(":") > 2 else ()
-        given = {
-            name.removeprefix(prefix): value
-            for name, value in read_states(Path(path)).items()
-            if name.startswith(prefix)
-        }
-        start = f"{target}." if target else ""
-        found = {start + name for name in given}
-        blocks = {n for n in _block_parameters(model) if n.startswith(start)}
-        needed |= blocks if blocks & found else set()
-        loaded |= found
-        given = {
-            n: v for n, v in given.items() if not (prefix + n).startswith(left_out)
-        }
-        wanted = part.state_dict()
-        fits = any(
-            name in wanted and wanted[name].shape == value.shape
-            for name, value in given.items()
-            if not name.startswith("schedule.")  # which is not taken
-        )
-        allowed = "weights of the model; nothing in it has a name and shape of these"
-        check(fits, "init_param", option, allowed)
-        try:
-            load_pretrained_model(option, model, ignore_mismatch)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"init_param={option} does not fit ({one_line(error)[:300]}); "
-                "ignore_init_mismatch: true leaves out what does not."
-            ) from error
-    missing = sorted(needed - loaded)
-    if missing and not ignore_mismatch:
-        raise ConfigError(
-            f"init_param={' '.join(init_param)} must have all layers of the encoder, "
-            f"as a cut size has not; there is no {missing[0]}. ignore_init_mismatch: "
-            "true begins with random weights there."
-        )
-
-
-def _block_parameters(model: torch.nn.Module) -> list[str]:
-    """Names of what the layers hold; what exists per size begins as a copy of that."""
-    names = [name for name, _ in model.named_parameters()]
-    return [n for n in names if n.startswith(_BLOCKS) and ".by_size." not in n]
 
 
 def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:

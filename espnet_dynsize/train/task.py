@@ -29,14 +29,13 @@ from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.blanks import begin_with_blanks
 from espnet_dynsize.train.check import (
     check_config,
-    check_init_fits,
-    check_init_param,
     check_token_list,
     check_trainable,
     check_training,
 )
 from espnet_dynsize.train.choices import MODELS, names_with_hints, plain_name
 from espnet_dynsize.train.crash import CHECKPOINT, config_kept, load_checkpoint
+from espnet_dynsize.train.init_param import check_init_param, read_init_param
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.parser import BasedArgumentParser
 from espnet_dynsize.train.resume import (
@@ -82,11 +81,7 @@ class DynSizeASRTask(ASRTask):
             default = cls.get_parser().get_default("best_model_criterion")
             if list(map(list, args.best_model_criterion)) == list(map(list, default)):
                 args.best_model_criterion = [["valid", "loss", "min"]]
-            check_init_param(args.init_param)
-            if args.init_param and not args.collect_stats:
-                model = cls.build_model(copy.deepcopy(args))
-                ignored = args.ignore_init_mismatch
-                check_init_fits(model, args.init_param, ignored)
+            cls._check_init_param(args)
             # Which sizes are drawn, and so which output layers get a gradient, changes
             # from step to step.
             args.unused_parameters = args.unused_parameters or getattr(
@@ -104,6 +99,14 @@ class DynSizeASRTask(ASRTask):
             elif trains and args.model in MODELS:
                 cls._check_resume(args, folder)
             super().main_worker(args)
+
+    @classmethod
+    def _check_init_param(cls, args: argparse.Namespace) -> None:
+        given = read_init_param(args.init_param)
+        # While statistics are collected, a model lacks the part that holds them.
+        if given and not args.collect_stats:
+            model = cls.build_model(copy.deepcopy(args))
+            check_init_param(model, given, args.ignore_init_mismatch)
 
     @classmethod
     def _check_resume(cls, args: argparse.Namespace, folder: Path) -> None:

@@ -16,7 +16,8 @@ from training import (
 import espnet_dynsize
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.lock import locked
-from espnet_dynsize.train.check import check_init_fits, check_training
+from espnet_dynsize.train.check import check_training
+from espnet_dynsize.train.init_param import check_init_param, read_init_param
 from espnet_dynsize.train.model import DynSizeASRModel
 from espnet_dynsize.train.resume import check_config_apart
 from espnet_dynsize.train.task import DynSizeASRTask
@@ -198,7 +199,7 @@ def test_weights_to_start_from_must_be_readable(data, tmp_path, content, monkeyp
     # At a terminal, ESPnet would ask whether to read it in an unsafe way, and wait.
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     arguments = train_arguments(data, tmp_path / "exp", [f"--init_param={path}"])
-    with pytest.raises(ConfigError, match="start.pth (cannot be read|must hold fin)"):
+    with pytest.raises(ConfigError, match="start.pth (cannot be read|must be fin)"):
         DynSizeASRTask.main(cmd=arguments)
 
 
@@ -259,7 +260,7 @@ def test_weights_to_start_from_that_are_not_the_model_s(data, tmp_path):
         (f"{path}:::ctc", False),
         (f"{tmp_path / 'lightning.pth'}:model", False),
     ):
-        check_init_fits(model, [option], ignored)
+        check_init_param(model, read_init_param([option]), ignored)
 
 
 def test_weights_to_start_from_that_are_not_all_of_the_layers(data, tmp_path):
@@ -281,7 +282,7 @@ def test_weights_to_start_from_that_are_not_all_of_the_layers(data, tmp_path):
         with pytest.raises(
             ConfigError, match=message if option != f"{rest}" else "all"
         ):
-            check_init_fits(model, [option], False)
+            check_init_param(model, read_init_param([option]), False)
     block = "encoder.encoders.0"
     for options, ignored in (
         ([f"{path}"], True),
@@ -289,4 +290,4 @@ def test_weights_to_start_from_that_are_not_all_of_the_layers(data, tmp_path):
         ([f"{rest}:{block}:{block}"], False),
         ([f"{tmp_path / 'o'}"], False),
     ):
-        check_init_fits(model, options, ignored)
+        check_init_param(model, read_init_param(options), ignored)
