@@ -48,8 +48,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     logging.disable(logging.WARNING)
     if args.compare:
+        from espnet_dynsize.core.errors import check
         from espnet_dynsize.report.compare import compare
 
+        for option in ("output_dir", "audio"):
+            given = getattr(args, option)
+            check(not given, f"--{option}", given, "left out with --compare")
         print(compare(args.folders, args.model_file), end="")
         return 0
     from espnet_dynsize.report.write import write_report

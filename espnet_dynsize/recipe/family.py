@@ -57,7 +57,7 @@ def run_recipe(argv: Sequence[str]) -> None:
         # Takes seconds: after all else, and only where it trains.
         _check_training(options, config)
     name_folders(options)
-    claim_shared(options)
+    claim_shared(options, config)
     if not is_family(config):
         run_asr_sh(options)
         return
@@ -81,6 +81,9 @@ def _check_training(options: Options, config: dict) -> None:
         return
     # asr.sh splits them at spaces, too, and knows no quotes in them.
     more = options.get("asr_args").split()
+    pretrained = options.get("pretrained_model")
+    if pretrained and options.runs(TRAIN):
+        more += ["--init_param", pretrained]
     audio = options.get("feats_type").startswith("raw")
     check_ahead(["--config", options.get("asr_config"), *more], audio)
 

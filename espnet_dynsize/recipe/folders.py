@@ -6,6 +6,8 @@ folder, so a folder remembers its options, and others are refused. Token lists a
 statistics, which several models share, alike.
 """
 
+import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ from espnet_dynsize.recipe import asr_sh
 from espnet_dynsize.recipe.options import Options
 
 RECORD = "recipe.yaml"
+# In a record, besides options
+FRONT_END = "front-end"
 
 
 class Model(NamedTuple):
@@ -98,11 +102,15 @@ def name_folders(options: Options) -> None:
         options[f"{model.prefix}_exp"] = str(folder)
 
 
-def claim_shared(options: Options) -> None:
+def claim_shared(options: Options, config: dict) -> None:
     """Let token lists and statistics remember what they were made of.
 
     asr.sh makes them anew in every run; a model that was trained with the old ones
-    would go on with those of another text.
+    would go on with those of another text, or of other features.
+
+    Args:
+        options: Of the recipe.
+        config: Of the training.
 
     Raises:
         ConfigError: they were made of something else.
@@ -116,6 +124,7 @@ def claim_shared(options: Options) -> None:
     if options.runs(asr_sh.STATS):
         perturbed = "_sp" if options.get("speed_perturb_factors") else ""
         given = {name: options.get(name) for name in _AUDIO}
+        given[FRONT_END] = _front_end(options, config)
         folder = f"asr_stats_{options.get('feats_type')}_{name}{perturbed}"
         _claim_stats(options, "asr", folder, given)
     if options.runs(asr_sh.LM_STATS):
@@ -153,6 +162,15 @@ def _claim_stats(
     folder = Path(options.get("expdir")) / name
     otherwise = f"give this run statistics of its own with --{option}"
     _claim(Made(folder, ("train/*_shape*",), given, otherwise), options)
+
+
+def _front_end(options: Options, config: dict) -> str:
+    """The options of the features whose mean and variance are collected."""
+    keys = ("frontend", "frontend_conf")
+    given = {key: config[key] for key in keys if config.get(key)}
+    # What stands here counts more than the config; asr.sh splits it at spaces, too.
+    more = re.findall(r"--frontend(?:_conf)?[ =]+\S+", options.get("asr_args"))
+    return " ".join([json.dumps(given, sort_keys=True, default=str), *more])
 
 
 def _texts(options: Options) -> dict[str, str]:
@@ -197,10 +215,13 @@ def _check_same(made: Made, recorded: dict | None, options: Options) -> None:
             f"they were made: {made.otherwise}, or remove the folder."
         )
     for name, value in made.given.items():
+        if name == FRONT_END and name not in recorded:
+            continue  # by version 0.1
         # What was not given then had its default.
         before = recorded.get(name) or options.defaults.get(name, "")
         if value != before:
+            option = name if name == FRONT_END else f"--{name}"
             raise ConfigError(
-                f"--{name} '{value}' must be '{before}', with which {made.folder} was "
+                f"{option} '{value}' must be '{before}', with which {made.folder} was "
                 f"made: {made.otherwise}, or remove the folder."
             )

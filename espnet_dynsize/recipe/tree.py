@@ -37,6 +37,7 @@ def link_tree(recipe: Path) -> None:
                 f"checkout ({FITTING}), or copy the recipe to its egs2/."
             )
         (recipe / name).unlink(missing_ok=True)  # a link to what is gone
+        (recipe / name).parent.mkdir(exist_ok=True)  # `conf`, of the optional ones
         (recipe / name).symlink_to((template / name).resolve())
 
 

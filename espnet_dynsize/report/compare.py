@@ -141,6 +141,8 @@ def compare(folders: Sequence[Path], model_file: str = "") -> str:
                     result = compare_errors(*pair)
                 except ConfigError as error:
                     raise ConfigError(f"{name} and {base}, {label}: {error}") from error
+                # A decoded test set has no name of its own but that of its folder.
+                label = label or Path(base).name
                 lines.append(_line(label, kind, base, name, result))
     return "\n".join(lines) + "\n"
 

@@ -1,17 +1,23 @@
 """What a training would refuse, found out before its data are prepared."""
 
 import argparse
+import inspect
 from collections.abc import Sequence
 from typing import NoReturn
 
+import torch
+
 from espnet_dynsize.control.selectors import find_selector, opening
-from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.train.check import check_config, check_training
+from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.train.check import check_config, check_trainable, check_training
+from espnet_dynsize.train.init_param import read_init_param
 from espnet_dynsize.train.task import DynSizeASRTask, register
 
 # Mel features of ESPnet's own front-end; and, of others that are not known yet, fewer
 # than any has: what a budget must pay for is then never taken for more than it is
 N_MELS, LEAST = 80, 16
+# Parts that want data, or weights that are fetched: left out of the model
+_NOT_BUILT = ("frontend", "normalize", "preencoder", "postencoder")
 # Decoders that fetch their weights, and want the tokens of these
 _FETCHED = ("hugging_face_transformers", "whisper")
 
@@ -36,13 +42,43 @@ def check_ahead(arguments: Sequence[str], audio: bool) -> None:
     check_config(vars(args))
     # Whether a package is there is to be asked in the recipe's environment.
     check_training(argparse.Namespace(**{**vars(args), "use_tensorboard": False}))
+    _check_parts(args)
     conf = args.model_conf
     if "." not in str(conf.get("selector", ".")):
         find_selector(conf["selector"])
     if args.decoder in _FETCHED:
         return
     with opening():
-        DynSizeASRTask.build_model(_without_data(args, audio))
+        model = DynSizeASRTask.build_model(_without_data(args, audio))
+    read_init_param(args.init_param or [])
+    _check_frozen(model, args.freeze_param or [])
+
+
+def _check_parts(args: argparse.Namespace) -> None:
+    """Parts that are not built have no names and options that do not exist."""
+    for choices in DynSizeASRTask.class_choices_list:
+        name = getattr(args, choices.name)
+        if choices.name not in _NOT_BUILT or name is None:
+            continue
+        allowed = f"one of {', '.join(c for c in choices.choices() if c)}"
+        check(name in choices.classes, choices.name, name, allowed)
+        key = f"{choices.name}_conf"
+        conf = getattr(args, key) or {}
+        try:
+            inspect.signature(choices.get_class(name)).bind_partial(**conf)
+        except TypeError as error:
+            raise ConfigError(f"{key}={conf} does not go with {name}: {error}.") from (
+                error
+            )
+
+
+def _check_frozen(model: torch.nn.Module, freeze_param: list[str]) -> None:
+    known = [name for name in freeze_param if name.split(".")[0] not in _NOT_BUILT]
+    for name, parameter in model.named_parameters():
+        # As ESPnet does
+        if any(name == part or name.startswith(f"{part}.") for part in known):
+            parameter.requires_grad = False
+    check_trainable(model, known)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -15,10 +15,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Phase, check_search_fits
 from espnet_dynsize.core.checkpoint import misfit, model_states
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.identity import canonical
-from espnet_dynsize.train.check import check_no_subnet
+from espnet_dynsize.train.check import check_no_subnet, check_trainable
 from espnet_dynsize.train.crash import models_in
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.scores import check_score_lr, separate_scores
@@ -77,6 +77,13 @@ class SubnetScheduleCallback(Callback):
         schedule = pl_module.model.schedule
         if stage == "fit":
             check_no_subnet(pl_module.model.fixed_size)
+            # ESPnet3 has frozen what the config wants frozen.
+            frozen = pl_module.config.get("model", {}).get("freeze_param")
+            check_trainable(pl_module.model, list(frozen or []))
+            for key in ("optimizers", "schedulers"):
+                given = pl_module.config.get(key)
+                allowed = "left out for a family, which trains with one optimizer"
+                check(given is None, key, given, allowed)
             # Whatever weights it starts from; a checkpoint of this run is loaded later.
             schedule.reset()
             self._check_before_loading(pl_module)

@@ -304,6 +304,20 @@ def test_the_default_tree_is_the_one_around_the_recipe(recipe, monkeypatch):
     assert (inside / "asr.sh").resolve() == template / "asr.sh"
 
 
+def test_a_recipe_without_a_conf_folder(tmp_path, monkeypatch):
+    from espnet_dynsize.recipe.tree import NAMES, OPTIONAL, link_tree
+
+    template = tmp_path / "espnet/egs2/TEMPLATE/asr1"
+    (template / "conf").mkdir(parents=True)
+    for name in (*NAMES, *OPTIONAL):
+        (template / name).touch()
+    monkeypatch.setenv("ESPNET_ROOT", str(tmp_path / "espnet"))
+    (tmp_path / "mine").mkdir()
+    link_tree(tmp_path / "mine")
+    links = [tmp_path / "mine" / name for name in OPTIONAL]
+    assert all(link.exists() for link in links)
+
+
 def test_links_follow_the_tree(recipe, tmp_path):
     from espnet_dynsize.recipe.tree import link_tree
 

@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.recipe.asr_sh import check_names, read_defaults
@@ -157,7 +158,7 @@ def test_asr_sh_takes_the_folders(argv, asr_exp, lm_exp, in_folder):
     options = parse([*argv, *sets, "--lm_train_text", "t"])
     check_names(options, Path("asr.sh"))
     name_folders(options)
-    claim_shared(options)
+    claim_shared(options, {})
     (tokens,) = Path("data").glob("**/recipe.yaml")
     (stats,) = Path().glob("*/asr_stats*/recipe.yaml")
     done = subprocess.run(
@@ -272,10 +273,10 @@ def test_a_record_of_somebody_else_s(in_folder, text, message, filled):
 # -- what several models share --
 
 
-def made(*argv) -> None:
+def made(*argv, **config) -> None:
     """As if asr.sh had made token lists and statistics with these options."""
     options = parse(argv)
-    claim_shared(options)
+    claim_shared(options, config)
     for record in Path().glob("**/recipe.yaml"):
         (record.parent / "tokens.txt").touch()
         (record.parent / "train").mkdir(exist_ok=True)
@@ -336,3 +337,24 @@ def test_another_speed_has_other_statistics(in_folder):
     made("--train_set", "a", "--use_lm", "false", "--speed_perturb_factors", "0.9 1.1")
     assert Path("exp/asr_stats_raw_bpe30/recipe.yaml").is_file()
     assert Path("exp/asr_stats_raw_bpe30_sp/recipe.yaml").is_file()
+
+
+def test_statistics_are_those_of_one_front_end(in_folder):
+    """A model that has been trained with other ones could not even be opened."""
+    made(*RUN, frontend_conf={"n_mels": 80}, max_epoch=1)
+    record = Path("exp/asr_stats_raw_en_bpe50/recipe.yaml")
+    before = record.read_text()
+    made(*RUN, frontend_conf={"n_mels": 80}, max_epoch=2)
+    assert record.read_text() == before
+    message = "front-end '.*40.*' must be '.*80.*', with which exp/asr_stats.*_stats_d"
+    with pytest.raises(ConfigError, match=message):
+        made(*RUN, frontend_conf={"n_mels": 40})
+    for words in ("--frontend_conf n_mels=40", "--frontend=s3prl"):
+        with pytest.raises(ConfigError, match="front-end '.*' must be "):
+            made(*RUN, "--asr_args", words, frontend_conf={"n_mels": 80})
+    assert record.read_text() == before
+    # As version 0.1 has written it
+    given = yaml.safe_load(before)
+    del given["front-end"]
+    record.write_text(yaml.safe_dump(given))
+    made(*RUN, frontend_conf={"n_mels": 40})

@@ -76,7 +76,16 @@ def test_decoded_test_sets(tmp_path, capsys):
     assert main(["report", "--compare", str(one), str(other)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and not list(tmp_path.glob("report*"))
-    assert lines[2].startswith(f"|  | WER | {one} | 3 | 4 | 75.0 | {other} | 0.0 | -75")
+    assert lines[2].startswith(
+        f"| one | WER | {one} | 3 | 4 | 75.0 | {other} | 0.0 | -75"
+    )
+
+
+@pytest.mark.parametrize("option", ["--output_dir", "--audio"])
+def test_comparing_writes_and_times_nothing(tmp_path, capsys, option):
+    folders = [str(decoded(tmp_path / name, HYP)) for name in ("one", "two")]
+    assert main(["report", "--compare", *folders, option, "x"]) == 2
+    assert f"{option}=" in capsys.readouterr().err
 
 
 def test_models_with_decodings_in_common(tmp_path, capsys):

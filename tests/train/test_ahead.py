@@ -46,6 +46,23 @@ def test_a_family_that_cannot_be_built(tmp_path, family, message):
         ((), {"optim_conf": {"lr": "1e-3"}}, "optim_conf: lr=1e-3 must be a number"),
         ((), {"optims": "adam"}, "would refuse: unrecognized arguments: optims"),
         (("--max_epoch", "x"), {}, "asr_train would refuse: argument --max_epoch: inv"),
+        ((), {"frontend": "nosuch"}, "frontend=nosuch must be one of default, "),
+        ((), {"frontend_conf": {"nosuch": 3}}, "frontend_conf=.* go with default: got"),
+        ((), {"normalize": "nosuch"}, "normalize=nosuch must be one of global_mvn, ut"),
+        (
+            (),
+            {"normalize": "utterance_mvn", "normalize_conf": {"nosuch": 1}},
+            "normalize_conf=.* does not go with utterance_mvn: got an unexpected",
+        ),
+        (
+            (),
+            {"postencoder": "length_adaptor", "postencoder_conf": {"nosuch": 1}},
+            "postencoder_conf=.* does not go with length_adaptor",
+        ),
+        (("--freeze_param", "encodr"), {}, "no encodr is in the model"),
+        (("--freeze_param", "schedule"), {}, "must be without the schedule"),
+        (("--freeze_param", "encoder", "ctc"), {}, "must be less than all of the mod"),
+        (("--init_param", "missing.pth"), {}, "checkpoint missing.pth does not exist"),
         (("--model_conf", "sizes=[3,9]"), {}, r"\[3, 9\] must end with the full size"),
     ],
 )
@@ -61,6 +78,8 @@ def test_a_training_that_cannot_be(tmp_path, arguments, changes, message):
         {"family": {"selector": "local.mine.Selector"}},  # path.sh may know it
         {"arguments": ("--ngpu", "4", "--multiprocessing_distributed", "true")},
         {"audio": False},
+        # Of what is not built, names are not known.
+        {"arguments": ("--freeze_param", "frontend.upstream", "encoder.embed")},
         {"decoder": "whisper"},  # which would be fetched
         {"frontend": "s3prl", "preencoder": "linear", "normalize": "global_mvn"},
         {"family": {"sizes": None, "budgets": {"flops": [0.5, 1]}}, "audio": False},

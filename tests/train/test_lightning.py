@@ -154,7 +154,7 @@ def run(recipe: Path, tag: str, monkeypatch, **changes) -> Path:
     monkeypatch.chdir(recipe)
     config = yaml.safe_load(CONFIG)
     for key, value in changes.items():
-        config[key] = {**config.get(key, {}), **value}
+        config[key] = None if value is None else {**config.get(key, {}), **value}
     config["exp_dir"] = f"exp/{tag}"
     path = recipe / "conf" / f"{tag}.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -269,6 +269,36 @@ def test_a_refused_run_leaves_the_one_that_is_there(recipe, monkeypatch):
         run(recipe, "kept", monkeypatch, trainer={"max_epochs": 1}, **last)
     assert (exp / "config.yaml").read_bytes() == before
     assert sorted(path.name for path in exp.iterdir()) == files
+
+
+@pytest.mark.parametrize(
+    "frozen, message",
+    [
+        (["schedule"], "must be without the schedule"),
+        (["encoder", "ctc"], "must be less than all of the model"),
+        (["encodr"], "no encodr is in the model"),
+    ],
+    ids=str,
+)
+def test_what_is_frozen_is_checked(recipe, monkeypatch, frozen, message):
+    with pytest.raises(ConfigError, match=f"freeze_param=.* {message}"):
+        run(recipe, "frozen", monkeypatch, model={"freeze_param": frozen})
+
+
+def test_several_optimizers_are_refused(recipe, monkeypatch):
+    optimizer = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}}
+    scheduler = {"scheduler": {"_target_": f"{__name__}.one_cycle", "warmup_steps": 1}}
+    with pytest.raises(ConfigError, match="optimizers=.* must be left out for a fam"):
+        run(
+            recipe,
+            "named",
+            monkeypatch,
+            optimizer=None,
+            scheduler=None,
+            optimizers={"all": {**optimizer, "params": ""}},
+            schedulers={"all": scheduler},
+            trainer={"gradient_clip_val": None},
+        )
 
 
 def test_early_stopping_waits_for_the_joint_phase(recipe, monkeypatch):
