@@ -58,12 +58,16 @@ def _table(rows, words, methods, layers, kind) -> str:
             cell = f"{100 * result.second:.1f}"
             if method != base_of(method):
                 ratios.append(result.second / result.first)
-                cell += f" ({ratios[-1]:.2f}, p {result.p_value:.3f})"
+                cell += f" ({ratios[-1]:.2f}, p {_p_value(result)})"
             cells.append(cell)
         count = len(_rows(rows, method, layers[-1]) or _rows(rows, method, layers[0]))
         mean = f"{np.mean(ratios):.3f}" if len(ratios) == len(layers) else "–"
         lines.append(f"| {method} | {count} | " + " | ".join([*cells, mean]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _p_value(result: Comparison) -> str:
+    return "< 0.001" if result.p_value < 0.001 else f"{result.p_value:.3f}"
 
 
 def rate(
