@@ -19,7 +19,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from an4_family import read_rows
+from an4_family import OFFICIAL, read_rows
 from an4_methods import CONF, INDIVIDUAL, KINDS, SUPERNETS, WIDE, config_file
 from peak_memory import PeakMemory
 from torch.utils.benchmark import timer
@@ -177,7 +177,7 @@ def _wer(name: str) -> str:
     method, sizes = name, WIDE
     if name.endswith(" layers alone"):
         method, sizes = INDIVIDUAL, (int(name.split()[0]),)
-    rows = [row for row in read_rows() if row["method"] == method]
+    rows = [r for r in read_rows() if (r["method"], r["fold"]) == (method, OFFICIAL)]
     errors = [[r["wer"] for r in rows if r["layers"] == size] for size in sizes]
     if not all(errors):
         return "–"
