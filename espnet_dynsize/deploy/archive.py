@@ -69,6 +69,11 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
         raise ConfigError(
             f"path={path} has {len(members)} files; at most {MOST_MEMBERS} are allowed."
         )
+    names = [member.filename for member in members]
+    if len(set(names)) != len(names):
+        # Python gives one of them, ESPnet takes another.
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"path={path} has the member {twice} more than once.")
     for member in members:
         name = PurePosixPath(member.filename)
         link = stat.S_ISLNK(member.external_attr >> 16)

@@ -132,6 +132,13 @@ def check_training(args: argparse.Namespace) -> None:
     _check_optimizer(args)
     check_criterion("early_stopping_criterion", args.early_stopping_criterion)
     check_criteria(args.best_model_criterion)
+    # Search epochs are hidden behind the worst value, which both modes cannot have.
+    stopping = [] if args.patience is None else [args.early_stopping_criterion]
+    modes: dict[tuple, str] = {}
+    for phase, name, mode in [*args.best_model_criterion, *stopping]:
+        same = modes.setdefault((phase, name), mode) == mode
+        key = "best_model_criterion, early_stopping_criterion"
+        check(same, key, [phase, name, mode], "of one mode for each number")
 
 
 def check_no_subnet(size: int | None) -> None:

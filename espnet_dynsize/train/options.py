@@ -30,6 +30,8 @@ class PhasedTrainerOptions(TrainerOptions):
     @property
     def hidden(self) -> list[tuple[str, str, str]]:
         """Criteria in which search epochs must not count: (phase, name, mode)."""
+        if self.patience_wanted is None:  # nothing stops by it
+            return list(dict.fromkeys(self.criteria))
         stopping = tuple(self.early_stopping_criterion)
         return list(dict.fromkeys([*self.criteria, stopping]))
 

@@ -244,6 +244,20 @@ def test_members_that_lead_out(work, tmp_path, name, capsys):
     assert "leads out of it" in refused(command, name, tmp_path, capsys)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_that_are_there_twice(work, tmp_path, capsys):
+    """Python's zipfile gives the last of them, ESPnet takes the first."""
+    with zipfile.ZipFile(work / "size5.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(work / "size5.zip", "w") as archive:
+        archive.writestr("meta.yaml", "files: {asr_model_file: /etc/passwd}")
+        for name, content in members.items():
+            archive.writestr(name, content)
+    command = ["transcribe", work / "size5.zip", work / "a.wav"]
+    said = refused(command, "size5.zip", tmp_path, capsys)
+    assert "has the member meta.yaml more than once" in said
+
+
 @pytest.mark.parametrize("kind", [*ANYTHING, *YAML, "missing", "folder"])
 def test_origin(work, tmp_path, kind, capsys):
     """What says that a folder is a size of this family."""

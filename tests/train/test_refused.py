@@ -291,3 +291,18 @@ def test_weights_to_start_from_that_are_not_all_of_the_layers(data, tmp_path):
         ([f"{tmp_path / 'o'}"], False),
     ):
         check_init_param(model, read_init_param(options), ignored)
+
+
+def test_a_number_has_one_mode(data, tmp_path):
+    """Search epochs hide behind the worst value, the best of the other mode."""
+    more = ["--best_model_criterion=valid,loss,min", "--max_epoch=2"]
+    more += ["--early_stopping_criterion", "valid", "loss", "max"]
+    with pytest.raises(ConfigError, match=r"'max'\] must be of one mode for each num"):
+        DynSizeASRTask.main(
+            cmd=train_arguments(data, tmp_path / "exp", [*more, "--patience=1"])
+        )
+    assert not (tmp_path / "exp" / "config.yaml").exists()
+    # Without patience, nothing stops by it.
+    DynSizeASRTask.main(cmd=train_arguments(data, tmp_path / "exp", more))
+    best = torch.load(tmp_path / "exp" / "valid.loss.ave.pth", weights_only=True)
+    assert best["schedule.selection.fixed_masks"].isfinite().all()
