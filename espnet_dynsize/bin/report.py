@@ -4,6 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from espnet_dynsize.core.errors import check
+
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
@@ -48,7 +50,6 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     logging.disable(logging.WARNING)
     if args.compare:
-        from espnet_dynsize.core.errors import check
         from espnet_dynsize.report.compare import compare
 
         for option in ("output_dir", "audio"):

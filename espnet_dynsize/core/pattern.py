@@ -49,14 +49,14 @@ class Pattern:
         """
         if type(name) is int:
             name = f"{name // 60}:{name % 60}"
-        if isinstance(name, str) and name in _NAMED:
-            return _NAMED[name]
-        if isinstance(name, str) and (block := _BLOCK.fullmatch(name)):
+        text = name if isinstance(name, str) else ""
+        if text in _NAMED:
+            return _NAMED[text]
+        if block := _BLOCK.fullmatch(text):
             return cls(int(block[1]), int(block[2]))
-        if isinstance(name, str) and (match := _N_OF_M.fullmatch(name)):
-            kept, of = int(match[1]), int(match[2])
-            if kept < of:
-                return cls(kept_of=(kept, of))
+        match = _N_OF_M.fullmatch(text)
+        if match and int(match[1]) < int(match[2]):
+            return cls(kept_of=(int(match[1]), int(match[2])))
         raise ConfigError(f"{key}={name} must be {ALLOWED}.")
 
     @property
@@ -69,11 +69,12 @@ class Pattern:
 
         What does not fill a group at the end is a smaller one.
         """
-        outputs, inputs = shape[:2]
-        return (
-            math.ceil(outputs / (self.outputs or outputs)),
-            math.ceil(inputs / (self.inputs or inputs)),
-        )
+        high, wide = self._group(shape)
+        return math.ceil(shape[0] / high), math.ceil(shape[1] / wide)
+
+    def _group(self, shape: torch.Size) -> tuple[int, int]:
+        """Outputs and inputs of a group of a matrix of this shape."""
+        return self.outputs or shape[0], self.inputs or shape[1]
 
     def magnitudes(self, weight: torch.Tensor) -> torch.Tensor:
         """Root mean square of the weights of each group, shape `grid`.
@@ -91,14 +92,14 @@ class Pattern:
     def _summed(self, matrix: torch.Tensor) -> torch.Tensor:
         """Sums [grid] over the groups of [outputs, inputs]."""
         rows, columns = self.grid(matrix.shape)
-        high, wide = self.outputs or matrix.size(0), self.inputs or matrix.size(1)
+        high, wide = self._group(matrix.shape)
         padding = (0, columns * wide - matrix.size(1), 0, rows * high - matrix.size(0))
         padded = torch.nn.functional.pad(matrix, padding)
         return padded.view(rows, high, columns, wide).sum(dim=(1, 3))
 
     def spread(self, groups: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """A value per group, [grid], as a value per weight, [outputs, inputs, …]."""
-        high, wide = self.outputs or shape[0], self.inputs or shape[1]
+        high, wide = self._group(shape)
         whole = groups.repeat_interleave(high, 0).repeat_interleave(wide, 1)
         return whole[: shape[0], : shape[1]].reshape(shape)
 

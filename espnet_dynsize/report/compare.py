@@ -132,6 +132,8 @@ def compare(folders: Sequence[Path], model_file: str = "") -> str:
                 "in the same way."
             )
         for key, label in common.items():
+            # A decoded test set has no name of its own but that of its folder.
+            label = label or Path(base).name
             for kind, scored in KINDS.items():
                 places = [d[key] / scored for d in (baseline, decoded)]
                 if not any(place.is_dir() for place in places):
@@ -141,8 +143,6 @@ def compare(folders: Sequence[Path], model_file: str = "") -> str:
                     result = compare_errors(*pair)
                 except ConfigError as error:
                     raise ConfigError(f"{name} and {base}, {label}: {error}") from error
-                # A decoded test set has no name of its own but that of its folder.
-                label = label or Path(base).name
                 lines.append(_line(label, kind, base, name, result))
     return "\n".join(lines) + "\n"
 

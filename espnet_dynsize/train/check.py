@@ -132,13 +132,7 @@ def check_training(args: argparse.Namespace) -> None:
     _check_optimizer(args)
     check_criterion("early_stopping_criterion", args.early_stopping_criterion)
     check_criteria(args.best_model_criterion)
-    # Search epochs are hidden behind the worst value, which both modes cannot have.
-    stopping = [] if args.patience is None else [args.early_stopping_criterion]
-    modes: dict[tuple, str] = {}
-    for phase, name, mode in [*args.best_model_criterion, *stopping]:
-        same = modes.setdefault((phase, name), mode) == mode
-        key = "best_model_criterion, early_stopping_criterion"
-        check(same, key, [phase, name, mode], "of one mode for each number")
+    _check_modes(args)
 
 
 def check_no_subnet(size: int | None) -> None:
@@ -149,6 +143,16 @@ def check_no_subnet(size: int | None) -> None:
     """
     allowed = "left out of a training config: it is the size that decodes"
     check(size is None, "model_conf: subnet", size, allowed)
+
+
+def _check_modes(args: argparse.Namespace) -> None:
+    """Search epochs hide behind the worst value, which a number has in one mode."""
+    stopping = [] if args.patience is None else [args.early_stopping_criterion]
+    modes: dict[tuple, str] = {}
+    for phase, name, mode in [*args.best_model_criterion, *stopping]:
+        same = modes.setdefault((phase, name), mode) == mode
+        key = "best_model_criterion, early_stopping_criterion"
+        check(same, key, [phase, name, mode], "of one mode for each number")
 
 
 def _check_optimizer(args: argparse.Namespace) -> None:

@@ -30,10 +30,11 @@ class PhasedTrainerOptions(TrainerOptions):
     @property
     def hidden(self) -> list[tuple[str, str, str]]:
         """Criteria in which search epochs must not count: (phase, name, mode)."""
-        if self.patience_wanted is None:  # nothing stops by it
-            return list(dict.fromkeys(self.criteria))
-        stopping = tuple(self.early_stopping_criterion)
-        return list(dict.fromkeys([*self.criteria, stopping]))
+        # Each number once: hidden with both modes, it would be the best of one of them.
+        # Without patience nothing stops by the first of these, so the others count.
+        wanted = [tuple(self.early_stopping_criterion), *self.criteria]
+        modes = {(phase, name): mode for phase, name, mode in wanted}
+        return [(phase, name, mode) for (phase, name), mode in modes.items()]
 
     def enter(self, phase: Phase, joint_epochs: int) -> None:
         """Set model selection for an epoch of `phase`.
