@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import humanfriendly
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from espnet_dynsize.core.checkpoint import stored_numbers
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check, one_line
 
 # Sections whose numbers are dimensions of the network
 _DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf", "lm_conf")
@@ -15,6 +16,8 @@ _DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf", "lm_conf")
 _LARGEST = 10_000
 # Hertz, samples of a window
 _LARGEST_RATE = 200_000
+# ESPnet's default
+_N_FFT = 512
 _SAMPLES = ("fs", "n_fft", "win_length", "hop_length", "n_mels")
 # Parameters that are made, and replaced, while a supernet is built
 _SLACK = 1_000_000
@@ -44,12 +47,7 @@ def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[Non
                     f"{section}: {key}={value} must be at most {largest}, the largest "
                     "dimension in the checkpoint."
                 )
-    for key, value in (config.get("frontend_conf") or {}).items():
-        least = 1 if key in _SAMPLES else 0
-        if isinstance(value, int | float) and not least <= value <= _LARGEST_RATE:
-            raise ConfigError(
-                f"frontend_conf: {key}={value} must be from {least} to {_LARGEST_RATE}."
-            )
+    _check_front_end(config.get("frontend_conf") or {})
     left = 4 * numbers + _SLACK
 
     def count(module: torch.nn.Module, name: str, parameter: object) -> None:
@@ -66,3 +64,32 @@ def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[Non
         yield
     finally:
         hook.remove()
+
+
+def _check_front_end(conf: Mapping) -> None:
+    for key, value in conf.items():
+        least = 1 if key in _SAMPLES else 0
+        number = _rate(value) if key == "fs" else value
+        if key in _SAMPLES and number is not None:
+            whole = isinstance(number, int)
+            check(whole, f"frontend_conf: {key}", value, "a whole number")
+        if isinstance(number, int | float) and not least <= number <= _LARGEST_RATE:
+            raise ConfigError(
+                f"frontend_conf: {key}={value} must be from {least} to {_LARGEST_RATE}."
+            )
+    window, samples = conf.get("win_length"), conf.get("n_fft", _N_FFT)
+    fits = None in (window, samples) or window <= samples
+    allowed = f"at most n_fft={samples}"
+    check(fits, "frontend_conf: win_length", window, allowed)
+
+
+def _rate(value: object) -> object:
+    """A rate in Hertz, which ESPnet also takes as text such as 16k."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return humanfriendly.parse_size(value)
+    except humanfriendly.InvalidSize as error:
+        raise ConfigError(
+            f"frontend_conf: fs={value} must be a rate such as 16k: {one_line(error)}."
+        ) from error

@@ -84,7 +84,8 @@ def model_states(checkpoint: object, source: str) -> dict[str, torch.Tensor]:
     for name, value in checkpoint.items():
         if not isinstance(name, str) or not _is_dense(value):
             raise ConfigError(
-                f"{source} must hold dense tensors by name; {name!r} is not one."
+                f"{source} must hold dense tensors by name, of numbers of a usual "
+                f"type; {name!r} is not one."
             )
         if _bytes(value) > max(value.untyped_storage().nbytes(), _EXPANDED):
             raise ConfigError(
@@ -96,13 +97,18 @@ def model_states(checkpoint: object, source: str) -> dict[str, torch.Tensor]:
     return states
 
 
+_NUMBERS = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.complex64, torch.complex128, torch.bool, torch.uint8),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+)
 # Bytes of a tensor of which a part is stored and repeated, as a position table may be
 _EXPANDED = 1_000_000
 
 
 def _is_dense(value: object) -> bool:
     dense = isinstance(value, torch.Tensor) and value.layout is torch.strided
-    return dense and not value.is_meta
+    return dense and not value.is_meta and value.dtype in _NUMBERS
 
 
 def _bytes(value: torch.Tensor) -> int:
@@ -173,5 +179,5 @@ def misfit(model: torch.nn.Module, states: Mapping[str, torch.Tensor]) -> str | 
         else:
             wrong = None
         if wrong is not None:
-            return wrong if name == IDENTITY else f"{name} {wrong}"
+            return f"it {wrong}" if name == IDENTITY else f"{name} {wrong}"
     return None

@@ -10,7 +10,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.files import check_absent, replacing
 
 NORM = ".conv_module.norm."
-_PARTS = ("running_var", "weight", "bias")
+_PARTS = ("running_mean", "running_var", "weight", "bias")
 
 
 def convert(model_file: Path, output: Path) -> int:
@@ -39,6 +39,12 @@ def convert(model_file: Path, output: Path) -> int:
         lost = [n for n in _PARTS if f"{prefix}{n}" not in states]
         if lost:
             raise ConfigError(f"model_file={model_file} has no {prefix}{lost[0]}.")
+        parts = [states[f"{prefix}{n}"] for n in _PARTS]
+        real = all(v.is_floating_point() and v.ndim == 1 for v in parts)
+        if not real or len({len(v) for v in parts}) > 1:
+            raise ConfigError(
+                f"model_file={model_file}: {prefix}* must be as many real numbers each."
+            )
     converted = to_layer_norm(states)
     wrong = [n for n, v in converted.items() if v.is_complex() or not _finite(v)]
     if wrong:

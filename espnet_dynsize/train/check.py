@@ -2,7 +2,8 @@
 
 import argparse
 import importlib.util
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -178,6 +179,30 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             scheduler_classes[args.scheduler](optimizer, **scheduler_conf)
     except Exception as error:  # whatever an optimiser thinks of its options
         raise ConfigError(f"{section} cannot be built: {one_line(error)}.") from error
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    needs = closure is not None and closure.default is inspect.Parameter.empty
+    allowed = "one whose step needs no closure: ESPnet's trainer gives none"
+    check(not needs, "optim", args.optim, allowed)
+
+
+def check_lasts(schedulers: Sequence[object], updates: int | None) -> None:
+    """Refuse a schedule of learning rates that ends before the run does.
+
+    PyTorch's OneCycleLR raises an error at that update, and so in every resumed run.
+
+    Args:
+        schedulers: Those that go on with every update; may hold None.
+        updates: In the whole run, None where that is not known.
+
+    Raises:
+        ConfigError: one ends before.
+    """
+    for scheduler in schedulers:
+        if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR):
+            last = scheduler.total_steps
+            allowed = f"at least {updates}, the updates of the run"
+            lasts = updates is None or updates <= last
+            check(lasts, "scheduler_conf: total_steps", last, allowed)
 
 
 def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:

@@ -63,12 +63,16 @@ def _modified(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def load_checkpoint(output_dir: Path) -> dict | None:
+def load_checkpoint(output_dir: Path, mend: bool = True) -> dict | None:
     """The checkpoint to resume, None where training has to begin.
 
     One that is missing or cannot be read is replaced by the one before it. Where there
     is none before it and no epoch has ended, the first one was being written; it is set
     aside.
+
+    Args:
+        output_dir: Of the run.
+        mend: Do so; else only one that can be read is.
 
     Raises:
         ConfigError: neither can be read, though epochs have ended.
@@ -80,6 +84,8 @@ def load_checkpoint(output_dir: Path) -> dict | None:
     try:
         return _read(path)
     except ConfigError as error:
+        if not mend:
+            raise
         why = error
     try:
         states = _read(previous)

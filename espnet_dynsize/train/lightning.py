@@ -18,7 +18,7 @@ from espnet_dynsize.core.checkpoint import misfit, model_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.identity import canonical
-from espnet_dynsize.train.check import check_no_subnet, check_trainable
+from espnet_dynsize.train.check import check_lasts, check_no_subnet, check_trainable
 from espnet_dynsize.train.crash import models_in
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.scores import check_score_lr, separate_scores
@@ -139,6 +139,10 @@ class SubnetScheduleCallback(Callback):
         search = int(schedule.selection.search_updates)
         check_search_fits(search, total, "trainer: max_epochs", "the resumed run")
         check_score_lr(schedule.selection, trainer.optimizers)
+        each = [
+            c.scheduler for c in trainer.lr_scheduler_configs if c.interval == "step"
+        ]
+        check_lasts(each, total)
 
     def state_dict(self) -> dict[str, str]:
         """What a resumed run must have in common with this one, for the checkpoint."""

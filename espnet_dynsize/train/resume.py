@@ -159,8 +159,8 @@ def check_resumed(
     wrong = misfit(model, states)
     if wrong is not None:
         raise ConfigError(
-            f"resume: {path} does not fit the config: {wrong}; use another output_dir "
-            "or the config that the run began with."
+            f"resume: {path} cannot go on with this config: {wrong}; use another "
+            "output_dir or, if the config has changed, the one that the run began with."
         )
     return states
 

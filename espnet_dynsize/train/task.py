@@ -5,6 +5,7 @@ import copy
 import logging
 import platform
 import tempfile
+import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -87,17 +88,15 @@ class DynSizeASRTask(ASRTask):
             args.unused_parameters = args.unused_parameters or getattr(
                 args, "distributed", False
             )
-        if option.distributed and option.dist_rank != 0:
-            super().main_worker(args)
-            return
         folder = Path(args.output_dir)
         check_config_apart(getattr(args, "config", None), folder)
+        if option.distributed and option.dist_rank != 0:
+            # Ranks that were started by hand would wait for one that has refused.
+            cls._check_folder(args, folder, first_rank=False)
+            super().main_worker(args)
+            return
         with locked(folder, "training"), config_kept(folder):
-            trains = not (args.collect_stats or args.dry_run)
-            if trains and not args.resume:
-                check_not_overwritten(folder, resume=False)
-            elif trains and args.model in MODELS:
-                cls._check_resume(args, folder)
+            cls._check_folder(args, folder, first_rank=True)
             super().main_worker(args)
 
     @classmethod
@@ -109,9 +108,23 @@ class DynSizeASRTask(ASRTask):
             check_init_param(model, given, args.ignore_init_mismatch)
 
     @classmethod
-    def _check_resume(cls, args: argparse.Namespace, folder: Path) -> None:
+    def _check_folder(
+        cls, args: argparse.Namespace, folder: Path, first_rank: bool
+    ) -> None:
         """Refuse to resume another run, before ESPnet has replaced its config.yaml."""
-        checkpoint = load_checkpoint(folder)
+        if args.collect_stats or args.dry_run:
+            return
+        if not args.resume:
+            check_not_overwritten(folder, resume=False)
+            return
+        if args.model not in MODELS:
+            return
+        try:
+            checkpoint = load_checkpoint(folder, mend=first_rank)
+        except ConfigError:
+            if first_rank:
+                raise
+            return  # which the first one mends, or refuses
         if checkpoint is None:
             check_not_overwritten(folder, resume=True)
             return
@@ -134,7 +147,13 @@ class DynSizeASRTask(ASRTask):
                 setattr(args, key, {})  # which ESPnet takes for no options
         # ESPnet imports the loss when the model is built.
         with rnnt_loss_available():
-            model = super().build_model(args)
+            try:
+                model = super().build_model(args)
+            except AssertionError as error:
+                # Most of ESPnet's say nothing but what they compare.
+                line = traceback.extract_tb(error.__traceback__)[-1].line
+                why = str(error) or line
+                raise ConfigError(f"the model cannot be built: {why}") from error
         if isinstance(model, JointLoss):
             model.schedule.identify(**_what_computes(args))
             if getattr(args, "init", None) is not None:

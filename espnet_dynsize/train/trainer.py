@@ -16,6 +16,7 @@ from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import MODEL
+from espnet_dynsize.train.check import check_lasts
 from espnet_dynsize.train.crash import keep_checkpoint
 from espnet_dynsize.train.criteria import check_criteria
 from espnet_dynsize.train.model import JointLoss
@@ -46,9 +47,9 @@ class DynSizeTrainer(Trainer):
 
         Raises:
             ConfigError: the search does not fit into the run, the learning rate
-                scheduler undoes `score_lr`, a criterion does not exist, or the
-                checkpoint to be resumed is of another run; after a run whose length
-                was not known, the search has not ended.
+                scheduler undoes `score_lr` or ends before the run, a criterion does not
+                exist, or the checkpoint to be resumed is of another run; after a run
+                whose length was not known, the search has not ended.
         """
         if isinstance(model, JointLoss):
             # Weights may have come from a supernet (`init_param`); its masks, scores
@@ -57,6 +58,7 @@ class DynSizeTrainer(Trainer):
             updates = _total_updates(train_iter_factory, trainer_options)
             model.schedule.selection.plan(updates)
             check_score_lr(model.schedule.selection, kwargs["optimizers"])
+            check_lasts(kwargs["schedulers"], updates)
             check_criteria(
                 model,
                 kwargs["valid_iter_factory"],

@@ -94,6 +94,7 @@ def test_missing_files_and_folders(tmp_path):
         {"a": "text"},
         {"a": torch.ones(3).to_sparse()},
         {"a": torch.ones(3, device="meta")},
+        {"a": torch.ones(3).to(torch.float8_e4m3fn)},
     ],
     ids=str,
 )
@@ -200,7 +201,7 @@ def test_another_model_does_not_fit(key, changes, config):
     identity = "schedule.identity"
     states = model.state_dict() | {identity: other.state_dict()[identity]}
     wrong = misfit(model, states)
-    assert wrong is not None and wrong.startswith(f"is of a model with another {key} ")
+    assert wrong is not None and wrong.startswith(f"it is of a model with another {key} ")
     # Before the first release there were fewer rows, of other digests.
     old = model.state_dict() | {identity: states[identity][:4]}
     bring_up_to_date(old)
@@ -301,3 +302,32 @@ def test_a_model_that_is_larger_than_its_weights_is_not_built(change, message):
         build(config)
     with bounded(model_config(), states):
         build(model_config())
+
+
+@pytest.mark.parametrize(
+    "front_end, message",
+    [
+        ({"fs": "9999999999999999k"}, "fs=9999999999999999k must be from 1 to 200000"),
+        ({"fs": "16 apples"}, "fs=16 apples must be a rate such as 16k: .*apples"),
+        ({"fs": 0}, "fs=0 must be from 1 to 200000"),
+        ({"n_fft": "256"}, "n_fft=256 must be a whole number"),
+        ({"hop_length": 0}, "hop_length=0 must be from 1"),
+        ({"hop_length": 1.5}, "hop_length=1.5 must be a whole number"),
+        ({"win_length": 600}, "win_length=600 must be at most n_fft=512"),
+        ({"win_length": 300, "n_fft": 256}, "win_length=300 must be at most n_fft=256"),
+        ({"fs": "16k", "win_length": 400, "n_fft": 400}, None),
+        ({"win_length": None, "n_fft": 256}, None),
+    ],
+    ids=str,
+)
+def test_front_ends_of_strangers(front_end, message):
+    config = model_config() | {"frontend_conf": front_end}
+    states = trained().state_dict()
+    if message is None:
+        with bounded(config, states):
+            return
+    with (
+        pytest.raises(ConfigError, match=f"frontend_conf: {message}"),
+        bounded(config, states),
+    ):
+        pass

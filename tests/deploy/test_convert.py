@@ -117,3 +117,24 @@ def test_conversion_changes_little_where_channels_are_alike():
         with torch.no_grad():
             errors[name] = float((supernet(x, lengths)[0] - expected).norm())
     assert errors["converted"] < 0.75 * errors["dropped"]
+
+
+@pytest.mark.parametrize(
+    "part, odd",
+    [
+        ("running_mean", torch.ones(8, 1)),
+        ("running_var", torch.ones(3)),
+        ("weight", torch.ones(8, dtype=torch.int64)),
+        ("bias", torch.ones(())),
+    ],
+)
+def test_odd_norms_are_refused(tmp_path, part, odd, capsys):
+    stock_checkpoint(tmp_path / "x.pth")
+    states = torch.load(tmp_path / "x.pth")
+    norm = "encoder.encoders.0.conv_module.norm."
+    torch.save(states | {f"{norm}{part}": odd}, tmp_path / "x.pth")
+    arguments = ["convert", "--model_file", str(tmp_path / "x.pth")]
+    assert main([*arguments, "--output", str(tmp_path / "y.pth")]) == 2
+    wanted = f"{norm}* must be as many real numbers each"
+    assert wanted in capsys.readouterr().err
+    assert not (tmp_path / "y.pth").exists()

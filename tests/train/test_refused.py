@@ -54,6 +54,18 @@ from espnet_dynsize.train.task import DynSizeASRTask
         (["--optim_conf", "lr=1e-3"], "optim_conf: lr=1e-3 must be a number, not text"),
         (["--optim_conf", "lr=-1.0"], "with optim_conf=.* cannot be built: Invalid le"),
         (["--optim_conf", "beta=1"], "cannot be built: .* unexpected keyword"),
+        (["--optim=lbfgs"], "optim=lbfgs must be one whose step needs no closure"),
+        (
+            ["--scheduler=onecyclelr", "--scheduler_conf", "total_steps=7"]
+            + ["--scheduler_conf", "max_lr=0.1"],
+            "scheduler_conf: total_steps=7 must be at least 8, the updates of the run",
+        ),
+        (
+            ["--encoder_conf", "interctc_layer_idx=[5]"]
+            + ["--encoder_conf", "interctc_use_conditioning=true"],
+            "the model cannot be built: .*interctc_layer_idx",
+        ),
+        (["--encoder_conf", "attention_heads=3"], "built: assert n_feat % n_head == 0"),
         (
             ["--scheduler=warmuplr", "--scheduler_conf", "warmup_steps=a"],
             "scheduler=warmuplr with scheduler_conf={'warmup_steps': 'a'} cannot be",

@@ -1,10 +1,12 @@
 """Runs that are killed, and go on or are refused."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from espnet2.tasks.abs_task import AbsTask
 from training import (
     Killed,
     assert_same,
@@ -194,7 +196,7 @@ def test_a_resumed_run_that_ends_in_the_search(data, tmp_path, monkeypatch):
 
 def test_resuming_another_shape(data, tmp_path):
     train(data, tmp_path / "exp", 2)
-    with pytest.raises(ConfigError, match="resume: .*checkpoint.pth does not fit"):
+    with pytest.raises(ConfigError, match="resume: .*checkpoint.pth cannot go on"):
         train(data, tmp_path / "exp", 3, linear_units=10)
 
 
@@ -258,3 +260,50 @@ def test_epochs_of_an_older_version_are_averaged_with_new_ones(data, tmp_path):
     states = train(data, exp, 4)["model"]
     averaged = torch.load(exp / "valid.loss.ave.pth")
     assert averaged.keys() == states.keys()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--resume=false"], "begin anew in .* with resume=False"),
+        (["--model_conf", "sizes=[4,5,8]"], "cannot go on with this config: .*sizes"),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_every_rank_refuses(
+    data, tmp_path, uninterrupted, options, message, monkeypatch
+):
+    """Ranks that were started by hand would wait for the first one."""
+    exp = tmp_path / "exp"
+    shutil.copytree(uninterrupted[0], exp, symlinks=True)
+    reached = []
+    monkeypatch.setattr(AbsTask, "main_worker", reached.append)
+    rank = ["--dist_world_size=2", "--dist_rank=1", "--dist_master_port=1"]
+    rank += ["--dist_master_addr=localhost"]
+    arguments = train_arguments(data, exp, ["--max_epoch=6", *options])
+    args = DynSizeASRTask.get_parser().parse_args([*arguments, *rank])
+    args.distributed = True
+    if message is None:
+        DynSizeASRTask.main_worker(args)
+        # What is broken is the first one's.
+        (exp / "checkpoint.pth").write_bytes(b"PK")
+        DynSizeASRTask.main_worker(args)
+        assert len(reached) == 2
+        assert (exp / "checkpoint.pth").read_bytes() == b"PK"
+    else:
+        with pytest.raises(ConfigError, match=message):
+            DynSizeASRTask.main_worker(args)
+        assert reached == []
+    assert not (exp / "checkpoint.unreadable.pth").exists()
+
+
+def test_weights_that_are_not_numbers_do_not_go_on(data, tmp_path, uninterrupted):
+    exp = tmp_path / "exp"
+    shutil.copytree(uninterrupted[0], exp, symlinks=True)
+    states = torch.load(exp / "checkpoint.pth", weights_only=True)
+    states["model"]["ctc.ctc_lo.bias"].fill_(torch.nan)
+    torch.save(states, exp / "checkpoint.pth")
+    message = "cannot go on with this config: ctc.ctc_lo.bias holds numbers that are no"
+    with pytest.raises(ConfigError, match=message):
+        train(data, exp, 6)
