@@ -201,7 +201,8 @@ def test_another_model_does_not_fit(key, changes, config):
     identity = "schedule.identity"
     states = model.state_dict() | {identity: other.state_dict()[identity]}
     wrong = misfit(model, states)
-    assert wrong is not None and wrong.startswith(f"it is of a model with another {key} ")
+    assert wrong is not None
+    assert wrong.startswith(f"it is of a model with another {key} ")
     # Before the first release there were fewer rows, of other digests.
     old = model.state_dict() | {identity: states[identity][:4]}
     bring_up_to_date(old)
