@@ -1,10 +1,12 @@
 """One call from a trained model to a recogniser of one size."""
 
+import inspect
 import tempfile
 import weakref
+from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import torch
 import yaml
@@ -15,6 +17,7 @@ from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
 from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
+from espnet_dynsize.core.schema import Count, check_value
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import decoding, origin
 from espnet_dynsize.deploy.archive import unpack
@@ -27,6 +30,10 @@ from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.task import DynSizeASRTask
 
 CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
+# Options of `Speech2Text` that are arguments here, or not for this
+_TAKEN = ("self", CONFIG, CHECKPOINT, "streaming", "enh_s2t_task", "multi_asr")
+# In half precision, ESPnet's search fails.
+Dtype = Literal["float32", "float64", "bfloat16"]
 # Options of `Speech2Text` that count before the config's keys
 _TOKENIZER = ("token_type", BPEMODEL)
 
@@ -72,6 +79,10 @@ def open_model(
 ) -> Recogniser:
     """`load` that also opens models without this plugin, unless `plugin_only`."""
     asr_inference.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
+    _check_path("path", path)
+    model_file = model_file or ""
+    _check_path("model_file", model_file, empty=True)
+    _check_options(options)
     decoding.check_search(options)
     _check_size(size)
     options["device"] = _device(options.get("device", "cpu"))
@@ -105,6 +116,21 @@ def _refuse_activate(chosen: object) -> NoReturn:
         f"activate({chosen!r}): this model has only one size; open the supernet "
         "without a size, whose model has them all."
     )
+
+
+def _check_path(key: str, value: object, empty: bool = False) -> None:
+    good = isinstance(value, str | Path) and (empty or value != "")
+    check(good, key, value, "a string or a pathlib.Path")
+
+
+def _check_options(options: Mapping[str, object]) -> None:
+    known = inspect.signature(asr_inference.Speech2Text.__init__).parameters.keys()
+    for key, value in options.items():
+        allowed = "left out: load has no such option"
+        check(key in known - set(_TAKEN), key, value, allowed)
+    for key, annotation in (("nbest", Count), ("dtype", Dtype)):
+        if key in options:
+            check_value(key, options[key], annotation)
 
 
 def _check_size(size: object) -> None:

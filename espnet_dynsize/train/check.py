@@ -37,6 +37,7 @@ _PARTS = (
 _STOCK = {
     "accum_grad": Count,
     "max_epoch": Count,
+    "num_iters_per_epoch": Count | None,
     "keep_nbest_models": Count | list[Count],
     "patience": Annotated[int, Range(0)] | None,
 }
@@ -92,8 +93,12 @@ def check_token_list(token_list: object) -> None:
     """
     if isinstance(token_list, str | Path):
         path = Path(token_list)
-        good = path.is_file() and path.stat().st_size > 0
-        check(good, "token_list", token_list, "a file with a token a line")
+        try:
+            good = path.is_file() and path.read_text(encoding="utf-8") != ""
+        except ValueError:
+            good = False
+        allowed = "a file with a token a line, in UTF-8"
+        check(good, "token_list", token_list, allowed)
 
 
 def check_training(args: argparse.Namespace) -> None:

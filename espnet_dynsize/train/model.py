@@ -1,5 +1,6 @@
 """`dynsize`: the joint loss over the subnets sampled in a step."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -166,6 +167,8 @@ class JointLoss:
         check(not used or first == blank, "token_list: the first token", first, allowed)
         allowed = "of more tokens than the blank"
         check(len(self.token_list) > 1, "token_list", self.token_list, allowed)
+        twice = [t for t, n in Counter(self.token_list).items() if n > 1]
+        check(not twice, "token_list: twice in it", twice[:3], "there once each")
 
     # -- subnets --
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+from espnet2.train.reporter import Reporter
 
 from espnet_dynsize.control.selection import Phase, check_search_fits
 from espnet_dynsize.core.checkpoint import misfit, model_states, read_checkpoint
@@ -142,6 +143,7 @@ def prepare_resume(
     # ESPnet asks for the options of the epoch that was last, before it trains the next.
     if not states["schedule.selection.fixed_masks"].isnan().any():
         options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
+    _check_kept(checkpoint["reporter"], options, folder)
     if is_first_rank():
         finish_epoch(folder, checkpoint, options.best_model_criterion)
         bring_epochs_up_to_date(folder)
@@ -181,6 +183,25 @@ def _check_criteria(reporter: dict, criteria: Sequence[tuple], path: Path) -> No
                     f"[{phase}, {name}] must be one with which the run of {path} "
                     "began: epochs of its search would count as the best."
                 )
+
+
+def _check_kept(reporter: dict, options: PhasedTrainerOptions, folder: Path) -> None:
+    """Refuse to average epochs whose models an earlier run has not kept.
+
+    Raises:
+        ConfigError: one is not there.
+    """
+    ended = Reporter()
+    ended.load_state_dict(reporter)
+    most = max(options.keep_nbest_models)
+    for phase, name, mode in options.best_model_criterion:
+        if not ended.has(phase, name):
+            continue
+        for epoch, _ in ended.sort_epochs_and_values(phase, name, mode)[:most]:
+            # The last one's may be missing after a kill; it is written now.
+            there = (folder / f"{epoch}epoch.pth").exists() or epoch == ended.epoch
+            allowed = f"less: {folder}/{epoch}epoch.pth has not been kept"
+            check(there, "resume: keep_nbest_models", most, allowed)
 
 
 def _check_optimizers(checkpoint: dict, parts: dict, path: Path) -> None:

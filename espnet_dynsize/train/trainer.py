@@ -14,7 +14,7 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Phase
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import MODEL
 from espnet_dynsize.train.check import check_lasts
 from espnet_dynsize.train.crash import keep_checkpoint
@@ -89,8 +89,13 @@ class DynSizeTrainer(Trainer):
         options: TrainerOptions,
         **kwargs,
     ) -> bool:
-        """Train an epoch; the schedule advances before each update's first batch."""
+        """Train an epoch; the schedule advances before each update's first batch.
+
+        Raises:
+            ConfigError: there has been no update.
+        """
         schedule = _schedule(model)
+        before = 0 if schedule is None else schedule.now
         if schedule is not None:
             # Called with DDP's wrapper, before ESPnet counts batches.
             iterator = _whole_updates(iterator, model, options)
@@ -100,6 +105,9 @@ class DynSizeTrainer(Trainer):
             model=model, iterator=iterator, reporter=reporter, options=options, **kwargs
         )
         if schedule is not None:
+            # Of an iterator without a length it is only known now.
+            allowed = "at most the batches of an epoch: one has ended without an update"
+            check(schedule.now > before, "accum_grad", options.accum_grad, allowed)
             _hide_epoch(schedule.phase, reporter, options)
             _report_layers(schedule, kwargs["summary_writer"], reporter.get_epoch())
         return invalid

@@ -201,6 +201,15 @@ def test_searches_that_find_nothing(tmp_path, options):
         ({"size": 3.0}, "size=3.0 must be a whole number"),
         ({"size": True}, "size=True must be a whole number"),
         ({"size": "3"}, "size=3 must be a whole number"),
+        ({"path": None}, "path=None must be a string or a pathlib.Path"),
+        ({"path": b"/tmp"}, "path=.* must be a string or a pathlib.Path"),
+        ({"path": ""}, "path= must be a string or a pathlib.Path"),
+        ({"model_file": 3}, "model_file=3 must be a string or a pathlib.Path"),
+        ({"asr_train_config": "x"}, "asr_train_config=x must be left out: load has no"),
+        ({"multi_asr": True}, "multi_asr=True must be left out: load has no such"),
+        ({"bogus": 1}, "bogus=1 must be left out: load has no such option"),
+        ({"nbest": 0}, "nbest=0 must be a whole number, at least 1"),
+        ({"dtype": "float16"}, "dtype=float16 must be one of float32, float64, bfloat"),
         ({"device": "nonsense"}, "device=nonsense must be cpu, cuda or cuda:N"),
         ({"device": "meta"}, "device=meta must be cpu, cuda or cuda:N"),
         ({"beam_size": 99999999}, "beam_size=99999999 must be a whole number, .* most"),
@@ -209,7 +218,7 @@ def test_searches_that_find_nothing(tmp_path, options):
 def test_what_cannot_be_asked_for(tmp_path, options, message):
     """Found before a file is read: there is none."""
     with pytest.raises(ConfigError, match=message):
-        espnet_dynsize.load(tmp_path, **options)
+        espnet_dynsize.load(**{"path": tmp_path, **options})
 
 
 @pytest.mark.parametrize("device", ["cpu", None, "cpu:0", torch.device("cpu")])

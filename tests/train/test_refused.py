@@ -43,6 +43,7 @@ from espnet_dynsize.train.task import DynSizeASRTask
         (["--freeze_param", "schedule"], "must be without the schedule, whose scores"),
         (["--keep_nbest_models", "-1"], "keep_nbest_models=.* at least 1"),
         (["--patience", "-1"], "patience=-1 must be a whole number, at least 0"),
+        (["--num_iters_per_epoch", "0"], "num_iters_per_epoch=0 must be .* at least 1"),
         (
             ["--token_list", "/dev/null"],
             "token_list=/dev/null must be a file with a",
@@ -303,6 +304,44 @@ def test_weights_to_start_from_that_are_not_all_of_the_layers(data, tmp_path):
         ([f"{tmp_path / 'o'}"], False),
     ):
         check_init_param(model, read_init_param(options), ignored)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"<blank>\nA\nB\nA\nC\n<sos/eos>\n", "token_list: twice in it=.'A'. must be"),
+        (b"<blank>\n\xff\xfe\n<sos/eos>\n", "tokens.txt must be a file with .* UTF-8"),
+    ],
+)
+def test_token_lists(data, tmp_path, content, message):
+    (tmp_path / "tokens.txt").write_bytes(content)
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=2"])
+    arguments.append(f"--token_list={tmp_path / 'tokens.txt'}")
+    with pytest.raises(ConfigError, match=message):
+        DynSizeASRTask.main(cmd=arguments)
+
+
+def test_an_epoch_without_an_update(data, tmp_path):
+    """Of several iterators in turn nobody knows how long they are."""
+    splits = {}
+    for name in ("feats.scp", "text", "shape"):
+        lines = (data / name).read_text().splitlines(keepends=True)
+        splits[name] = folder = tmp_path / name
+        folder.mkdir()
+        (folder / "num_splits").write_text("2")
+        for half in (0, 1):
+            (folder / f"split.{half}").write_text("".join(lines[half::2]))
+    arguments = train_arguments(data, tmp_path / "exp", ["--max_epoch=3"])
+    arguments = [a for a in arguments if not a.startswith("--train_")]
+    arguments += [
+        f"--train_data_path_and_name_and_type={splits['feats.scp']},speech,npy",
+        f"--train_data_path_and_name_and_type={splits['text']},text,text_int",
+        f"--train_shape_file={splits['shape']}",
+        *("--multiple_iterator=true", "--accum_grad=9"),
+    ]
+    with pytest.raises(ConfigError, match="accum_grad=9 must be at most the batch"):
+        DynSizeASRTask.main(cmd=arguments)
+    assert not list((tmp_path / "exp").glob("*.pth"))
 
 
 def test_a_number_has_one_mode(data, tmp_path):

@@ -307,3 +307,13 @@ def test_weights_that_are_not_numbers_do_not_go_on(data, tmp_path, uninterrupted
     message = "cannot go on with this config: ctc.ctc_lo.bias holds numbers that are no"
     with pytest.raises(ConfigError, match=message):
         train(data, exp, 6)
+
+
+def test_more_best_models_than_were_kept(data, tmp_path, uninterrupted):
+    exp = tmp_path / "exp"
+    shutil.copytree(uninterrupted[0], exp, symlinks=True)
+    # Two of four epochs of the joint phase have been kept.
+    message = "resume: keep_nbest_models=4 must be less: .*epoch.pth has not been kept"
+    with pytest.raises(ConfigError, match=message):
+        run(data, exp, "--max_epoch=6", "--keep_nbest_models=4")
+    run(data, exp, "--max_epoch=6", "--keep_nbest_models=1")
