@@ -17,7 +17,6 @@ WIDE, NARROW = (4, 12, 24), (8, 16, 24)
 # Parts of the encoder's FLOPs that 1, 3 and 6 blocks have
 FLOPS = (0.3835, 0.6301, 1)
 _LONG = {"selector_conf": {"search_fraction": 0.4}}
-_MORE_DROP = {"layer_drop_joint": 0.3, "layer_drop_search": 0.3}
 _LAYER_NORM = {"conv_norm": "layer_norm"}
 
 
@@ -36,9 +35,6 @@ _FAST_SCORES = {"selector_conf": {"search_fraction": 0.4, "score_lr": 6.0}}
 # Method → what differs from its config (see CONFIGS)
 SELECTORS = {
     "simple_top_k": {},
-    "simple_top_k, soft gates": _changes(
-        selector_conf={"search_fraction": 0.2, "straight_through": False}
-    ),
     # Scores can move six times their initial value in the search, as in the published
     # runs; with 10 and the weights' learning rate they would hardly move in this one.
     "iterative_zero_out": _changes(
@@ -63,13 +59,10 @@ TRAINING = {
     "not alternating": _changes(sandwich="whole", subnet_weight=0.3),
     "pairs": _changes(sandwich="pairs"),
     "pairs, layer_drop_joint 0.3": _changes(sandwich="pairs", layer_drop_joint=0.3),
-    "pairs, layer_drop 0.3": _changes(sandwich="pairs", **_MORE_DROP),
     "subnet_weight 2": _changes(subnet_weight=2.0),
     "search_fraction 0.4": _changes(**_LONG),
     "layer_drop_joint 0.3": _changes(layer_drop_joint=0.3),
-    "layer_drop 0.3 in both phases": _changes(**_MORE_DROP),
     "layer_norm": _changes(**_LAYER_NORM),
-    "norm_per_size": _changes(norm_per_size=True),
     "one output layer": _changes(output_per_size=False),
 }
 FAMILIES = {

@@ -28,7 +28,12 @@ from espnet_dynsize.control.selectors.relaxed_top_k import (
     relaxed_top_k,
     straight_through_top_k,
 )
-from espnet_dynsize.control.selectors.simple_top_k import annealed_k
+from espnet_dynsize.control.selectors.selector import Gates
+from espnet_dynsize.control.selectors.simple_top_k import (
+    SimpleTopK,
+    annealed_k,
+    falling_k,
+)
 from espnet_dynsize.core.family import family_of_counts
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.train.build import build_schedule
@@ -95,7 +100,7 @@ class Ours(torch.nn.Module):
     def __init__(self, selection: str, rule: str = "whole", **selector_conf):
         super().__init__()
         conf = dict(search_updates=SEARCH, **selector_conf)
-        if selection == "simple_top_k":
+        if selection != "iterative_zero_out":
             conf["k_step"] = 4
         self.encoder = _our_encoder()
         self.head = torch.nn.Linear(DIM, LABELS)
@@ -119,6 +124,16 @@ class Ours(torch.nn.Module):
                 loss = release(loss, self.parameters())
             total = total + loss
         return total
+
+
+class SoftTopK(SimpleTopK):
+    """The authors' other variant: the gates are the soft ones, which add up to k."""
+
+    def gates(
+        self, update: int, search_updates: int, generator: torch.Generator
+    ) -> Gates:
+        k = falling_k(self, update, search_updates, self.k_step)
+        return Gates(k, relaxed_top_k(self.scores, k))
 
 
 def _our_encoder() -> DynSizeConformerEncoder:
@@ -288,7 +303,7 @@ def time_steps(selection: str, repeats: int, device: str) -> list[dict]:
     models = {"theirs": Theirs(selection), "ours": Ours(selection)}
     if selection == "simple_top_k":
         models["ours, hard gates"] = models["ours"]
-        models["ours"] = Ours(selection, straight_through=False)
+        models["ours"] = Ours(f"{__name__}.SoftTopK")
     models["ours, default step"] = Ours(selection, rule="alternate")
     models["ours, pairs"] = Ours(selection, rule="pairs")
     models = {name: model.to(device).train() for name, model in models.items()}

@@ -5,7 +5,7 @@
 
 All models take turns, a step each, on the same batch (8 utterances of about 3 s). A
 ratio is the median over turns of the time divided by the full stock model's in the same
-turn. Sizes and methods are those of an4_family.py, whose error rates stand beside them.
+turn. Sizes and methods are those of an4_family.py.
 The joint phase keeps the layers that a search has found; in the search, whose cost
 depends on k, it is the mean of twelve k from the largest to the smallest. Peak memory
 counts parameters, gradients, optimiser state and activations. `--name X` writes
@@ -19,8 +19,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from an4_family import OFFICIAL, read_rows
-from an4_methods import CONF, INDIVIDUAL, KINDS, SUPERNETS, WIDE, config_file
+from an4_methods import CONF, KINDS, SUPERNETS, WIDE, config_file
 from peak_memory import PeakMemory
 from torch.utils.benchmark import timer
 
@@ -38,14 +37,10 @@ RANKING = [21, 18, 14, 5, 13, 10, 6, 9, 22, 17, 23, 20]
 RANKING += [19, 16, 4, 15, 12, 8, 7, 2, 11, 1, 0, 3]
 VARIANTS = (
     "simple_top_k",
-    "simple_top_k, soft gates",
     "first",
     "no distillation",
     "not alternating",
-    "layer_drop 0.3 in both phases",
     "pairs",
-    "pairs, layer_drop 0.3",
-    "norm_per_size",
     "one output layer",
     "published joint step",
 )
@@ -53,7 +48,6 @@ PHASES = ("search", "joint")
 # The other phase does not exist, or is that of simple_top_k.
 ONLY = {
     "first": "joint",
-    "simple_top_k, soft gates": "search",
 }
 
 
@@ -158,8 +152,8 @@ def time_ratios(trained: dict, optimizers: dict, data, repeats: int) -> dict:
 
 def markdown(rows: list[dict]) -> str:
     lines = [
-        "| training step | search: time | memory | joint: time | memory | test WER |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| training step | search: time | memory | joint: time | memory |",
+        "|---|---:|---:|---:|---:|",
     ]
     for name in dict.fromkeys(row["name"] for row in rows):
         by_phase = {row["phase"]: row for row in rows if row["name"] == name}
@@ -168,20 +162,8 @@ def markdown(rows: list[dict]) -> str:
             row = by_phase.get(phase, by_phase.get("", {}))
             for kind in ("time", "memory"):
                 cells.append(f"{row[kind]:.2f}" if row else "–")
-        lines.append("| " + " | ".join([*cells, _wer(name)]) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _wer(name: str) -> str:
-    """Medians over the seeds of an4_family.py's rows, smallest size first."""
-    method, sizes = name, WIDE
-    if name.endswith(" layers alone"):
-        method, sizes = INDIVIDUAL, (int(name.split()[0]),)
-    rows = [r for r in read_rows() if (r["method"], r["fold"]) == (method, OFFICIAL)]
-    errors = [[r["wer"] for r in rows if r["layers"] == size] for size in sizes]
-    if not all(errors):
-        return "–"
-    return " / ".join(f"{statistics.median(seeds):.1f}" for seeds in errors)
 
 
 def main() -> None:

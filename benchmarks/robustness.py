@@ -415,20 +415,21 @@ def other_sizes(lab: Lab):
 @row(
     3,
     "wrong result",
-    "`load(exp)`, then `activate(3)` with `decoder_per_size`",
+    "`load(exp)`, then `activate(3)`, with an attention decoder (in version 0.1: one "
+    "per size)",
     "decoded with the full size's decoder",
     "tests/train/test_decoder.py::test_a_search_that_was_built_before_decodes_as_the_size",
 )
 def decoders(lab: Lab):
     torch.manual_seed(0)
     attention = dict(
-        model_conf=dict(ctc_weight=0.3, sizes=[3, 5, 8], decoder_per_size=True),
+        model_conf=dict(ctc_weight=0.3, sizes=[3, 5, 8]),
         decoder="transformer",
         decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
     )
 
     def make(path: Path) -> None:
-        experiment(path, {"decoder_per_size": True}, **attention)
+        experiment(path, **attention)
 
     exp = lab.made("decoders", make)
     audio, _ = soundfile.read(lab.wav(), dtype="float32")
@@ -760,7 +761,7 @@ def init_param(lab: Lab):
 @row(
     17,
     "wrong result",
-    "`norm_per_size: 'false'` and other words for booleans",
+    "`output_per_size: 'false'` and other words for booleans",
     "taken as true",
     "tests/train/test_fuzz_options.py::test_what_is_not_allowed_is_named",
 )
@@ -768,13 +769,12 @@ def words_for_booleans(lab: Lab):
     return [
         lab.no_training(key, **{key: value})
         for key, value in (
-            ("norm_per_size", "false"),
             ("skip_empty_blocks", "no"),
             ("convolution_first", "false"),
             ("output_per_size", "false"),
-            ("decoder_per_size", 0),
+            ("output_per_size", 0),
         )
-    ] + [lab.no_training("straight", selector_conf={"straight_through": "false"})]
+    ]
 
 
 @row(
@@ -1810,7 +1810,7 @@ def features(lab: Lab):
     "tests/deploy/test_extract.py::test_stock_format_leaves_whole_blocks_out",
 )
 def stock(lab: Lab):
-    exp = lab.exp(norm_per_size=False)
+    exp = lab.exp()
     words = ("--asr_exp", exp, "--size", 3, "--format", "stock")
     ended = lab.run("extract", *words)
     if ended.code:

@@ -28,8 +28,6 @@ class Sandwich:
         subnet_weight: Loss weight of all but the first of them, whose weight is 1.
         layer_drop_joint: Stochastic depth of the full network's units that the smallest
             size lacks, in the joint phase.
-        layer_drop_search: The same while searching, for the units that the gated subnet
-            lacks.
     """
 
     def __init__(
@@ -38,13 +36,11 @@ class Sandwich:
         rule: SandwichRule = "alternate",
         subnet_weight: float = 0.6,
         layer_drop_joint: float = 0.0,
-        layer_drop_search: float = 0.0,
     ):
         self.selection = selection
         self.rule = rule
         self.subnet_weight = subnet_weight
         self.layer_drop_joint = layer_drop_joint
-        self.layer_drop_search = layer_drop_search
 
     def draw(self, update: int, generator: torch.Generator) -> list[Sampled]:
         """What trains in `update`, largest first.
@@ -59,15 +55,9 @@ class Sandwich:
 
     def _search(self, update: int, generator: torch.Generator) -> list[Sampled]:
         family = self.selection.family
-        gated_trains = self.selection.gates_train(update)
-        if not gated_trains and self.layer_drop_search == 0.0:
+        if not self.selection.gates_train(update):
             return [self._full()]  # needs no gates
         gates = self.selection.gates(update, generator)
-        # Stochastic depth only where a smaller subnet can do without.
-        lacking = self.selection.selector.ranking()[gates.k :]
-        full = self._full(lacking, self.layer_drop_search)
-        if not gated_trains:
-            return [full]
         # With soft gates, every unit takes part.
         units = (gates.values > 0.5).tolist() if gates.hard else family.full.units
         # The heads of the smallest size, which k falls to.
@@ -75,7 +65,7 @@ class Sandwich:
         # Gates of 0 and 1 that learn nothing: what is dropped need not be computed.
         plain = gates.hard and not gates.values.requires_grad
         values = None if plain else gates.values
-        return [full, Sampled(subnet, self.subnet_weight, "gated", values)]
+        return [self._full(), Sampled(subnet, self.subnet_weight, "gated", values)]
 
     def _joint(self, update: int, generator: torch.Generator) -> list[Sampled]:
         sizes, subnets = self.selection.sizes, self.selection.subnets()

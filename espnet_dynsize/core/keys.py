@@ -14,17 +14,14 @@ FAMILY_KEYS = (
     "selector",
     "selector_conf",
     "layer_drop_joint",
-    "layer_drop_search",
-    "norm_per_size",
     "output_per_size",
-    "decoder_per_size",
     "subnet_weight",
     "sandwich",
     "distill_weight",
     "subnet",
 )
 # Those of them that stood in `encoder_conf` in version 0.1
-MOVED_KEYS = FAMILY_KEYS[:7] + ("subnet",)
+MOVED_KEYS = FAMILY_KEYS[:5] + ("subnet",)
 # What ESPnet reads of every ASR model's config
 _NEEDED = (
     *("token_list", "input_size", "specaug", "normalize", "encoder", "encoder_conf"),

@@ -1,14 +1,12 @@
-"""Modules that exist once per size: output layers, decoders (norms: see norm.py)."""
+"""Modules that exist once per size: output layers (batch norms: see norm.py)."""
 
 import copy
-import functools
 from collections.abc import Sequence
 
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import FULL
-from espnet_dynsize.encoder.swap import swap_class
 from espnet_dynsize.encoder.switch import Switch
 
 
@@ -89,63 +87,3 @@ class SizedLinear(PerSize, torch.nn.Linear):
         """Project [..., in_features] with the active subnet's weights."""
         module = self.of_size()
         return super().forward(x) if module is None else module(x)
-
-
-# What beam searches and losses call a decoder with. A search is given the decoder once,
-# when it is built; so the decoder itself must look up whose turn it is.
-_DECODER_CALLS = (
-    "forward",
-    "forward_one_step",
-    "forward_partially_AR",
-    "init_state",
-    "batch_init_state",
-    "select_state",
-    "score",
-    "batch_score",
-    "batch_score_partially_AR",
-    "final_score",
-)
-
-
-class SizedDecoder(PerSize):
-    """Mixin for a decoder that exists once per size."""
-
-    @classmethod
-    def attributes(cls, stock: type) -> dict:
-        """The stock class's calls, each passed on to the decoder whose turn it is."""
-        return {n: _of_size(n, stock) for n in _DECODER_CALLS if hasattr(stock, n)}
-
-
-def make_decoder_sized(
-    decoder: torch.nn.Module, smaller: Sequence[int], switch: Switch
-) -> None:
-    """Give a decoder a copy for every smaller size, in its `by_size`.
-
-    The decoder itself is the full size's and keeps its class's parameter names.
-
-    Args:
-        decoder: ESPnet's decoder.
-        smaller: The sizes below the full one.
-        switch: Names the active subnet.
-    """
-    # Before the swap: the copies are plain decoders, without sizes of their own.
-    by_size = copies(decoder, smaller)
-    swap_class(decoder, SizedDecoder)
-    decoder.switch = switch
-    decoder.by_size = by_size
-
-
-def _of_size(name: str, stock: type):
-    """The method `name` of the decoder whose turn it is."""
-    # Out of the stock class: on the decoder, this name is what is made here.
-    full_size = getattr(stock, name)
-
-    # ESPnet's beam search looks for arguments (`xs_mask`) in the signature.
-    @functools.wraps(full_size)
-    def method(self, *args, **kwargs):
-        decoder = self.of_size()
-        if decoder is None:
-            return full_size(self, *args, **kwargs)
-        return getattr(decoder, name)(*args, **kwargs)
-
-    return method

@@ -48,31 +48,3 @@ class SizedBatchNorm1d(PerSize, torch.nn.BatchNorm1d):
             return super().forward(x)
         # Normalised only (`affine=False`), then [C, 1] against [B, C, T].
         return statistics(x) * self.weight[:, None] + self.bias[:, None]
-
-
-class SizedLayerNorm(PerSize, torch.nn.LayerNorm):
-    """LayerNorm whose weight and bias exist once per size, as in slimmable networks.
-
-    The full size keeps the stock parameter names. While searching, the gated subnet
-    uses those of the smallest size, and all others start from them afterwards.
-
-    Args:
-        stock: The norm to take over; every size starts from its weights.
-        smaller: The sizes below the full one, increasing.
-        switch: Names the subnet that computes.
-    """
-
-    def __init__(
-        self, stock: torch.nn.LayerNorm, smaller: Sequence[int], switch: Switch
-    ):
-        super().__init__(stock.normalized_shape, eps=stock.eps)
-        self.load_state_dict(stock.state_dict())
-        self.switch = switch
-        self.by_size = copies(stock, smaller)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise [..., D] with the subnet's scale and shift."""
-        norm = self.of_size() or self
-        return torch.nn.functional.layer_norm(
-            x, self.normalized_shape, norm.weight, norm.bias, self.eps
-        )

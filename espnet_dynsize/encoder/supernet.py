@@ -13,7 +13,7 @@ from espnet_dynsize.core.subnet import Sampled, Subnet
 from espnet_dynsize.encoder.front_end import FRONT_ENDS, share_front_end
 from espnet_dynsize.encoder.kinds import Layer
 from espnet_dynsize.encoder.layers import Block
-from espnet_dynsize.encoder.norm import SizedBatchNorm1d, SizedLayerNorm
+from espnet_dynsize.encoder.norm import SizedBatchNorm1d
 from espnet_dynsize.encoder.switch import Switch
 
 Granularity = Literal["layer", "component"]
@@ -163,25 +163,17 @@ class Supernet:
         allowed = f"{self.num_units}, the encoder's"
         check(number == self.num_units, "subnet: num_units", number, allowed)
 
-    def make_sized(self, smaller: list[int], norm_per_size: bool = False) -> None:
+    def make_sized(self, smaller: list[int]) -> None:
         """Give every smaller size norm statistics of its own.
 
         Args:
             smaller: The sizes below the full one.
-            norm_per_size: The layers' LayerNorms get weights per size, too; not the
-                encoder's last norm, as the output layer after it is per size.
         """
         for block in self.blocks:
             for name, module in list(block.named_modules()):
-                sized = None
                 # Not `isinstance`: one that is sized already is a BatchNorm1d, too.
                 if type(module) is torch.nn.BatchNorm1d:
                     sized = SizedBatchNorm1d(module, smaller, self.switch)
-                # A dot: a norm inside of a layer's module, such as `q_norm` or the
-                # convolution's, which may norm another dimension.
-                elif norm_per_size and "." not in name and _is_layer_norm(module):
-                    sized = SizedLayerNorm(module, smaller, self.switch)
-                if sized is not None:
                     owner, _, leaf = name.rpartition(".")
                     setattr(block.get_submodule(owner), leaf, sized)
 
@@ -202,8 +194,3 @@ class Supernet:
         subnet = Subnet.of(units, self.num_units)
         for block in self.blocks:
             block.keep(subnet)
-
-
-def _is_layer_norm(module: torch.nn.Module) -> bool:
-    # ESPnet's LayerNorm is a subclass, with an `eps` of its own.
-    return isinstance(module, torch.nn.LayerNorm)

@@ -15,7 +15,7 @@ from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, Share
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
-from espnet_dynsize.encoder.heads import PerSize, SizedLinear, make_decoder_sized
+from espnet_dynsize.encoder.heads import PerSize, SizedLinear
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.build import BudgetKind, build_family, build_schedule
 from espnet_dynsize.train.objectives import (
@@ -56,11 +56,7 @@ class JointLoss:
         selector_conf: The selector's options, and those of the search.
         layer_drop_joint: Stochastic depth in the joint phase, for the layers of the
             full network that the smallest subnet lacks.
-        layer_drop_search: The same while searching, for the layers that the gated
-            subnet lacks.
-        norm_per_size: The layers' norms have weights of their own for every size.
         output_per_size: One CTC output layer per size; else all sizes share one.
-        decoder_per_size: One attention decoder per size; else all sizes share one.
         subnet_weight: Loss weight of every subnet of a step but the largest, whose
             weight is 1 (published with `sandwich: whole`: 0.3).
         sandwich: What trains in a step, see `espnet_dynsize.control.sampler`: `whole`,
@@ -84,10 +80,7 @@ class JointLoss:
         selector: str = "simple_top_k",
         selector_conf: dict | None = None,
         layer_drop_joint: Share = 0.0,
-        layer_drop_search: Share = 0.0,
-        norm_per_size: bool = False,
         output_per_size: bool = True,
-        decoder_per_size: bool = False,
         subnet_weight: Positive = SUBNET_WEIGHT,
         sandwich: SandwichRule = "alternate",
         distill_weight: NotNegative | None = None,
@@ -102,8 +95,7 @@ class JointLoss:
             )
         if distill_weight is None:
             distill_weight = 0.0 if self.ctc is None else DISTILL_WEIGHT
-        drops = (layer_drop_joint, layer_drop_search)
-        self._check_parts(distill_weight, decoder_per_size)
+        self._check_distillation(distill_weight)
         self._check_blank(stock.get("sym_blank", "<blank>"))
 
         # Measured before the norms are made per size: costs are those of one size.
@@ -113,7 +105,7 @@ class JointLoss:
             sizes=sizes, budgets=budgets, selector=selector, selector_conf=selector_conf
         )
         selection = self.schedule.selection
-        self.sampler = Sandwich(selection, sandwich, subnet_weight, *drops)
+        self.sampler = Sandwich(selection, sandwich, subnet_weight, layer_drop_joint)
         # A plain list: objectives have no weights, so none of them is a submodule.
         self.objectives: list[Objective] = [stock_loss]
         if distill_weight:
@@ -122,12 +114,10 @@ class JointLoss:
         # The full size uses the stock modules themselves, under their stock names.
         smaller = list(family.sizes[:-1])
         if smaller:
-            self.encoder.make_sized(smaller, norm_per_size)
+            self.encoder.make_sized(smaller)
             if output_per_size and self.ctc is not None:
                 switch = self.encoder.switch
                 self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, smaller, switch)
-            if decoder_per_size:
-                make_decoder_sized(self.decoder, smaller, self.encoder.switch)
         # Its units are in the checkpoint; see `_after_loading`.
         self.fixed_size = subnet
         if subnet is not None and subnet not in family.sizes:
@@ -142,7 +132,7 @@ class JointLoss:
         super().__init_subclass__(**kwargs)
         cls.__signature__ = merged_signature(cls, JointLoss)
 
-    def _check_parts(self, distill_weight: float, decoder_per_size: bool) -> None:
+    def _check_distillation(self, distill_weight: float) -> None:
         if distill_weight and self.ctc is None:
             raise ConfigError(
                 f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
@@ -151,12 +141,6 @@ class JointLoss:
             raise ConfigError(
                 f"model_conf: distill_weight={distill_weight} must be 0 with ctc_trim, "
                 "which leaves every subnet other frames."
-            )
-        attends = self.decoder is not None and not self.use_transducer_decoder
-        if decoder_per_size and not attends:
-            raise ConfigError(
-                "decoder_per_size=True needs an attention decoder: decoder other than "
-                "transducer and ctc_weight below 1."
             )
 
     def _check_blank(self, blank: str) -> None:

@@ -78,13 +78,3 @@ def test_stochastic_depth_only_outside_the_smallest_size():
         not keep for keep in smallest.subnet.units
     ]
     assert smallest.drop is None and middle.drop is None
-
-
-@pytest.mark.parametrize("rule", ["whole", "alternate"])
-def test_stochastic_depth_while_searching_only_outside_the_gated_subnet(rule):
-    drawn = draws([3, 8], rule, updates=4, search_updates=4, layer_drop_search=0.25)
-    for k, (full, *gated) in zip((7, 6, 5, 4), drawn):
-        assert sorted(full.drop) == [0.0] * k + [0.25] * (8 - k)
-        for sampled in gated:
-            units = sampled.subnet.units
-            assert not any(keep and p for keep, p in zip(units, full.drop))

@@ -46,7 +46,6 @@ def unlisted(model) -> Subnet:
     "changes",
     [
         {},
-        {"norm_per_size": True},
         {"normalize_before": False},
         {"granularity": "component", "sizes": None, "budgets": {"params": [0.5, 1]}},
     ],
@@ -153,10 +152,8 @@ def test_calibration_needs_audio():
         cut(model, config, unlisted(model), [])
 
 
-@pytest.mark.parametrize("decoder_per_size", [False, True])
-def test_models_can_be_pickled(decoder_per_size):
-    conf = {"ctc_weight": 0.3, "decoder_per_size": decoder_per_size}
-    config = model_config(conf) | {"decoder": "transformer"}
+def test_models_can_be_pickled():
+    config = model_config({"ctc_weight": 0.3}) | {"decoder": "transformer"}
     config["decoder_conf"] = {"linear_units": 8, "attention_heads": 2, "num_blocks": 1}
     model = build(config).eval()
     fix_masks(model.schedule)

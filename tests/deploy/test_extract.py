@@ -57,10 +57,7 @@ def random_supernet(seed=0, **changes):
         {"rel_pos_type": "legacy"},
         {"skip_empty_blocks": True, "selector": "first", "sizes": [2, 4, 8]},
         {"selector": "iterative_zero_out"},
-        {"norm_per_size": True},
-        {"norm_per_size": True, "normalize_before": False},
-        {"norm_per_size": True, "skip_empty_blocks": True, "num_blocks": 3}
-        | {"sizes": [2, 4, 12]},
+        {"skip_empty_blocks": True, "num_blocks": 3, "sizes": [2, 4, 12]},
         {"sizes": None, "budgets": {"flops": [0.4, 0.7, 1]}},
         {"sizes": None, "budgets": {"params": [0.5, 1]}, **COMPONENTS},
         {"sizes": None, "budgets": {"flops": [0.6, 0.8, 1]}, **COMPONENTS},

@@ -136,10 +136,8 @@ def log_probs(model, inputs):
 
 
 @every_case
-@pytest.mark.parametrize("options_too", [{}, {"norm_per_size": True}], ids=str)
-def test_trains_in_both_phases(name, options, layers, options_too):
-    conf = {**options, **options_too}
-    model, _ = random_model(name, conf, layers, conv_norm="layer_norm")
+def test_trains_in_both_phases(name, options, layers):
+    model, _ = random_model(name, options, layers, conv_norm="layer_norm")
     model.train().schedule.selection.fixed_masks.fill_(float("nan"))
     model.schedule.selection.plan(4)
     model.schedule.selection.search_updates.fill_(2)

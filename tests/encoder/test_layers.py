@@ -188,13 +188,11 @@ def test_activate_takes_subnets_only():
     "conf",
     [
         {},
-        {"layer_drop_joint": 0.5, "layer_drop_search": 0.5},
+        {"layer_drop_joint": 0.5},
         {"granularity": "component", "ffn_chunks": 3, "sizes": None},
-        {"norm_per_size": True},
         {"conv_norm": "batch_norm"},
         {"distill_weight": 0.5, "sandwich": "alternate"},
         {"selector": "iterative_zero_out", "selector_conf": {}},
-        {"selector_conf": {"straight_through": False}},
     ],
     ids=str,
 )

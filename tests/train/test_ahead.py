@@ -31,7 +31,6 @@ def check(tmp_path, *arguments, audio=True, family=None, **changes):
             {"sizes": None, "budgets": {"params": [0.01, 1]}},
             r"budgets: params=\[0.01, 1\]: the smallest must be at least",
         ),
-        ({"decoder_per_size": True}, "decoder_per_size=True needs an attention deco"),
         ({"attention_heads": 3}, "no model that ESPnet can build: AssertionError"),
     ],
 )

@@ -1,16 +1,12 @@
 """Hybrid CTC/attention models."""
 
-import inspect
-
 import pytest
 import torch
 import yaml
 from conftest import batch, build, fix_masks, model_config, randomise
-from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 from experiment import AVERAGED, experiment
 
 import espnet_dynsize
-from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract
 
@@ -43,9 +39,8 @@ def statistics(model, size, data):
         return model._calc_att_loss(out, lengths, data["text"], data["text_lengths"])
 
 
-@pytest.mark.parametrize("per_size", [False, True])
-def test_extracted_model_has_its_size_s_decoder(tmp_path, per_size):
-    model, config = joint(decoder_per_size=per_size)
+def test_an_extracted_model_has_the_decoder(tmp_path):
+    model, config = joint()
     exp = tmp_path / "asr"
     exp.mkdir()
     (exp / "config.yaml").write_text(yaml.safe_dump(config))
@@ -62,24 +57,6 @@ def test_extracted_model_has_its_size_s_decoder(tmp_path, per_size):
     assert len(set(losses)) == 3
 
 
-def test_each_size_trains_its_own_decoder():
-    model, _ = joint(decoder_per_size=True)
-    model.train()
-    data = batch()
-    loss, stats, _ = model(**data)
-    torch.testing.assert_close(
-        loss.squeeze(),
-        (stats["loss_8"] + 0.3 * stats["loss_3"] + 0.3 * stats["loss_5"]).squeeze(),
-    )
-    whole = model.decoder
-    small = whole.by_size["3"]
-    model.zero_grad()
-    statistics(model, 3, data)[0].backward()
-    assert small.embed[0].weight.grad.abs().sum() > 0
-    assert whole.embed[0].weight.grad is None
-    assert whole.by_size["5"].embed[0].weight.grad is None
-
-
 @pytest.mark.parametrize("decoder", ["transformer", "rnn"])
 @pytest.mark.parametrize("size", [3, 5, 8])
 def test_a_search_that_was_built_before_decodes_as_the_size(tmp_path, size, decoder):
@@ -89,7 +66,7 @@ def test_a_search_that_was_built_before_decodes_as_the_size(tmp_path, size, deco
         tmp_path / "asr",
         decoder=decoder,
         decoder_conf=conf[decoder],
-        model_conf={"ctc_weight": 0.3, "sizes": [3, 5, 8], "decoder_per_size": True},
+        model_conf={"ctc_weight": 0.3, "sizes": [3, 5, 8]},
     )
     audio, options = (
         torch.randn(6000),
@@ -102,44 +79,3 @@ def test_a_search_that_was_built_before_decodes_as_the_size(tmp_path, size, deco
     theirs = small(audio)
     assert [tokens for _, tokens, *_ in ours] == [tokens for _, tokens, *_ in theirs]
     torch.testing.assert_close(ours[0][3].score, theirs[0][3].score)
-
-
-def test_smaller_decoders_start_from_the_gated_one():
-    model, _ = hybrid(decoder_per_size=True)
-    model.schedule.selection.plan(10)
-    decoders = model.decoder.by_size
-    model.begin_update(0)  # the first one gives every size the full one's
-    with torch.no_grad():
-        decoders["3"].embed[0].weight.fill_(7.0)
-    while model.schedule.phase == 0:
-        model.begin_update(0)
-    assert (decoders["5"].embed[0].weight == 7.0).all()
-    assert not (model.decoder.embed[0].weight == 7.0).any()
-
-
-def test_fixed_subnet_decodes_with_its_own_decoder():
-    model, config = joint(decoder_per_size=True)
-    config["model_conf"]["subnet"] = 5
-    fixed = build(config)
-    fixed.load_state_dict(model.state_dict())
-    assert fixed.decoder.of_size() is fixed.decoder.by_size["5"]
-
-
-@pytest.mark.parametrize(
-    "decoder, conf", [(None, {}), ("transducer", {"ctc_weight": 0.3})]
-)
-def test_decoder_per_size_needs_attention(decoder, conf):
-    config = model_config({**conf, "decoder_per_size": True})
-    config["decoder"] = decoder
-    config["decoder_conf"] = {"hidden_size": 8} if decoder else {}
-    config["joint_net_conf"] = {"joint_space_size": 8} if decoder else None
-    with pytest.raises(ConfigError, match="needs an attention decoder"):
-        build(config)
-
-
-def test_a_decoder_per_size_takes_the_stock_one_s_arguments():
-    """ESPnet's beam search asks the signature whether padding can be masked."""
-    decoder = hybrid(decoder_per_size=True)[0].decoder
-    stock = inspect.signature(TransformerDecoder.batch_score)
-    assert "xs_mask" in stock.parameters
-    assert inspect.signature(type(decoder).batch_score) == stock

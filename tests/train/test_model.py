@@ -231,7 +231,7 @@ def test_smaller_sizes_start_from_the_gated_output_layer():
             {"layer_drop_joint": 1.0},
             "layer_drop_joint=1.0 must be at least 0 and bel",
         ),
-        ({"layer_drop_search": -0.1}, "layer_drop_search=-0.1 must be at least 0"),
+        ({"layer_drop_joint": -0.1}, "layer_drop_joint=-0.1 must be at least 0"),
         ({"sizes": None}, "sizes=None and budgets=None: model: dynsize needs"),
     ],
 )
@@ -399,9 +399,7 @@ def test_stock_encoder_is_refused():
         build(config)
 
 
-@pytest.mark.parametrize(
-    "conf", [{}, {"norm_per_size": True}, {"selector": "random", "selector_conf": {}}]
-)
+@pytest.mark.parametrize("conf", [{}, {"selector": "random", "selector_conf": {}}])
 def test_starts_from_the_weights_and_random_numbers_of_a_stock_model(conf):
     model = seeded(model_config(conv_norm="batch_norm", **conf))
     numbers = torch.rand(3)

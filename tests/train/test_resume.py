@@ -56,7 +56,6 @@ OTHERS = {
         "budgets": {"params": [0.5, 0.7, 1]},
     },
     "random": {"selector": "random", "selector_conf": SEARCHES},
-    "norm_per_size": {"selector_conf": SEARCHES, "norm_per_size": True},
     "batch_norm": {"selector_conf": SEARCHES, "conv_norm": "batch_norm"},
 }
 

@@ -53,26 +53,22 @@ def falling_k(
 class SimpleTopK(LayerSelector):
     """One score a unit; the gated subnet keeps the k units with the best scores.
 
-    k falls over the search from almost all units to those of the smallest size.
+    k falls over the search from almost all units to those of the smallest size. Gates
+    are exactly 0 or 1, with the gradient of soft ones (the paper's figure 1).
 
     Args:
         family: The sizes and the units' costs.
         k_step: By how many units k falls at a time (r in the paper).
-        straight_through: Gates are exactly 0 or 1, with the gradient of soft ones (the
-            paper's figure 1); else the soft ones themselves, which add up to k.
 
     Raises:
         ConfigError: `k_step` is not between 1 and the number of units.
     """
 
-    def __init__(
-        self, family: Family, k_step: Count = 1, straight_through: bool = True
-    ):
+    def __init__(self, family: Family, k_step: Count = 1):
         super().__init__(family)
         allowed = f"between 1 and {self.num_units}, the number of layers"
         check(k_step <= self.num_units, "selector_conf: k_step", k_step, allowed)
         self.k_step = k_step
-        self.straight_through = straight_through
         self.scores = torch.nn.Parameter(torch.empty(self.num_units))
         self.reset_parameters()
 
@@ -85,10 +81,8 @@ class SimpleTopK(LayerSelector):
         self, update: int, search_updates: int, generator: torch.Generator
     ) -> Gates:
         k = falling_k(self, update, search_updates, self.k_step)
-        values = relaxed_top_k(self.scores, k)
-        if self.straight_through:
-            values = straight_through_top_k(values, k)
-        return Gates(k, values, hard=self.straight_through)
+        values = straight_through_top_k(relaxed_top_k(self.scores, k), k)
+        return Gates(k, values, hard=True)
 
     def ranking(self) -> list[int]:
         """Units by score; the sizes are nested."""

@@ -45,11 +45,11 @@ def test_ties_are_broken_by_the_seed():
 
 
 def test_gates_of_the_first_update():
-    selector = SimpleTopK(family_of_counts([2, 4], 4), k_step=1, straight_through=False)
-    selector.scores.data = torch.full((4,), 0.5)
+    selector = SimpleTopK(family_of_counts([2, 4], 4), k_step=1)
+    selector.scores.data = torch.tensor([0.5, 0.1, 0.5, 0.5])
     gates = selector.gates(0, 100, torch.Generator())
-    assert gates.k == 3
-    torch.testing.assert_close(gates.values, torch.full((4,), 0.75))
+    assert gates.k == 3 and gates.hard
+    assert gates.values.tolist() == [1, 0, 1, 1]
     assert selector.penalty(0, 100, torch.Generator()) == 0
 
 
