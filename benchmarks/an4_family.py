@@ -41,7 +41,7 @@ from an4_methods import (
     arguments,
     config_file,
 )
-from an4_tables import write_tables
+from an4_tables import OFFICIAL, write_tables
 from blanks import CTC, JOINT, write_bias
 from folds import prepared
 
@@ -58,7 +58,6 @@ from espnet_dynsize.report.scores import read_errors
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "results" / "an4_family.jsonl"
 WORDS = HERE / "results" / "an4_words.json"
-OFFICIAL = "official"
 # What stands before its error rates' names → data directory
 SETS = {"": "test", "dev_": "valid"}
 _WRITING = threading.Lock()
@@ -205,11 +204,9 @@ def _commit(folder: Path) -> str:
 
 
 def read_rows() -> list[dict]:
-    """All rows; those of before there were folds are of the official split."""
     if not ROWS.exists():
         return []
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
-    return [{"fold": OFFICIAL, **row} for row in rows]
+    return [json.loads(line) for line in ROWS.read_text().splitlines()]
 
 
 def read_words() -> dict[str, dict[str, list[int]]]:

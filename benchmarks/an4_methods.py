@@ -59,7 +59,7 @@ TRAINING = {
     "not alternating": _changes(sandwich="whole", subnet_weight=0.3),
     "pairs": _changes(sandwich="pairs"),
     "pairs, layer_drop_joint 0.3": _changes(sandwich="pairs", layer_drop_joint=0.3),
-    "subnet_weight 2": _changes(subnet_weight=2.0),
+    "subnet_weight 0.3": _changes(subnet_weight=0.3),
     "search_fraction 0.4": _changes(**_LONG),
     "layer_drop_joint 0.3": _changes(layer_drop_joint=0.3),
     "layer_norm": _changes(**_LAYER_NORM),

@@ -27,17 +27,33 @@ class Run(NamedTuple):
     seed: int
 
 
-def pooled_tables(rows: list[dict], words: dict) -> str:
-    """A table for each kind of error rate and family of sizes."""
-    parts = [f"## Folds of AN4's speakers\n\n{_NOTE}\n"]
+def pooled_tables(title: str, rows: list[dict], words: dict) -> str:
+    """A table of costs, and one for each kind of error rate, by family of sizes."""
+    parts = [f"## {title}\n\n{_NOTE}\n"]
     for layers in (WIDE, NARROW):
         of_sizes = [row for row in rows if row["layers"] in layers]
         methods = [m for m in METHODS if _rows(of_sizes, m, layers[0])]
         if len(methods) > 1 or methods == [ALONE]:
+            parts.append(f"### Costs, next to {_blocks(layers)} blocks\n")
+            parts.append(_costs(of_sizes, methods, layers))
             for kind, title in KINDS.items():
                 parts.append(f"### {title}, next to {_blocks(layers)} blocks\n")
                 parts.append(_table(of_sizes, words, methods, layers, kind))
     return "\n".join(parts) + "\n"
+
+
+def _costs(rows: list[dict], methods: list[str], layers: tuple[int, ...]) -> str:
+    """Means over folds and seeds: which layers are kept differs."""
+    lines = ["| method | thousand parameters | MFLOPs a second of speech |"]
+    lines.append("|---|---:|---:|")
+    for method in methods:
+        cells = []
+        for key, unit in (("parameters", 1000), ("mflops", 1)):
+            runs = [_rows(rows, method, size).values() for size in layers]
+            means = [np.mean([run[key] for run in found]) for found in runs if found]
+            cells.append(" / ".join(f"{mean / unit:.0f}" for mean in means))
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _blocks(layers: tuple[int, ...]) -> str:
