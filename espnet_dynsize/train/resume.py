@@ -86,6 +86,44 @@ def check_same_optimizer(args: argparse.Namespace, folder: Path) -> None:
                 )
 
 
+def check_kept(args: argparse.Namespace, folder: Path, checkpoint: dict) -> None:
+    """Refuse to average more epochs than the run that began has kept.
+
+    Args:
+        args: Of the resumed run.
+        folder: Of the run.
+        checkpoint: Its last one, of a family.
+
+    Raises:
+        ConfigError: the model of one is not there.
+    """
+    try:
+        began = read_config(folder / "config.yaml")
+    except ConfigError:  # a kill may have left none
+        return
+    most = _most(args.keep_nbest_models)
+    # With no more than before, what is missing is replaced as the run goes on.
+    if most <= _most(began.get("keep_nbest_models", most)):
+        return
+    ended = Reporter()
+    ended.load_state_dict(checkpoint["reporter"])
+    joint = int(checkpoint["model"].get("schedule.joint_epochs", 0))
+    for phase, name, mode in args.best_model_criterion:
+        if not ended.has(phase, name):
+            continue
+        for epoch, _ in ended.sort_epochs_and_values(phase, name, mode)[:joint][:most]:
+            # The last one's may be missing after a kill; it is written when resumed.
+            there = (folder / f"{epoch}epoch.pth").exists() or epoch == ended.epoch
+            allowed = f"less: {folder}/{epoch}epoch.pth has not been kept"
+            check(there, "resume: keep_nbest_models", most, allowed)
+
+
+def _most(numbers: object) -> int:
+    """The most of ESPnet's `keep_nbest_models`: a number, or a list of them."""
+    listed = numbers if isinstance(numbers, list | tuple) else [numbers]
+    return max((number for number in listed if type(number) is int), default=1)
+
+
 def _plain(value: object, taker: type | None) -> object:
     """A name, or options without those at their defaults; null for none."""
     if isinstance(value, Mapping):
@@ -143,7 +181,6 @@ def prepare_resume(
     # ESPnet asks for the options of the epoch that was last, before it trains the next.
     if not states["schedule.selection.fixed_masks"].isnan().any():
         options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
-    _check_kept(checkpoint["reporter"], options, folder)
     if is_first_rank():
         finish_epoch(folder, checkpoint, options.best_model_criterion)
         bring_epochs_up_to_date(folder)
@@ -183,25 +220,6 @@ def _check_criteria(reporter: dict, criteria: Sequence[tuple], path: Path) -> No
                     f"[{phase}, {name}] must be one with which the run of {path} "
                     "began: epochs of its search would count as the best."
                 )
-
-
-def _check_kept(reporter: dict, options: PhasedTrainerOptions, folder: Path) -> None:
-    """Refuse to average epochs whose models an earlier run has not kept.
-
-    Raises:
-        ConfigError: one is not there.
-    """
-    ended = Reporter()
-    ended.load_state_dict(reporter)
-    most = max(options.keep_nbest_models)
-    for phase, name, mode in options.best_model_criterion:
-        if not ended.has(phase, name):
-            continue
-        for epoch, _ in ended.sort_epochs_and_values(phase, name, mode)[:most]:
-            # The last one's may be missing after a kill; it is written now.
-            there = (folder / f"{epoch}epoch.pth").exists() or epoch == ended.epoch
-            allowed = f"less: {folder}/{epoch}epoch.pth has not been kept"
-            check(there, "resume: keep_nbest_models", most, allowed)
 
 
 def _check_optimizers(checkpoint: dict, parts: dict, path: Path) -> None:

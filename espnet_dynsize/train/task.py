@@ -41,6 +41,7 @@ from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.parser import BasedArgumentParser
 from espnet_dynsize.train.resume import (
     check_config_apart,
+    check_kept,
     check_not_overwritten,
     check_resumed,
     check_same_optimizer,
@@ -131,6 +132,7 @@ class DynSizeASRTask(ASRTask):
         check_same_optimizer(args, folder)
         model = cls.build_model(copy.deepcopy(args))
         check_resumed(model, checkpoint, folder / CHECKPOINT)
+        check_kept(args, folder, checkpoint)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace):
