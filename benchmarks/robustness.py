@@ -1884,6 +1884,9 @@ def attempt(lab: Lab, one: Row) -> dict:
         said, good = [f"**wrong**: {type(error).__name__}: {error}"], False
     finally:
         os.chdir(lab.top)
+        # What a row that went wrong has not waited for
+        for child in children(str(lab.folder), os.getpid()):
+            os.kill(child, signal.SIGKILL)
     top = str(lab.folder)
     said = [" ".join(line.replace(f"{top}/", "").split()) for line in said]
     return dict(good=good, said=said, seconds=round(time.monotonic() - start, 1))
