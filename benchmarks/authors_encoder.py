@@ -92,7 +92,7 @@ class Ours(torch.nn.Module):
     """Our encoder with the same loss; a step is that of `model: dynsize`.
 
     Args:
-        selection: As for `Theirs`.
+        selection: As for `Theirs`, or the dotted path of a selector.
         rule: What trains in a step, see `Sandwich`.
         **selector_conf: Options of the selector.
     """

@@ -36,8 +36,8 @@ def pooled_tables(title: str, rows: list[dict], words: dict) -> str:
         if len(methods) > 1 or methods == [ALONE]:
             parts.append(f"### Costs, next to {_blocks(layers)} blocks\n")
             parts.append(_costs(of_sizes, methods, layers))
-            for kind, title in KINDS.items():
-                parts.append(f"### {title}, next to {_blocks(layers)} blocks\n")
+            for kind, name in KINDS.items():
+                parts.append(f"### {name}, next to {_blocks(layers)} blocks\n")
                 parts.append(_table(of_sizes, words, methods, layers, kind))
     return "\n".join(parts) + "\n"
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import humanfriendly
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from espnet_dynsize.core.checkpoint import stored_numbers
-from espnet_dynsize.core.errors import ConfigError, check, one_line
+from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.rate import hertz
 
 # Sections whose numbers are dimensions of the network
 _DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf", "lm_conf")
@@ -69,7 +69,7 @@ def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[Non
 def _check_front_end(conf: Mapping) -> None:
     for key, value in conf.items():
         least = 1 if key in _SAMPLES else 0
-        number = _rate(value) if key == "fs" else value
+        number = hertz(value) if key == "fs" else value
         if key in _SAMPLES and number is not None:
             whole = isinstance(number, int)
             check(whole, f"frontend_conf: {key}", value, "a whole number")
@@ -81,15 +81,3 @@ def _check_front_end(conf: Mapping) -> None:
     fits = None in (window, samples) or window <= samples
     allowed = f"at most n_fft={samples}"
     check(fits, "frontend_conf: win_length", window, allowed)
-
-
-def _rate(value: object) -> object:
-    """A rate in Hertz, which ESPnet also takes as text such as 16k."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return humanfriendly.parse_size(value)
-    except humanfriendly.InvalidSize as error:
-        raise ConfigError(
-            f"frontend_conf: fs={value} must be a rate such as 16k: {one_line(error)}."
-        ) from error

@@ -7,8 +7,9 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
-import humanfriendly
 import torch
+
+from espnet_dynsize.core.rate import hertz
 
 # Options whose values say what weights mean; a row of the buffer each, in this order.
 # New ones go to the end.
@@ -84,8 +85,8 @@ def that_matter(conf: Mapping | None, taker: Callable | None) -> dict:
     conf = dict(conf or {})
     if not conf.get("interctc_use_conditioning"):
         conf.pop("interctc_layer_idx", None)  # only has losses
-    if isinstance(conf.get("fs"), str):  # 16k
-        conf["fs"] = int(humanfriendly.parse_size(conf["fs"]))
+    if "fs" in conf:  # 16k
+        conf["fs"] = hertz(conf["fs"])
     return {
         key: value
         for key, value in conf.items()

@@ -5,7 +5,6 @@ import math
 import re
 from pathlib import Path
 
-import humanfriendly
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
@@ -17,6 +16,7 @@ from espnet_dynsize.core.checkpoint import misfit, read_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import check_complete
 from espnet_dynsize.core.located import STATISTICS, locate
+from espnet_dynsize.core.rate import hertz
 from espnet_dynsize.deploy.named import check_named
 from espnet_dynsize.train.task import DynSizeASRTask
 
@@ -112,8 +112,8 @@ def sampling_rate(config: dict) -> int:
     """
     given = (config.get("frontend_conf") or {}).get("fs", 16000)
     try:
-        rate = humanfriendly.parse_size(given) if isinstance(given, str) else given
-    except humanfriendly.InvalidSize:
+        rate = hertz(given)
+    except ConfigError:
         rate = None
     good = type(rate) is int and rate > 0
     check(good, "frontend_conf: fs", given, "a number of samples a second")

@@ -64,16 +64,25 @@ def check_config_apart(config: str | None, folder: Path) -> None:
     check(not same, "config", config, allowed)
 
 
-def check_same_optimizer(args: argparse.Namespace, folder: Path) -> None:
+def began_with(folder: Path) -> dict:
+    """The config of the run in a folder; empty where a kill has left none."""
+    try:
+        return read_config(folder / "config.yaml")
+    except ConfigError:
+        return {}
+
+
+def check_same_optimizer(args: argparse.Namespace, began: dict, folder: Path) -> None:
     """Refuse options that a resumed run would not follow.
 
+    Args:
+        args: Of the resumed run.
+        began: See `began_with`.
+        folder: Of the run.
+
     Raises:
-        ConfigError: the folder's config.yaml has others.
+        ConfigError: the run began with others.
     """
-    try:
-        began = read_config(folder / "config.yaml")
-    except ConfigError:  # a kill may have left none
-        return
     for name, classes in _KEPT.items():
         taker = classes.get(getattr(args, name))
         for key in (name, f"{name}_conf"):
@@ -86,21 +95,20 @@ def check_same_optimizer(args: argparse.Namespace, folder: Path) -> None:
                 )
 
 
-def check_kept(args: argparse.Namespace, folder: Path, checkpoint: dict) -> None:
+def check_epochs_kept(
+    args: argparse.Namespace, began: dict, folder: Path, checkpoint: dict
+) -> None:
     """Refuse to average more epochs than the run that began has kept.
 
     Args:
         args: Of the resumed run.
+        began: See `began_with`.
         folder: Of the run.
         checkpoint: Its last one, of a family.
 
     Raises:
         ConfigError: the model of one is not there.
     """
-    try:
-        began = read_config(folder / "config.yaml")
-    except ConfigError:  # a kill may have left none
-        return
     most = _most(args.keep_nbest_models)
     # With no more than before, what is missing is replaced as the run goes on.
     if most <= _most(began.get("keep_nbest_models", most)):

@@ -40,8 +40,9 @@ from espnet_dynsize.train.init_param import check_init_param, read_init_param
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.parser import BasedArgumentParser
 from espnet_dynsize.train.resume import (
+    began_with,
     check_config_apart,
-    check_kept,
+    check_epochs_kept,
     check_not_overwritten,
     check_resumed,
     check_same_optimizer,
@@ -129,10 +130,11 @@ class DynSizeASRTask(ASRTask):
         if checkpoint is None:
             check_not_overwritten(folder, resume=True)
             return
-        check_same_optimizer(args, folder)
+        began = began_with(folder)
+        check_same_optimizer(args, began, folder)
         model = cls.build_model(copy.deepcopy(args))
         check_resumed(model, checkpoint, folder / CHECKPOINT)
-        check_kept(args, folder, checkpoint)
+        check_epochs_kept(args, began, folder, checkpoint)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace):
