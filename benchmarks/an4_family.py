@@ -186,10 +186,16 @@ def _row(experiment, folder, method, layers, seed, commit) -> dict:
         exp=str(folder.name),
         commit=commit,
         versions=f"espnet {espnet2.__version__}, torch {torch.__version__}",
-        machine=f"{platform.machine()} CPU, {experiment.threads} thread(s) a run",
+        machine=_machine(experiment),
         errors=errors,
         words=words,
     )
+
+
+def _machine(experiment: Experiment) -> str:
+    if experiment.ngpu > 0:
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {experiment.threads} thread(s) a run"
 
 
 def _commit(folder: Path) -> str:
@@ -246,6 +252,7 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", choices=folds, default=["0", "1", "2"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
+    parser.add_argument("--ngpu", type=int, default=0, help="GPUs of a training")
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     args = parser.parse_args()
     end_on_signals()
@@ -263,8 +270,8 @@ def _run_all(args) -> None:
         jobs = [
             pool.submit(run, experiment, fold, method, seed)
             for seed in args.seeds
-            for fold, experiment in experiments.items()
             for method in args.methods
+            for fold, experiment in experiments.items()
         ]
         for job in jobs:
             job.result()
@@ -273,7 +280,7 @@ def _run_all(args) -> None:
 def _experiment(args, fold: str, threads: int) -> Experiment:
     exp = args.exp if fold == OFFICIAL else args.exp / f"fold{fold}"
     number = None if fold == OFFICIAL else int(fold)
-    return prepared(args.corpus_dir, exp, number, threads)
+    return prepared(args.corpus_dir, exp, number, threads, args.ngpu)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,14 @@ class Experiment:
         data: Data directories by name: `train`, `valid`, `test`.
         token_type: `char` or `word`.
         threads: CPU threads of every process.
+        ngpu: GPUs of a training; decoding takes none.
     """
 
     exp: Path
     data: dict[str, Path]
     token_type: str = "char"
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    ngpu: int = 0
 
     @property
     def tokens(self) -> Path:
@@ -69,8 +71,9 @@ class Experiment:
         with new_folder(self.stats) as stats:
             self.python(
                 "espnet2.bin.asr_train",
-                ["--config", config, "--collect_stats", "true", "--batch_size", "20"]
-                + ["--batch_type", "unsorted", "--output_dir", stats / "logdir/stats.1"]
+                ["--config", config, "--collect_stats", "true", "--ngpu", "0"]
+                + ["--batch_type", "unsorted", "--batch_size", "20"]
+                + ["--output_dir", stats / "logdir/stats.1"]
                 + self._data_arguments()
                 + shapes,
                 self.exp / "collect_stats.log",
@@ -96,7 +99,7 @@ class Experiment:
             + ["--normalize", "global_mvn", "--normalize_conf", f"stats_file={stats}"]
             + self._data_arguments()
             + shapes
-            + list(arguments),
+            + ["--ngpu", str(self.ngpu), *arguments],
             asr_exp / "train.log",
             progress=tag,
         )
@@ -166,7 +169,7 @@ class Experiment:
 
     def _data_arguments(self) -> list[str]:
         arguments = ["--token_list", str(self.tokens), "--token_type", self.token_type]
-        arguments += ["--use_preprocessor", "true", "--ngpu", "0"]
+        arguments += ["--use_preprocessor", "true"]
         for split in _TRAIN_SETS:
             option = f"--{split}_data_path_and_name_and_type"
             arguments += [option, f"{self.data[split] / 'wav.scp'},speech,sound"]
