@@ -83,7 +83,7 @@ def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
 
 def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     tag = f"{_plain(method)}_seed{seed}"
-    commit = _commit(experiment.exp / tag)
+    origin = _origin(experiment, tag)
     options = ["--seed", str(seed), *arguments(SUPERNETS[method])]
     if method == FINE_TUNED:
         row = _individual(experiment, WIDE[-1], seed)
@@ -93,7 +93,7 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     folders = extract_changed(supernet, model_file(supernet))
     layers = NARROW if method in MODELS else WIDE
     return [
-        _row(experiment, folder, method, layers, seed, commit)
+        _row(experiment, folder, method, layers, seed, origin)
         for layers, folder in zip(layers, folders.values())
     ]
 
@@ -101,23 +101,23 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
 def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
     blocks = layers // len(KINDS)
     tag = f"conformer{blocks}_seed{seed}"
-    commit = _commit(experiment.exp / tag)
+    origin = _origin(experiment, tag)
     options = [*_begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
     folder = experiment.train(CONFORMER, tag, options)
-    return _row(experiment, folder, INDIVIDUAL, layers, seed, commit)
+    return _row(experiment, folder, INDIVIDUAL, layers, seed, origin)
 
 
 def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> dict:
     """Another model than a CTC Conformer, trained alone."""
     blocks, config = layers // len(KINDS), config_file(method)
     tag = f"{_plain(method)}{blocks}_seed{seed}"
-    commit = _commit(experiment.exp / tag)
+    origin = _origin(experiment, tag)
     encoder = load_config(config)["encoder"].removeprefix(ENCODER_PREFIX)
     options = [*_begun(experiment, seed), "--model", "espnet", "--encoder", encoder]
     options += arguments({**STOCK, "encoder_conf": {"num_blocks": blocks}})
     options += _options(experiment, method, seed)
     folder = experiment.train(config, tag, options)
-    return _row(experiment, folder, method, layers, seed, commit)
+    return _row(experiment, folder, method, layers, seed, origin)
 
 
 def _options(experiment: Experiment, method: str, seed: int) -> list[str]:
@@ -140,11 +140,11 @@ def _plain(method: str) -> str:
 
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
     tag = f"alone_{row['layers']}_seed{seed}"
-    commit = _commit(experiment.exp / tag)
+    origin = _origin(experiment, tag)
     options = [*_begun(experiment, seed), "--encoder", "dynsize_conformer"]
     options += arguments({"encoder_conf": {"keep_layers": row["kept"]}})
     folder = experiment.train(CONFORMER, tag, options)
-    return _row(experiment, folder, ALONE, row["layers"], seed, commit)
+    return _row(experiment, folder, ALONE, row["layers"], seed, origin)
 
 
 def _begun(experiment: Experiment, seed: int) -> list[str]:
@@ -152,7 +152,7 @@ def _begun(experiment: Experiment, seed: int) -> list[str]:
     return ["--seed", str(seed), "--init_param", str(write_bias(experiment))]
 
 
-def _row(experiment, folder, method, layers, seed, commit) -> dict:
+def _row(experiment, folder, method, layers, seed, origin) -> dict:
     """A row; `layers` are those of the Conformer trained alone to compare with."""
     checkpoint = model_file(folder)
     options = GREEDY_CTC
@@ -184,29 +184,29 @@ def _row(experiment, folder, method, layers, seed, commit) -> dict:
         epochs=config["max_epoch"],
         kept=config["encoder_conf"].get("keep_layers"),
         exp=str(folder.name),
-        commit=commit,
-        versions=f"espnet {espnet2.__version__}, torch {torch.__version__}",
-        machine=_machine(experiment),
+        **origin,
         errors=errors,
         words=words,
     )
 
 
-def _machine(experiment: Experiment) -> str:
-    if experiment.ngpu > 0:
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {experiment.threads} thread(s) a run"
-
-
-def _commit(folder: Path) -> str:
-    """The commit with which the training in `folder` began."""
-    path = folder / "commit"
+def _origin(experiment: Experiment, tag: str) -> dict[str, str]:
+    """Commit, versions and machine with which the training `tag` began."""
+    path = experiment.exp / tag / "origin.json"
     if not path.exists():
         command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(command, capture_output=True, text=True, check=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(commit.stdout)
-    return path.read_text().strip()
+        machine = f"{platform.machine()} CPU, {experiment.threads} thread(s) a run"
+        if experiment.ngpu > 0:
+            machine = torch.cuda.get_device_name()
+        origin = dict(
+            commit=commit.stdout.strip(),
+            versions=f"espnet {espnet2.__version__}, torch {torch.__version__}",
+            machine=machine,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(origin))
+    return json.loads(path.read_text())
 
 
 def read_rows() -> list[dict]:
