@@ -26,9 +26,11 @@ import torch
 from an4_methods import (
     ALONE,
     CONF,
+    CTC_MODEL,
     DECODING,
     FINE_TUNED,
     INDIVIDUAL,
+    JOINT_BIAS,
     KINDS,
     METHODS,
     MODELS,
@@ -122,15 +124,19 @@ def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> di
 
 def _options(experiment: Experiment, method: str, seed: int) -> list[str]:
     """Those of `TRANSDUCERS`, with the files that they want."""
-    options = list(TRANSDUCERS.get(method, ()))
-    if options == ["{joint bias}"]:
-        return ["--init_param", str(write_bias(experiment, names=(CTC, JOINT)))]
-    if options == ["{CTC model}"]:
-        row = _individual(experiment, WIDE[-1], seed)
-        stock = experiment.exp / row["exp"]
-        checkpoint = stock / model_file(stock)
-        parts = [f"{checkpoint}:{part}:{part}" for part in ("encoder", "ctc")]
-        return ["--init_param", *parts]
+    options = []
+    for option in TRANSDUCERS.get(method, ()):
+        if option == JOINT_BIAS:
+            bias = write_bias(experiment, names=(CTC, JOINT))
+            options += ["--init_param", str(bias)]
+        elif option == CTC_MODEL:
+            row = _individual(experiment, WIDE[-1], seed)
+            stock = experiment.exp / row["exp"]
+            checkpoint = stock / model_file(stock)
+            parts = [f"{checkpoint}:{part}:{part}" for part in ("encoder", "ctc")]
+            options += ["--init_param", *parts]
+        else:
+            options.append(option)
     return options
 
 

@@ -81,16 +81,21 @@ MODELS = {
 }
 # The same model as each, its smallest and its full size, trained alone
 OWN_KIND = {method: f"{method}, alone" for method in MODELS}
-# Transducers of 6 blocks, trained alone → options of theirs; see `an4_family._options`
+# Options with files; see `an4_family._options`
+JOINT_BIAS, CTC_MODEL = "{joint bias}", "{CTC model}"
+_SMALL_PREDICTION = (
+    *("--decoder_conf", "hidden_size=48"),
+    *("--decoder_conf", "dropout=0.3"),
+    *("--decoder_conf", "dropout_embed=0.3"),
+)
+# Transducers of 6 blocks, trained alone → options of theirs
 TRANSDUCERS = {
-    "transducer, joint network begins with blanks": ("{joint bias}",),
-    "transducer, from the CTC model": ("{CTC model}",),
+    "transducer, joint network begins with blanks": (JOINT_BIAS,),
+    "transducer, from the CTC model": (CTC_MODEL,),
     "transducer, CTC weight 0.5": ("--model_conf", "ctc_weight=0.5"),
-    "transducer, prediction network of 48": (
-        *("--decoder_conf", "hidden_size=48"),
-        *("--decoder_conf", "dropout=0.3"),
-        *("--decoder_conf", "dropout_embed=0.3"),
-    ),
+    "transducer, peak 0.001": ("--optim_conf", "lr=0.001"),
+    "transducer, prediction network of 48": _SMALL_PREDICTION,
+    "transducer, the same, from the CTC model": (*_SMALL_PREDICTION, CTC_MODEL),
 }
 FINE_TUNED = "fine-tuned from the individual full size"
 SUPERNETS = {
