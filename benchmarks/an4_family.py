@@ -23,6 +23,7 @@ from pathlib import Path
 
 import espnet2
 import torch
+import yaml
 from an4_methods import (
     ALONE,
     CONF,
@@ -47,6 +48,7 @@ from an4_tables import OFFICIAL, write_tables
 from blanks import CTC, JOINT, write_bias
 from folds import prepared
 
+from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.keys import ENCODER_PREFIX
 from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.core.yaml_base import load_config
@@ -114,12 +116,20 @@ def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> di
     blocks, config = layers // len(KINDS), config_file(method)
     tag = f"{_plain(method)}{blocks}_seed{seed}"
     origin = _origin(experiment, tag)
-    encoder = load_config(config)["encoder"].removeprefix(ENCODER_PREFIX)
-    options = [*_begun(experiment, seed), "--model", "espnet", "--encoder", encoder]
-    options += arguments({**STOCK, "encoder_conf": {"num_blocks": blocks}})
+    options = [*_begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
     options += _options(experiment, method, seed)
-    folder = experiment.train(config, tag, options)
+    folder = experiment.train(_stock_config(experiment, config), tag, options)
     return _row(experiment, folder, method, layers, seed, origin)
+
+
+def _stock_config(experiment: Experiment, config: Path) -> Path:
+    """What train_asr_conformer.yaml is to the family's config, for another family."""
+    encoder = load_config(config)["encoder"].removeprefix(ENCODER_PREFIX)
+    stock = dict(base=str(config), encoder=encoder, model="espnet", **STOCK)
+    path = experiment.exp / f"stock_{config.name}"
+    with whole(path) as partial:  # several trainings at once may want it
+        partial.write_text(yaml.safe_dump(stock))
+    return path
 
 
 def _options(experiment: Experiment, method: str, seed: int) -> list[str]:
