@@ -64,6 +64,9 @@ TRAINING = {
     "layer_drop_joint 0.3": _changes(layer_drop_joint=0.3),
     "layer_norm": _changes(**_LAYER_NORM),
     "one output layer": _changes(output_per_size=False),
+    "one output layer, subnet_weight 0.3": _changes(
+        output_per_size=False, subnet_weight=0.3
+    ),
     "separable_conv2d": _changes(input_layer="separable_conv2d"),
 }
 FAMILIES = {

@@ -1,4 +1,4 @@
-"""`espnet-dynsize extract`: cut one size, or all, out of a trained supernet."""
+"""`espnet-dynsize extract`: cut one member of a family, or all, out of a supernet."""
 
 import argparse
 import logging
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "extract",
-        help="cut one size, or all, out of a trained supernet",
-        description="Write <asr_exp>_size<N>/ with config.yaml and a checkpoint that "
-        "hold only what size N uses.",
+        help="cut one size or sparsity, or all, out of a trained supernet",
+        description="Write <asr_exp>_size<N>/, <asr_exp>_sparsity<P>/ or "
+        "<asr_exp>_size<N>_sparsity<P>/ with config.yaml and a checkpoint that hold "
+        "only what it uses.",
     )
     parser.add_argument(
         "--asr_exp", type=Path, required=True, help="folder of the supernet"
@@ -27,13 +28,18 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="checkpoint in asr_exp, from the joint phase (default: the average, of "
         "the first best_model_criterion)",
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--size", help="one of the family's sizes, or 'all'")
-    what.add_argument(
+    parser.add_argument("--size", help="one of the family's sizes, or 'all'")
+    parser.add_argument(
+        "--sparsity",
+        help="one of the family's levels, such as 0.7, or 'all'; with --size of that "
+        "size, else of the full one",
+    )
+    parser.add_argument(
         "--subnet",
         type=Path,
-        help="yaml file of any subnet, {num_units: N, kept: [positions], head: full}; "
-        "writes <asr_exp>_<name of the file>/",
+        help="yaml file of any subnet, {num_units: N, kept: [positions], head: full}, "
+        "with {sparsity: {matrix: share}} where it is sparse; writes "
+        "<asr_exp>_<name of the file>/",
     )
     parser.add_argument(
         "--calibrate",
@@ -57,19 +63,34 @@ def main(args: argparse.Namespace) -> int:
     from espnet_dynsize.deploy.extract import extract
 
     logging.disable(logging.WARNING)
+    of_family = args.size is not None or args.sparsity is not None
+    if of_family == (args.subnet is not None):
+        raise ConfigError("extract needs --size, --sparsity or both, or --subnet.")
     if args.subnet is not None:
         model = _extract_subnet(args)
         print(f"{model.directory}: subnet {model.name}, {model.note}")
         return 0
     if args.calibrate:
         raise ConfigError("--calibrate goes with --subnet; sizes have statistics.")
-    sizes = [] if args.size == "all" else [_number(args.size)]
-    extract(args.asr_exp, args.model_file, sizes, args.format, done=_print)
+    chosen = _chosen(args)
+    extract(args.asr_exp, args.model_file, chosen, args.format, done=_print)
     return 0
 
 
+def _chosen(args: argparse.Namespace) -> list:
+    from espnet_dynsize.core.keys import family_members, is_family
+    from espnet_dynsize.core.members import choose
+    from espnet_dynsize.deploy.experiment import read_config
+
+    config = read_config(args.asr_exp)
+    if not is_family(config):
+        raise ConfigError(f"asr_exp={args.asr_exp} is not a supernet with sizes.")
+    return choose(family_members(config), args.size, args.sparsity)
+
+
 def _print(model: "Extracted") -> None:
-    print(f"{model.directory}: size {model.name}, {model.note}", flush=True)
+    what = f"size {model.name}" if model.name.isdecimal() else model.name
+    print(f"{model.directory}: {what}, {model.note}", flush=True)
 
 
 def _extract_subnet(args: argparse.Namespace) -> "Extracted":
@@ -82,9 +103,3 @@ def _extract_subnet(args: argparse.Namespace) -> "Extracted":
     return extract_subnet(
         args.asr_exp, args.model_file, subnet, name, args.format, files
     )
-
-
-def _number(size: str) -> int:
-    if not size.isdecimal() or len(size) > 9:
-        raise ConfigError(f"size={size} must be a number or 'all'.")
-    return int(size)

@@ -22,7 +22,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("model", type=Path, help="zip, or folder of a trained model")
     parser.add_argument("audio", nargs="+", type=Path, help="wav, flac, ogg, … files")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--size", type=int, help="of a supernet (default: the full one)")
+    which.add_argument(
+        "--size",
+        help="member of a supernet, such as 16 or sparsity70 (default: the full one)",
+    )
     which.add_argument(
         "--subnet", type=Path, help="yaml file of any subnet, as for extract"
     )

@@ -55,8 +55,35 @@ class Controller(Counters):
     generator, which is the same on every rank and in a resumed run.
     """
 
-    def begin_update(self, update: int) -> None:
-        """Called once before the first batch of an update, counted from 1."""
+    def plan(self, total_updates: int | None) -> None:
+        """Fix when something happens in a run of `total_updates` (None: unknown).
+
+        Raises:
+            ConfigError: it does not fit into the run.
+        """
+
+    @property
+    def planned(self) -> bool:
+        """Whether there is nothing to fix, or it has been done."""
+        return True
+
+    @property
+    def final(self) -> bool:
+        """Whether it has decided what subnets are: nothing will change any more."""
+        return True
+
+    @property
+    def last_decision(self) -> int:
+        """The update after which it is final; 0 before the plan."""
+        return 0
+
+    def begin_update(self, update: int, generator: torch.Generator) -> None:
+        """Called once before the first batch of an update, counted from 1.
+
+        Args:
+            update: Its number.
+            generator: The same on every rank and in a resumed run.
+        """
 
     def after_step(self, update: int) -> None:
         """Called after the optimizer's step of an update."""

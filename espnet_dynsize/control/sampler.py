@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from espnet_dynsize.control.selection import Phase, Selection
+from espnet_dynsize.control.sparsity import Sparsity
 from espnet_dynsize.core.subnet import Sampled, Subnet
 
 SandwichRule = Literal["whole", "alternate", "pairs"]
@@ -28,6 +29,10 @@ class Sandwich:
         subnet_weight: Loss weight of all but the first of them, whose weight is 1.
         layer_drop_joint: Stochastic depth of the full network's units that the smallest
             size lacks, in the joint phase.
+        sparsity: Of matrices. From its start on, every second turn of the smaller
+            subnets is one of a sparse subnet instead, of a size drawn from all; in a
+            family of one size there is nobody else, and with `whole` a sparse subnet
+            trains in every update.
     """
 
     def __init__(
@@ -36,8 +41,10 @@ class Sandwich:
         rule: SandwichRule = "alternate",
         subnet_weight: float = 0.6,
         layer_drop_joint: float = 0.0,
+        sparsity: Sparsity | None = None,
     ):
         self.selection = selection
+        self.sparsity = sparsity
         self.rule = rule
         self.subnet_weight = subnet_weight
         self.layer_drop_joint = layer_drop_joint
@@ -84,9 +91,31 @@ class Sandwich:
             # A slice, as a smaller family has nobody there in every second update.
             left_out = 2 - update % 2
             del samples[left_out : left_out + 1]
+        if self.sparsity is not None and self.sparsity.started(update):
+            sparse = self._sparse(update, generator)
+            if sparse is not None:
+                samples[1:] = [sparse]
         # Where the full network sits out, the largest of the others leads the step.
         samples[0] = dataclasses.replace(samples[0], weight=1.0)
         return samples
+
+    def _sparse(self, update: int, generator: torch.Generator) -> Sampled | None:
+        """The sparse subnet that trains in an update; None: a dense one does."""
+        subnets = self.selection.subnets()
+        # Drawn in every update, as above.
+        size = int(torch.randint(len(subnets), (), generator=generator))
+        alone = len(subnets) == 1
+        # Two turns of dense ones, in which both of a sandwich's rules come round.
+        every, first = (2, 1) if alone else (4, 2)
+        if self.rule == "whole" and alone:
+            every, first = 1, 0
+        if update % every < first:
+            return None
+        turn = update // every
+        drawn = self.sparsity.drawn(update, turn, generator)
+        subnet = subnets[size].sparse(drawn)
+        masks = self.sparsity.masks(dict(subnet.sparsity))
+        return Sampled(subnet, self.subnet_weight, "sparse", masks=masks)
 
     def _smaller(self, size: int, subnet: Subnet) -> Sampled:
         return Sampled(subnet, self.subnet_weight, str(size))

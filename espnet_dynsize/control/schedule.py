@@ -4,7 +4,11 @@ import torch
 
 from espnet_dynsize.control.controller import Controller, Counters
 from espnet_dynsize.control.selection import Phase, Selection
+from espnet_dynsize.control.sparsity import Sparsity
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.identity import difference, fingerprints, unknown
+from espnet_dynsize.core.members import Member, members, percent
+from espnet_dynsize.core.subnet import Subnet
 
 
 class Schedule(Counters):
@@ -16,6 +20,7 @@ class Schedule(Counters):
     """
 
     selection: Selection
+    sparsity: Sparsity | None
 
     def __init__(self, **controllers: Controller):
         super().__init__()
@@ -25,6 +30,8 @@ class Schedule(Counters):
         self._names = tuple(controllers)
         for name, controller in controllers.items():
             self.add_module(name, controller)
+        if "sparsity" not in controllers:
+            self.sparsity = None
         # Not a buffer: the seed is the config's, and comes anew with every update.
         self._seed = 0
         self._options: dict[str, object] = {}
@@ -69,7 +76,95 @@ class Schedule(Counters):
 
     @property
     def phase(self) -> Phase:
-        return self.selection.phase
+        """`JOINT` when every controller is final: all subnets are what they will be."""
+        final = all(controller.final for controller in self.controllers)
+        return Phase.JOINT if final else Phase.SEARCH
+
+    @property
+    def planned(self) -> bool:
+        return all(controller.planned for controller in self.controllers)
+
+    @property
+    def last_decision(self) -> int:
+        """The update after which the phase is `JOINT`; 0 before the plan."""
+        return max(controller.last_decision for controller in self.controllers)
+
+    def plan(self, total_updates: int | None) -> None:
+        """Tell the controllers how long the run is; see `Controller.plan`."""
+        for controller in self.controllers:
+            controller.plan(total_updates)
+        if self.sparsity is not None:
+            self.sparsity.check_after(self.selection.last_decision)
+
+    # -- the family --
+
+    def members(self) -> list[Member]:
+        """All members of the family, smallest first."""
+        levels = () if self.sparsity is None else self.sparsity.sparse.levels
+        return members(self.selection.sizes, [percent(level) for level in levels])
+
+    def member(self, chosen: object, key: str = "size") -> Member:
+        """The member of a name, or of a size that is given as a number.
+
+        Raises:
+            ConfigError: there is no such member.
+        """
+        known = {member.name: member for member in self.members()}
+        if isinstance(chosen, Member):
+            chosen = chosen.name
+        # True == 1: it would pass as size 1.
+        good = type(chosen) in (int, str) and str(chosen) in known
+        # Names that are numbers are sizes, as yaml reads them.
+        named = [int(name) if name.isdecimal() else name for name in known]
+        if not good:
+            raise ConfigError(f"{key}={chosen} must be one of {named}.")
+        return known[str(chosen)]
+
+    def subnet(self, member: Member) -> Subnet:
+        """The subnet of a member.
+
+        Raises:
+            ConfigError: it is not what it will be yet.
+        """
+        selection = self.selection
+        size = selection.sizes[-1] if member.size is None else member.size
+        subnet = selection.subnet(size)
+        if not member.sparsity:
+            return subnet
+        if not self.sparsity.final:
+            raise ConfigError(
+                f"{member.name} is not final: the checkpoint is from before the part "
+                f"{self.sparsity.sparse.freeze} of the run (sparsity: freeze), or an "
+                "average with one that is."
+            )
+        return subnet.sparse(self.sparsity.of_level(self._level(member)))
+
+    def _level(self, member: Member) -> float:
+        levels = self.sparsity.sparse.levels
+        return next(level for level in levels if percent(level) == member.sparsity)
+
+    def watched(self) -> dict[str, Subnet]:
+        """The members that are validated, as they are by now: name → subnet.
+
+        Every size, and every sparsity of the full one; with more sizes, the sparsest of
+        the smallest, too.
+        """
+        sizes = dict(zip(self.selection.sizes, self.selection.subnets()))
+        names = self.members()
+        full, ends = names[-1].size, (names[0].size, names[-1].sparsity)
+        watched = {}
+        for member in names:
+            subnet = sizes.get(member.size, self.selection.family.full)
+            if member.sparsity:
+                on = self.sparsity.started(self.now)
+                if not on or (member.size != full and tuple(member) != ends):
+                    continue
+                share = self.sparsity.ramp(self.now) * self._level(member)
+                subnet = subnet.sparse(self.sparsity.of_level(share))
+            watched[member.name] = subnet
+        return watched
+
+    # -- training --
 
     def reset(self) -> None:
         """Forget everything: a training begins, whatever weights it starts from."""
@@ -87,7 +182,7 @@ class Schedule(Counters):
         self._seed = seed
         self.update += 1
         for controller in self.controllers:
-            controller.begin_update(self.now)
+            controller.begin_update(self.now, self.draws())
 
     def after_step(self) -> None:
         """Call it after the optimizer's step."""

@@ -84,7 +84,8 @@ def check_search_fits(
     """Refuse to resume a search that would not end within the run.
 
     Args:
-        search: Its length in updates, which is in the checkpoint.
+        search: Its last update, which is in the checkpoint; or that in which the last
+            sparsity is final.
         total_updates: Those of the run; None: unknown.
         option: What sets them, for the message.
         source: What is resumed, for the message.
@@ -94,8 +95,8 @@ def check_search_fits(
     """
     if total_updates is not None and search >= total_updates:
         raise ConfigError(
-            f"{option} gives {total_updates} updates, but the search of {source} is "
-            f"{search} long; give more epochs."
+            f"{option} gives {total_updates} updates, but the family of {source} is "
+            f"chosen in the first {search}; give more epochs."
         )
 
 
@@ -163,7 +164,15 @@ class Selection(Controller):
             return self.family.misfit(value)
         return super().misfit(name, value)
 
-    def begin_update(self, update: int) -> None:
+    @property
+    def final(self) -> bool:
+        return self.phase is Phase.JOINT
+
+    @property
+    def last_decision(self) -> int:
+        return int(self.read("search_updates")) if self.planned else 0
+
+    def begin_update(self, update: int, generator: torch.Generator) -> None:
         """The first update after the search fixes the masks."""
         if self.phase is Phase.JOINT:
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from espnet_dynsize.core.compact import unpack_states
 from espnet_dynsize.core.errors import ConfigError, one_line
 from espnet_dynsize.core.identity import unknown
 
@@ -94,6 +95,7 @@ def model_states(checkpoint: object, source: str) -> dict[str, torch.Tensor]:
             )
     states = dict(checkpoint)
     bring_up_to_date(states)
+    unpack_states(states, source)
     return states
 
 

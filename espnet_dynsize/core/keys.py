@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from espnet_dynsize.core.errors import ConfigError, check
-from espnet_dynsize.core.schema import Count, Fraction, check_value
+from espnet_dynsize.core.members import Member, members, percent
+from espnet_dynsize.core.schema import Count, Fraction, Share, check_value
 
 ENCODER_PREFIX = "dynsize_"
 MODEL = "dynsize"
@@ -14,6 +15,7 @@ FAMILY_KEYS = (
     "selector",
     "selector_conf",
     "layer_drop_joint",
+    "sparsity",
     "output_per_size",
     "subnet_weight",
     "sandwich",
@@ -104,7 +106,7 @@ def is_plugin(config: Mapping) -> bool:
 def is_family(config: Mapping) -> bool:
     """Whether the config describes a supernet with sizes."""
     conf = config.get("model_conf") or {}
-    return bool(conf.get("sizes") or conf.get("budgets"))
+    return any(conf.get(key) for key in ("sizes", "budgets", "sparsity"))
 
 
 def family_sizes(config: Mapping) -> list[int]:
@@ -123,6 +125,23 @@ def family_sizes(config: Mapping) -> list[int]:
     return budget_sizes(next(iter(budgets.values())))
 
 
+def family_members(config: Mapping) -> list[Member]:
+    """The members that a supernet's config names, smallest first.
+
+    Raises:
+        ConfigError: what it has there are no sizes, no budget or no sparsities.
+    """
+    conf = config["model_conf"]
+    has_sizes = conf.get("sizes") is not None or conf.get("budgets") is not None
+    sparsity = conf.get("sparsity")
+    if sparsity is None:
+        return members(family_sizes(config), [])
+    check_value("model_conf: sparsity", sparsity, dict)
+    check_value("model_conf: sparsity: levels", sparsity.get("levels"), list[Share])
+    per_cent = [percent(level) for level in sparsity["levels"]]
+    return members(family_sizes(config) if has_sizes else [], per_cent)
+
+
 def budget_sizes(fractions: Sequence[float]) -> list[int]:
     """Names of the sizes that have budgets: per cent of the full cost."""
     return [round(100 * fraction) for fraction in fractions]
@@ -134,9 +153,10 @@ def kept_units(config: Mapping) -> list[int] | None:
     return next((conf[key] for key in KEPT_KEYS if conf.get(key) is not None), None)
 
 
-def with_size(config: dict, size: int) -> dict:
-    """The config with which a supernet's checkpoint computes as `size`."""
-    return {**config, "model_conf": {**config["model_conf"], "subnet": size}}
+def with_member(config: dict, member: Member) -> dict:
+    """The config with which a supernet's checkpoint computes as `member`."""
+    name = int(member.name) if member.name.isdecimal() else member.name
+    return {**config, "model_conf": {**config["model_conf"], "subnet": name}}
 
 
 def granularity(config: Mapping) -> str:

@@ -69,10 +69,10 @@ class Pattern:
 
         What does not fill a group at the end is a smaller one.
         """
-        high, wide = self._group(shape)
+        high, wide = self.group(shape)
         return math.ceil(shape[0] / high), math.ceil(shape[1] / wide)
 
-    def _group(self, shape: torch.Size) -> tuple[int, int]:
+    def group(self, shape: torch.Size) -> tuple[int, int]:
         """Outputs and inputs of a group of a matrix of this shape."""
         return self.outputs or shape[0], self.inputs or shape[1]
 
@@ -92,14 +92,14 @@ class Pattern:
     def _summed(self, matrix: torch.Tensor) -> torch.Tensor:
         """Sums [grid] over the groups of [outputs, inputs]."""
         rows, columns = self.grid(matrix.shape)
-        high, wide = self._group(matrix.shape)
+        high, wide = self.group(matrix.shape)
         padding = (0, columns * wide - matrix.size(1), 0, rows * high - matrix.size(0))
         padded = torch.nn.functional.pad(matrix, padding)
         return padded.view(rows, high, columns, wide).sum(dim=(1, 3))
 
     def spread(self, groups: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """A value per group, [grid], as a value per weight, [outputs, inputs, …]."""
-        high, wide = self._group(shape)
+        high, wide = self.group(shape)
         whole = groups.repeat_interleave(high, 0).repeat_interleave(wide, 1)
         return whole[: shape[0], : shape[1]].reshape(shape)
 
@@ -125,6 +125,12 @@ class Pattern:
         ranks = torch.empty_like(rivals)
         ranks.scatter_(-1, order.gather(-1, best), places.expand_as(ranks))
         return self._together(ranks, magnitudes.shape)
+
+    def is_ranking(self, ranks: torch.Tensor) -> bool:
+        """Whether these, [grid], are what `ranks` gives."""
+        places = self._rivals(ranks.float(), torch.inf).sort(dim=-1).values
+        there = ~places.isposinf()
+        return bool((places == torch.arange(places.size(-1)).to(places))[there].all())
 
     def mask(self, ranks: torch.Tensor, sparsity: float) -> torch.Tensor:
         """Which groups, bool [grid], are kept at a sparsity.

@@ -1,11 +1,11 @@
 """A subnet, and how it trains in one step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 
 FULL = "full"
 
@@ -18,10 +18,18 @@ class Subnet:
         units: One bool per unit of the encoder, True = kept.
         head: Whose output layer, decoder and norm statistics it uses, where these
             exist per size: `full`, or the number of a smaller size.
+        sparsity: Names of weight matrices in the encoder, sorted, and the share of
+            each one's groups that is zero; the others are dense.
     """
 
     units: tuple[bool, ...]
     head: str = FULL
+    sparsity: tuple[tuple[str, float], ...] = ()
+
+    def sparse(self, sparsity: Mapping[str, float]) -> "Subnet":
+        """The same units with these sparsities in place of its own."""
+        left = tuple(sorted((name, s) for name, s in sparsity.items() if s > 0))
+        return replace(self, sparsity=left)
 
     @classmethod
     def of(cls, kept: Sequence[int], num_units: int, head: str = FULL) -> "Subnet":
@@ -40,11 +48,15 @@ class Subnet:
 
     def to_yaml(self) -> dict:
         """The subnet as what `from_yaml` reads."""
-        return dict(num_units=len(self.units), kept=list(self.kept), head=self.head)
+        content = dict(num_units=len(self.units), kept=list(self.kept), head=self.head)
+        # Not for dense ones: versions without sparsity read these, too.
+        return content | ({"sparsity": dict(self.sparsity)} if self.sparsity else {})
 
     @classmethod
     def from_yaml(cls, content: object, source: str = "subnet") -> "Subnet":
         """Read `{num_units: N, kept: [positions], head: full}`; all keys are needed.
+
+        And `sparsity`, matrix → share of its groups, where it is not dense.
 
         Args:
             content: What the yaml file holds.
@@ -54,8 +66,10 @@ class Subnet:
             ConfigError: it is not of that form.
         """
         keys = {"num_units", "kept", "head"}
-        if not isinstance(content, dict) or set(content) != keys:
-            raise ConfigError(f"{source} must have the keys {sorted(keys)}.")
+        if not isinstance(content, dict) or set(content) - {"sparsity"} != keys:
+            raise ConfigError(
+                f"{source} must have the keys {sorted(keys)}, and may have sparsity."
+            )
         number, kept = content["num_units"], content["kept"]
         if type(number) is not int or number < 1:
             raise ConfigError(f"{source}: num_units={number} must be a whole number.")
@@ -68,7 +82,14 @@ class Subnet:
             )
         if len(set(kept)) != len(kept):
             raise ConfigError(f"{source}: kept={kept} names a position twice.")
-        return cls.of(kept, number, str(content["head"]))
+        sparsity = content.get("sparsity", {})
+        good = isinstance(sparsity, dict) and all(
+            isinstance(name, str) and type(share) in (int, float) and 0 <= share < 1
+            for name, share in sparsity.items()
+        )
+        allowed = "names of matrices with shares from 0 to below 1"
+        check(good, f"{source}: sparsity", sparsity, allowed)
+        return cls.of(kept, number, str(content["head"])).sparse(sparsity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +104,8 @@ class Sampled:
             not kept but has a gate (of exactly 0) is computed all the same, without
             gradients of its own, so that its score gets one.
         drop: One stochastic-depth probability per unit (training only).
+        masks: Name of a weight matrix → 1 and 0 of its shape: what `subnet.sparsity`
+            leaves.
     """
 
     subnet: Subnet
@@ -90,3 +113,4 @@ class Sampled:
     name: str = ""
     gates: torch.Tensor | None = None
     drop: tuple[float, ...] | None = None
+    masks: Mapping[str, torch.Tensor] | None = None

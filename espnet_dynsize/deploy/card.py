@@ -73,13 +73,14 @@ def _origin(record: dict) -> str:
     if not record:
         return "An ESPnet ASR model.\n"
     cut_from = f"cut out of `{record['supernet']}/{record['model_file']}`.\n"
-    if "size" not in record:
+    if origin.name(record) is None:
         kept, number = record["subnet"]["kept"], record["subnet"]["num_units"]
         return f"A subnet that keeps {len(kept)} of {number} units, {cut_from}"
     family = ", ".join(map(str, record["family"]))
+    what = f"Size {record['size']}" if "size" in record else record["member"]
     return (
-        f"Size {record['size']} of a family of sizes ({family}) that were trained in "
-        f"one run, {cut_from}"
+        f"{what} of a family of sizes ({family}) that were trained in one run, "
+        f"{cut_from}"
     )
 
 

@@ -7,6 +7,7 @@ import torch
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import FAMILY_KEYS, granularity
+from espnet_dynsize.core.pattern import Pattern
 from espnet_dynsize.core.subnet import FULL, Subnet
 from espnet_dynsize.deploy.calibrate import calibrate
 from espnet_dynsize.deploy.experiment import build_model, load_states
@@ -39,6 +40,10 @@ def cut(
     load_states(whole, model.state_dict(), "the supernet")
     whole.encoder.keep_units(list(subnet.kept))
     states = states_of_head(whole.state_dict(), subnet.head)
+    for name, mask in (model.masks(subnet) or {}).items():
+        weight = weight_name(name)
+        if weight in states:  # of a kept unit
+            states[weight] = states[weight] * mask
     small_config = cut_config(config, subnet)
     small = build_model(small_config)
     states = {name: states[name] for name in small.state_dict()}
@@ -47,6 +52,18 @@ def cut(
         calibrate(small, audio)
         states = small.state_dict()
     return small_config, states
+
+
+def weight_name(matrix: str) -> str:
+    """The state dict's name of the weight of one of the encoder's matrices."""
+    return f"encoder.{matrix}.weight"
+
+
+def patterns(model: JointLoss) -> dict[str, Pattern]:
+    """Name of a weight in the state dict → pattern, where it can be sparse."""
+    sparsity = model.schedule.sparsity
+    found = {} if sparsity is None else sparsity.patterns
+    return {weight_name(matrix): pattern for matrix, pattern in found.items()}
 
 
 def cut_config(config: dict, subnet: Subnet) -> dict:

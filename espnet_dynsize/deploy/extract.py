@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from espnet_dynsize.core.checkpoint import read_states
+from espnet_dynsize.core.compact import pack_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import (
     check_absent,
@@ -16,12 +17,14 @@ from espnet_dynsize.core.files import (
     plain_path,
     write_text,
 )
-from espnet_dynsize.core.keys import family_sizes, is_family, with_size
+from espnet_dynsize.core.keys import family_members, is_family, with_member
 from espnet_dynsize.core.located import as_named
+from espnet_dynsize.core.members import Member
+from espnet_dynsize.core.pattern import Pattern
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.calibrate import inputs
-from espnet_dynsize.deploy.cut import cut
+from espnet_dynsize.deploy.cut import cut, patterns
 from espnet_dynsize.deploy.experiment import (
     build_model,
     config_text,
@@ -41,65 +44,70 @@ class Extracted(NamedTuple):
     """A cut model on disk."""
 
     directory: Path
-    name: str  # the size, or the name of the subnet
+    name: str  # of the member, or of the subnet
     note: str  # what became of the dropped layers
 
 
 def extract(
     asr_exp: Path,
     model_file: str,
-    sizes: Sequence[int],
+    names: Sequence[int | str | Member],
     format: str = "plugin",
     done: Callable[[Extracted], object] = lambda extracted: None,
 ) -> list[Extracted]:
     """Write `<asr_exp>_size<size>/{config.yaml,<model_file>}` for every size.
 
-    `<asr_exp>/config_size<size>.yaml` is written, too: with it in place of config.yaml,
-    the supernet's own checkpoint computes as that size. Folders that the same call has
-    written before, and that nobody has changed, are left as they are.
+    Of a sparse member `<asr_exp>_sparsity<per cent>/`, or
+    `<asr_exp>_size<size>_sparsity<per cent>/`. `<asr_exp>/config_size<size>.yaml` is
+    written, too: with it in place of config.yaml, the supernet's own checkpoint
+    computes as that size. Folders that the same call has written before, and that
+    nobody has changed, are left as they are.
 
     Args:
         asr_exp: Folder of a trained supernet.
         model_file: Checkpoint in it, from the joint phase.
-        sizes: Which sizes; empty for the whole family.
+        names: Which members, such as 16 or `sparsity70`; empty for the whole family.
         format: `plugin` (only the kept layers exist) or `stock` (opens in ESPnet
             without the plugin; the folder ends in `_stock`).
         done: Is told of every size when its folder is there.
 
     Raises:
-        ConfigError: the folder or checkpoint cannot be used, a size is not in the
+        ConfigError: the folder or checkpoint cannot be used, a member is not in the
             family, or an output folder exists that is not as this call writes it.
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
     model, config = _supernet(asr_exp, model_file)
     written = read_config(asr_exp)
-    sizes = list(sizes) or list(model.schedule.selection.sizes)
+    family = model.schedule.members()
+    chosen = [model.schedule.member(name) for name in names] or family
     # All are asked for, and may be refused, before anything is written.
-    subnets = [model.subnet(size) for size in sizes]
+    subnets = [model.subnet(member) for member in chosen]
     digest = origin.digest(asr_exp, model_file)
     records = [
         origin.describe(asr_exp, model_file, digest, subnet)
-        | dict(size=size, family=list(model.schedule.selection.sizes))
-        for size, subnet in zip(sizes, subnets)
+        | origin.of_member(member, family)
+        for member, subnet in zip(chosen, subnets)
     ]
-    targets = [_target(asr_exp, f"size{size}", format) for size in sizes]
+    targets = [_target(asr_exp, member.suffix, format) for member in chosen]
     for target, record in zip(targets, records):
         if origin.read(target) != record:
             check_absent(target)
-    configs = [asr_exp / f"config_size{size}.yaml" for size in sizes]
+    configs = [asr_exp / f"config_{member.suffix}.yaml" for member in chosen]
     check_replaceable(configs)
     extracted = []
-    work = zip(sizes, subnets, targets, records, configs)
+    work = zip(chosen, subnets, targets, records, configs)
     # What is there first: where that is refused, nothing has been written.
-    for size, subnet, target, record, path in sorted(
+    for member, subnet, target, record, path in sorted(
         work, key=lambda one: not one[2].exists()
     ):
         small = cut(model, config, subnet)
-        note = _write(target, model_file, *small, written, format, record)
+        note = _write(
+            target, model_file, *small, written, format, record, patterns(model)
+        )
         # One line differs from config.yaml: the checkpoint is the supernet's own.
-        write_text(path, config_text(with_size(written, size)))
-        extracted.append(Extracted(target, str(size), note))
+        write_text(path, config_text(with_member(written, member)))
+        extracted.append(Extracted(target, member.name, note))
         done(extracted[-1])
     return extracted
 
@@ -137,16 +145,19 @@ def extract_subnet(
     heard = None if audio is None else inputs(model, config, audio)
     small = cut(model, config, subnet, heard)
     written = read_config(asr_exp)
-    note = _write(target, model_file, *small, written, format, record)
+    note = _write(target, model_file, *small, written, format, record, patterns(model))
     return Extracted(target, name, note)
 
 
 def extract_changed(
-    asr_exp: Path, model_file: str, sizes: Sequence[int] = ()
-) -> dict[int, Path]:
-    """The folders of `sizes` (empty: all), extracted now where they have to be.
+    asr_exp: Path, model_file: str, chosen: Sequence[Member] = ()
+) -> dict[str, Path]:
+    """The folders of members (none given: all), extracted now where they have to be.
 
     One that was cut out of another checkpoint is renamed to `old<n>_<name>` first.
+
+    Returns:
+        Suffix (`size16`, `sparsity70`) → folder.
 
     Raises:
         ConfigError: see `extract`, or a folder was not written by it.
@@ -156,22 +167,22 @@ def extract_changed(
     config = read_config(asr_exp)
     if not is_family(config):
         raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
-    sizes = list(sizes) or family_sizes(config)
-    folders = {s: asr_exp.with_name(f"{asr_exp.name}_size{s}") for s in sizes}
+    chosen = list(chosen) or family_members(config)
+    folders = {m.suffix: _target(asr_exp, m.suffix, "plugin") for m in chosen}
     missing, digest = [], origin.digest(asr_exp, model_file)
-    for size, folder in folders.items():
+    for member, folder in zip(chosen, folders.values()):
         if folder.exists():
             record = origin.read(folder)
-            made = record is not None and record.get("size") == size
+            made = record is not None and origin.name(record) == member.name
             if not made or not (folder / record["model_file"]).is_file():
                 raise ConfigError(
-                    f"{folder} is not size {size} as extract writes it (see its "
+                    f"{folder} is not {member.suffix} as extract writes it (see its "
                     f"{origin.NAME}); remove or rename it."
                 )
             if record["sha256"] == digest:
                 continue
             folder.rename(_free_name(folder))
-        missing.append(size)
+        missing.append(member)
     if missing:
         extract(asr_exp, model_file, missing)
     return folders
@@ -202,6 +213,7 @@ def _write(
     written: dict,
     format: str,
     record: dict,
+    sparse: dict[str, Pattern],
 ) -> str:
     """Write the folder, whole or not at all; returns a note on what was done.
 
@@ -213,6 +225,7 @@ def _write(
         written: The supernet's config, as it names these files.
         format: See `extract`.
         record: See `origin.describe`.
+        sparse: See `patterns`.
     """
     config, states, note = FORMATS[format](config, states)
     # What is written can be opened: found out before it is.
@@ -222,7 +235,9 @@ def _write(
         return f"{note} (was there before)"
     with new_folder(target) as unfinished:
         (unfinished / "config.yaml").write_text(text, encoding="utf-8")
-        torch.save(states, unfinished / model_file)
+        # Plain ESPnet reads dense matrices only.
+        packed = states if format == "stock" else pack_states(states, sparse)
+        torch.save(packed, unfinished / model_file)
         origin.write(unfinished, record)
     return note
 

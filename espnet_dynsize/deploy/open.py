@@ -40,7 +40,7 @@ _TOKENIZER = ("token_type", BPEMODEL)
 
 def load(
     path: str | Path,
-    size: int | Subnet | None = None,
+    size: int | str | Subnet | None = None,
     model_file: str = "",
     **options,
 ) -> Recogniser:
@@ -51,8 +51,9 @@ def load(
             `espnet2.bin.pack` has made of one. Relative paths in a folder's
             config.yaml (statistics, tokenizers) are looked up in the folder and those
             above it, then from where you are, as ESPnet does.
-        size: One of the family, or any `Subnet` of a supernet; None: the full
-            network, or the one that a cut model has.
+        size: One of the family, by number or name (`16`, `sparsity70`,
+            `16_sparsity70`), or any `Subnet` of a supernet; None: the full network, or
+            the one that a cut model has.
         model_file: Checkpoint in the folder; empty: see `find_checkpoint`.
         **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
             Left out: those with which a packed model was scored, if it says so; else a
@@ -72,7 +73,7 @@ def load(
 
 def open_model(
     path: str | Path,
-    size: int | Subnet | None = None,
+    size: int | str | Subnet | None = None,
     model_file: str = "",
     plugin_only: bool = False,
     **options,
@@ -135,8 +136,9 @@ def _check_options(options: Mapping[str, object]) -> None:
 
 def _check_size(size: object) -> None:
     whole = isinstance(size, Integral) and not isinstance(size, bool)
-    good = size is None or isinstance(size, Subnet) or whole
-    check(good, "size", size, "a whole number that names a size, a Subnet or None")
+    good = size is None or isinstance(size, Subnet | str) or whole
+    allowed = "a whole number or a name of a member of the family, a Subnet or None"
+    check(good, "size", size, allowed)
 
 
 def _device(device: object) -> str:
@@ -169,7 +171,10 @@ def _files(path: Path, model_file: str, folder: Path) -> dict[str, str]:
 
 
 def _check(
-    path: str | Path, config_file: Path, size: int | Subnet | None, plugin_only: bool
+    path: str | Path,
+    config_file: Path,
+    size: int | str | Subnet | None,
+    plugin_only: bool,
 ) -> dict:
     config = yaml_base.read_config(config_file)
     check_complete(config, f"{path}: {config_file.name}")
@@ -181,13 +186,14 @@ def _check(
             "plugin; open it with ESPnet's Speech2Text."
         )
     held = _held(config, config_file.parent)
-    if size is not None and held is not None and size not in held:
+    asked = size if isinstance(size, Subnet) else str(size)
+    if size is not None and held is not None and asked not in held:
         raise ConfigError(f"size={size} is not in {path}, which holds size {held[0]}.")
     return config
 
 
-def _held(config: dict, folder: Path) -> list[int | Subnet] | None:
-    """The size and the subnet of a cut model; None for a supernet.
+def _held(config: dict, folder: Path) -> list[str | Subnet] | None:
+    """The name and the subnet of a cut model; None for a supernet.
 
     Without the record of its origin, a cut model is called by its units.
     """
@@ -195,14 +201,15 @@ def _held(config: dict, folder: Path) -> list[int | Subnet] | None:
     if kept is None:
         return None
     record = origin.read(folder) or {"size": len(kept)}
-    held = [record["size"]] if "size" in record else []
+    name = origin.name(record)
+    held = [] if name is None else [name]
     if "subnet" in record:
         held.append(Subnet.from_yaml(record["subnet"], f"{folder}/{origin.NAME}"))
     return held
 
 
 def _extracted(
-    config: dict, files: dict, size: int | Subnet, folder: Path
+    config: dict, files: dict, size: int | str | Subnet, folder: Path
 ) -> dict[str, str]:
     """Files of the cut model, in place of the supernet's."""
     source = Path(files[CONFIG]).parent

@@ -1,12 +1,14 @@
 """What an extracted model was made of: `origin.yaml` in its folder."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from espnet_dynsize.core.about import VERSION
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.members import Member
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.core.yaml_base import read_yaml
 
@@ -29,6 +31,24 @@ def describe(asr_exp: Path, model_file: str, sha256: str, subnet: Subnet) -> dic
         sha256=sha256,
         espnet_dynsize=VERSION,
     )
+
+
+def of_member(member: Member, family: Sequence[Member]) -> dict:
+    """What the record of a member has besides.
+
+    Args:
+        member: Of the family.
+        family: All members.
+    """
+    if member.sparsity is None:
+        return dict(size=member.size, family=[m.size for m in family])
+    return dict(member=member.name, family=[m.name for m in family])
+
+
+def name(record: dict) -> str | None:
+    """The name of the member that a record is of; None for another subnet."""
+    named = record.get("size", record.get("member"))
+    return None if named is None else str(named)
 
 
 def digest(asr_exp: Path, model_file: str) -> str:
@@ -58,13 +78,21 @@ def read(folder: Path) -> dict | None:
         isinstance(record.get(key), str) for key in ("supernet", "model_file", "sha256")
     )
     # Version 0.1 had sizes only, and no subnets.
-    family = good and type(record.get("size")) is int and _numbers(record.get("family"))
-    if not good or not (family or ("subnet" in record and "size" not in record)):
+    if not good or not (_names_member(record) or _names_subnet(record)):
         raise ConfigError(f"{path} is not the record of an extracted model.")
     if "subnet" in record:
         Subnet.from_yaml(record["subnet"], str(path))
     return record
 
 
-def _numbers(family: object) -> bool:
-    return isinstance(family, list) and all(type(size) is int for size in family)
+def _names_member(record: dict) -> bool:
+    for key, kind in (("size", int), ("member", str)):
+        family = record.get("family")
+        listed = isinstance(family, list) and all(type(n) is kind for n in family)
+        if type(record.get(key)) is kind and listed:
+            return True
+    return False
+
+
+def _names_subnet(record: dict) -> bool:
+    return "subnet" in record and not {"size", "member"} & set(record)

@@ -1,10 +1,12 @@
 """What every supernet encoder shares: its layers, its units and its switch."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
 import torch
 
+from espnet_dynsize.core.compact import unpack_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import refuse_moved
 from espnet_dynsize.core.schema import Count, NotEmpty, Range, check_value
@@ -14,6 +16,7 @@ from espnet_dynsize.encoder.front_end import FRONT_ENDS, share_front_end
 from espnet_dynsize.encoder.kinds import Layer
 from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.norm import SizedBatchNorm1d
+from espnet_dynsize.encoder.sparse import is_matrix, make_masked
 from espnet_dynsize.encoder.switch import Switch
 
 Granularity = Literal["layer", "component"]
@@ -94,6 +97,7 @@ class Supernet:
             self.embed = front_end(
                 input_size, self.output_size(), 0.0, self.embed.pos_enc
             )
+        self.register_load_state_dict_pre_hook(_make_dense)
         self.input_size = input_size
         self.is_cut = keep_layers is not None or keep_components is not None
         self.switch = Switch()
@@ -177,6 +181,27 @@ class Supernet:
                     owner, _, leaf = name.rpartition(".")
                     setattr(block.get_submodule(owner), leaf, sized)
 
+    def matrices(self) -> dict[str, torch.nn.Module]:
+        """Name → weight matrix of a layer: linear, or a pointwise convolution."""
+        return {
+            f"encoders.{index}.{name}": module
+            for index, block in enumerate(self.blocks)
+            for layer in block.layers
+            for first, part in layer.modules(block).items()
+            for name, module in part.named_modules(prefix=first)
+            if is_matrix(module)
+        }
+
+    def make_sparse(self, names: Iterable[str]) -> None:
+        """Let matrices compute under masks.
+
+        Args:
+            names: Of `matrices`.
+        """
+        found = self.matrices()
+        for name in names:
+            make_masked(found[name], name, self.switch)
+
     def keep_units(self, units: list[int], key: str = "units") -> None:
         """Delete every unit that is not in `units`.
 
@@ -194,3 +219,8 @@ class Supernet:
         subnet = Subnet.of(units, self.num_units)
         for block in self.blocks:
             block.keep(subnet)
+
+
+def _make_dense(module: torch.nn.Module, states: dict, prefix: str, *args) -> None:
+    """ESPnet loads checkpoints itself; sparse ones are compact."""
+    unpack_states(states, "the checkpoint", prefix)

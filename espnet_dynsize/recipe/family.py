@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import family_sizes, is_family
+from espnet_dynsize.core.keys import family_members, is_family
 from espnet_dynsize.deploy.upload import check_repo
 from espnet_dynsize.recipe.asr_sh import (
     DECODE,
@@ -98,7 +98,7 @@ def _stages(options: Options) -> tuple[int, int]:
 def _check_sizes(options: Options, sizes: str, config: dict) -> None:
     """Find out before the training what would stop a later stage."""
     if "sizes=" not in options.get("asr_args"):
-        choose_sizes(sizes, family_sizes(config))
+        choose_sizes(sizes, family_members(config))
     if not options.test_sets():
         raise ConfigError("--test_sets must name the data directories to decode.")
     if options.runs(UPLOAD):

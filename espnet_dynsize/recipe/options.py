@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.members import Member
 from espnet_dynsize.core.yaml_base import load_config
 
 # What asr.sh takes where an option is not given, as far as it is read here
@@ -141,14 +142,16 @@ def training_config(options: Options) -> dict:
     return load_config(path)
 
 
-def choose_sizes(names: str, family: Sequence[int]) -> list[int]:
-    """The sizes in `names`, all where it is empty.
+def choose_sizes(names: str, family: Sequence[Member]) -> list[Member]:
+    """The members in `names`, all where it is empty.
 
     Raises:
         ConfigError: one is not in the family.
     """
-    chosen = names.replace(",", " ").split() or [str(size) for size in family]
-    for size in chosen:
-        if size not in [str(s) for s in family]:
-            raise ConfigError(f"--sizes {names}: {size} is not one of {list(family)}.")
-    return [int(size) for size in chosen]
+    known = {member.name: member for member in family}
+    chosen = names.replace(",", " ").split() or list(known)
+    for name in chosen:
+        if name not in known:
+            listed = [int(n) if n.isdecimal() else n for n in known]
+            raise ConfigError(f"--sizes {names}: {name} is not one of {listed}.")
+    return [known[name] for name in chosen]

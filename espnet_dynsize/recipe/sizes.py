@@ -9,7 +9,7 @@ import yaml
 from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.files import check_replaceable, whole, write_text
-from espnet_dynsize.core.keys import family_sizes
+from espnet_dynsize.core.keys import family_members
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import FAMILY_REPORT, packed_name
 from espnet_dynsize.deploy.decoding import of_search
@@ -64,8 +64,8 @@ def run_sizes(options: Options, names: str, stages: Sequence[int]) -> None:
     if SCORE in stages:  # found out before hours of decoding
         check_output(asr_exp / FAMILY_REPORT.parent)
         check_replaceable([asr_exp / RESULTS])
-    sizes = choose_sizes(names, family_sizes(read_config(asr_exp)))
-    folders = extract_changed(asr_exp, checkpoint, sizes)
+    chosen = choose_sizes(names, family_members(read_config(asr_exp)))
+    folders = extract_changed(asr_exp, checkpoint, chosen)
     scoring = [stage for stage in stages if stage in (DECODE, SCORE)]
     if scoring:
         for folder in folders.values():
@@ -129,7 +129,7 @@ def _fingerprint(options: Options, folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
+def _report(options: Options, asr_exp: Path, folders: dict[str, Path]) -> None:
     text = results(str(asr_exp), folders, options.test_sets(), options.data_folder())
     pictures = write_report(
         list(folders.values()),
@@ -142,7 +142,7 @@ def _report(options: Options, asr_exp: Path, folders: dict[int, Path]) -> None:
     print(f"{text}\nwritten: {asr_exp / RESULTS}", flush=True)
 
 
-def _pack(options: Options, folders: dict[int, Path]) -> None:
+def _pack(options: Options, folders: dict[str, Path]) -> None:
     checkpoint = options.get("inference_asr_model")
     lm_exp = Path(options.get("lm_exp")) if options.uses_lm() else None
     lm_file = options.get("inference_lm")
@@ -153,8 +153,8 @@ def _pack(options: Options, folders: dict[int, Path]) -> None:
         print(packed, flush=True)
 
 
-def _upload(options: Options, folders: dict[int, Path]) -> None:
+def _upload(options: Options, folders: dict[str, Path]) -> None:
     checkpoint = options.get("inference_asr_model")
-    for size, folder in folders.items():
+    for suffix, folder in folders.items():
         packed = folder / packed_name(folder, checkpoint)
-        upload(packed, f"{options.get('hf_repo')}_size{size}")
+        upload(packed, f"{options.get('hf_repo')}_{suffix}")

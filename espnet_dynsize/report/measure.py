@@ -16,6 +16,7 @@ from espnet_dynsize.deploy.experiment import sampling_rate
 from espnet_dynsize.deploy.open import open_model
 from espnet_dynsize.deploy.recogniser import FEATURES_PER_SECOND
 from espnet_dynsize.encoder.costs import count_flops
+from espnet_dynsize.encoder.sparse import is_matrix
 
 SECONDS = 10.0
 REPEATS = 15
@@ -23,6 +24,37 @@ REPEATS = 15
 
 def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def kept_weights(model: torch.nn.Module) -> int:
+    """Parameters without the zeros of sparse matrices."""
+    zeros = sum(zeros_in(m.weight) for m in model.modules() if is_matrix(m))
+    return count_parameters(model) - zeros
+
+
+def zeros_in(weight: torch.Tensor) -> int:
+    return weight.numel() - int(weight.count_nonzero())
+
+
+def zero_flops_per_second(model: torch.nn.Module, run: "Run") -> float:
+    """Those of `flops_per_second` that multiply with zeros of sparse matrices."""
+    total = 0.0
+    hooks = []
+
+    def count(matrix: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        # Every output but those of a bias is a sum over a row of the matrix.
+        positions = output.numel() / matrix.weight.size(0)
+        total += 2 * positions * zeros_in(matrix.weight)
+
+    for matrix in filter(is_matrix, model.modules()):
+        hooks.append(matrix.register_forward_hook(count))
+    try:
+        run.call()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total / run.seconds
 
 
 class Run(NamedTuple):

@@ -23,13 +23,13 @@ _HEADER = "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n" + "|---" * 9 + "|\n"
 
 
 def results(
-    title: str, folders: Mapping[int, Path], test_sets: Iterable[str], data: Path
+    title: str, folders: Mapping[str, Path], test_sets: Iterable[str], data: Path
 ) -> str:
     """The table of a family.
 
     Args:
         title: The supernet's folder.
-        folders: Size → folder of the extracted model.
+        folders: Suffix (`size16`) → folder of the extracted model.
         test_sets: Every size must have decoded all of them.
         data: Folder of the data directories (`dump/raw`), for the references.
 
@@ -38,7 +38,7 @@ def results(
     """
     rows: dict[str, list[str]] = {kind: [] for kind in KINDS}
     warnings = []
-    for size, folder in folders.items():
+    for suffix, folder in folders.items():
         for name in test_sets:
             scored = sorted(folder.glob(f"*/{glob.escape(name)}/score_wer/{RESULT}"))
             if not scored:
@@ -48,7 +48,7 @@ def results(
             for path in scored:
                 decoded = path.parents[1]
                 warnings += check_decoded(decoded, data / name)
-                label = f"size{size}/{decoded.relative_to(folder)}"
+                label = f"{suffix}/{decoded.relative_to(folder)}"
                 for kind in KINDS:
                     if (decoded / f"score_{kind}" / RESULT).exists():
                         rows[kind].append(_row(decoded / f"score_{kind}", label))

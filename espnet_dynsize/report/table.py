@@ -36,6 +36,8 @@ class Row:
     rtf: float = float("nan")
     scores: dict[Name, Score] = field(default_factory=dict)
     kept: list[list[str]] = field(default_factory=list)  # kinds kept in each block
+    kept_weights: int = 0  # parameters without zeros of sparse matrices
+    kept_flops: float = 0.0  # per second of audio, without products with such zeros
 
 
 class Found(NamedTuple):
@@ -166,11 +168,14 @@ def _row(
     found: Found, model: ESPnetASRModel, run: measure.Run, timed: measure.Run
 ) -> Row:
     kept = [layer_kinds(block) for block in model.encoder.encoders]
+    flops = measure.flops_per_second(run)
     return Row(
         name=found.name,
         layers=sum(map(len, kept)),
         parameters=measure.count_parameters(model),
-        flops=measure.flops_per_second(run),
+        flops=flops,
+        kept_weights=measure.kept_weights(model),
+        kept_flops=flops - measure.zero_flops_per_second(model, run),
         file_bytes=(found.folder / found.checkpoint).stat().st_size,
         scores={name: decoding.score for name, decoding in found.decodings.items()},
         kept=kept,
@@ -181,8 +186,16 @@ def _columns(rows: Sequence[Row]) -> dict[Name, str]:
     return labels(name for row in rows for name in row.scores)
 
 
+def _is_sparse(rows: Sequence[Row]) -> bool:
+    """Whether the columns of what sparsity leaves are worth their place."""
+    return any(row.kept_weights < row.parameters for row in rows)
+
+
 def _header(rows: Sequence[Row]) -> list[str]:
     header = ["model", "layers", "parameters", "MFLOPs / s audio", "file MB", "RTF"]
+    if _is_sparse(rows):
+        header[3:3] = ["of them not zero"]
+        header[5:5] = ["MFLOPs without zeros"]
     return header + [
         f"{kind} {label} %" for label in _columns(rows).values() for kind in RATES
     ]
@@ -196,13 +209,15 @@ def _rates(row: Row, names: Sequence[Name]) -> list[float]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table to be read: rounded numbers."""
-    header, names = _header(rows), list(_columns(rows))
+    header, names, sparse = _header(rows), list(_columns(rows)), _is_sparse(rows)
     cells = [
         [
             row.name,
             str(row.layers),
             f"{row.parameters:,}",
+            *([f"{row.kept_weights:,}"] if sparse else []),
             f"{row.flops / 1e6:.1f}",
+            *([f"{row.kept_flops / 1e6:.1f}"] if sparse else []),
             f"{row.file_bytes / 1e6:.2f}",
             _rounded(row.rtf, 4),
             *(_rounded(rate, 1) for rate in _rates(row, names)),
@@ -224,10 +239,13 @@ def _rounded(number: float, digits: int) -> str:
 
 def csv_text(rows: Sequence[Row]) -> str:
     """The same table to be computed with: whole numbers, empty where there is none."""
-    names = list(_columns(rows))
+    names, sparse = list(_columns(rows)), _is_sparse(rows)
     lines = [
         [row.name, row.layers, row.parameters]
-        + [row.flops / 1e6, row.file_bytes / 1e6, row.rtf, *_rates(row, names)]
+        + ([row.kept_weights] if sparse else [])
+        + [row.flops / 1e6]
+        + ([row.kept_flops / 1e6] if sparse else [])
+        + [row.file_bytes / 1e6, row.rtf, *_rates(row, names)]
         for row in rows
     ]
     text = io.StringIO()

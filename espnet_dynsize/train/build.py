@@ -11,7 +11,8 @@ from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Search, Selection
 from espnet_dynsize.control.selectors import find_selector
 from espnet_dynsize.control.selectors.stored import StoredSelector
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.control.sparsity import Sparse, Sparsity, find_patterns
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.family import Family, family_of_budgets, family_of_counts
 from espnet_dynsize.core.schema import check_options
 from espnet_dynsize.encoder import costs
@@ -26,12 +27,21 @@ def build_family(
     encoder: Supernet,
     sizes: Sequence[int] | None,
     budgets: dict[str, Sequence[float]] | None,
+    sparse: bool = False,
 ) -> Family:
-    """The family of `sizes` or of `budgets`.
+    """The family of `sizes` or of `budgets`; of the full size only with neither.
+
+    Args:
+        encoder: The supernet.
+        sizes: See `JointLoss`.
+        budgets: The same.
+        sparse: There are sparsities, so that neither is needed.
 
     Raises:
         ConfigError: neither or both are given, or they are out of range.
     """
+    if sizes is None and budgets is None and sparse:
+        sizes = [encoder.num_units]
     if (sizes is None) == (budgets is None):
         raise ConfigError(
             f"model_conf: sizes={sizes} and budgets={budgets}: model: dynsize needs "
@@ -57,18 +67,50 @@ def build_family(
     return family_of_budgets(kind, fractions, BUDGETS[kind](encoder))
 
 
+def build_sparsity(encoder: Supernet, conf: dict | None) -> Sparsity | None:
+    """The controller of `model_conf: sparsity`, and matrices that obey it.
+
+    Raises:
+        ConfigError: an option is not allowed, or does not go with the encoder.
+    """
+    if conf is None:
+        return None
+    check_options("model_conf: sparsity", conf, "sparsity", Sparse)
+    check("levels" in conf, "model_conf: sparsity", conf, "with levels")
+    sparse = Sparse(**conf)
+    if len(encoder.layers) != encoder.num_units:
+        raise ConfigError(
+            "model_conf: sparsity is not for granularity: component; train layers."
+        )
+    norms = [type(m) for block in encoder.blocks for m in block.modules()]
+    if torch.nn.BatchNorm1d in norms:
+        raise ConfigError(
+            "model_conf: sparsity needs conv_norm: layer_norm in encoder_conf: batch "
+            "norms have statistics of the dense network only."
+        )
+    patterns = find_patterns(sparse, encoder.matrices())
+    encoder.make_sparse(patterns)
+    return Sparsity(sparse, encoder.matrices(), patterns)
+
+
 def build_schedule(
     family: Family,
     selector: str,
     selector_conf: dict | None,
     sandwich: SandwichRule = "alternate",
+    sparsity: Sparsity | None = None,
 ) -> Schedule:
     """The schedule of a run.
+
+    A family of one size has no layers to choose: whatever selector, there is no search.
 
     Raises:
         ConfigError: the selector or one of its options is not allowed.
     """
     conf = dict(selector_conf or {})
+    if sparsity is not None and len(family.sizes) == 1:
+        check(not conf, "selector_conf", conf, "left out: there is one size")
+        selector, conf = "first", {"search_updates": 0}
     found = find_selector(selector)
     if found is not StoredSelector:  # of a model that does not search again
         takers = (found, Search)
@@ -79,4 +121,5 @@ def build_schedule(
     with torch.random.fork_rng(devices=()):
         chosen = found(family, **({} if found is StoredSelector else conf))
     selection = Selection(chosen, Search(**timing), GATE_EVERY[sandwich])
-    return Schedule(selection=selection)
+    sparse = {} if sparsity is None else {"sparsity": sparsity}
+    return Schedule(selection=selection, **sparse)

@@ -134,10 +134,10 @@ class SubnetScheduleCallback(Callback):
         total = int(updates) if 0 <= updates < math.inf else None
         schedule: Schedule = pl_module.model.schedule
         # Lightning has loaded the checkpoint by now; the length of the search is in it.
-        if not schedule.selection.planned:
-            schedule.selection.plan(total)
-        search = int(schedule.selection.search_updates)
-        check_search_fits(search, total, "trainer: max_epochs", "the resumed run")
+        if not schedule.planned:
+            schedule.plan(total)
+        last = schedule.last_decision
+        check_search_fits(last, total, "trainer: max_epochs", "the resumed run")
         check_score_lr(schedule.selection, trainer.optimizers)
         each = [
             c.scheduler for c in trainer.lr_scheduler_configs if c.interval == "step"

@@ -12,12 +12,18 @@ from espnet_dynsize.control.sampler import Sandwich, SandwichRule
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.core.checkpoint import bring_up_to_date
 from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.members import Member
 from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, Share
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
 from espnet_dynsize.encoder.heads import PerSize, SizedLinear
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.train.build import BudgetKind, build_family, build_schedule
+from espnet_dynsize.train.build import (
+    BudgetKind,
+    build_family,
+    build_schedule,
+    build_sparsity,
+)
 from espnet_dynsize.train.objectives import (
     Distillation,
     Encoded,
@@ -46,11 +52,13 @@ class JointLoss:
 
     Args:
         sizes: Layers kept by each size, increasing, ending with all layers. Either this
-            or `budgets` is needed.
+            or `budgets` is needed, if there is no `sparsity`.
         budgets: Instead of `sizes`, parts of the encoder's FLOPs or parameters that
             each size may have: `{flops: [0.4, 1]}` or `{params: [0.4, 1]}`, increasing,
             ending with 1. The sizes are then named by their per cent (40, 100). Needed
             with `granularity: component`.
+        sparsity: Weight sparsities that train, too, see `Sparse`; with sizes or
+            budgets, or without: then of the full size.
         selector: How layers are chosen: see `espnet_dynsize.control.selectors`, or the
             dotted path of your own `LayerSelector`.
         selector_conf: The selector's options, and those of the search.
@@ -64,8 +72,9 @@ class JointLoss:
         distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
             the largest one's, over the sequences for which that one emits at least half
             as many tokens as the text has. Left out: 0.5, or 0 for a model without CTC.
-        subnet: The size that computes when nothing else is active: for decoding, and
-            refused in training.
+        subnet: The size (`16`), or member of a family with sparsities (`sparsity70`,
+            `16_sparsity70`), that computes when nothing else is active: for decoding,
+            and refused in training.
         **stock: Arguments of the stock model.
 
     Raises:
@@ -77,6 +86,7 @@ class JointLoss:
         *,
         sizes: list[Count] | None = None,
         budgets: dict[BudgetKind, list[Fraction]] | None = None,
+        sparsity: dict | None = None,
         selector: str = "simple_top_k",
         selector_conf: dict | None = None,
         layer_drop_joint: Share = 0.0,
@@ -84,7 +94,7 @@ class JointLoss:
         subnet_weight: Positive = SUBNET_WEIGHT,
         sandwich: SandwichRule = "alternate",
         distill_weight: NotNegative | None = None,
-        subnet: int | None = None,
+        subnet: int | str | None = None,
         **stock,
     ):
         super().__init__(**stock)
@@ -99,13 +109,21 @@ class JointLoss:
         self._check_blank(stock.get("sym_blank", "<blank>"))
 
         # Measured before the norms are made per size: costs are those of one size.
-        family = build_family(self.encoder, sizes, budgets)
-        self.schedule = build_schedule(family, selector, selector_conf, sandwich)
-        self.schedule.identify(
-            sizes=sizes, budgets=budgets, selector=selector, selector_conf=selector_conf
+        family = build_family(self.encoder, sizes, budgets, bool(sparsity))
+        sparse = build_sparsity(self.encoder, sparsity)
+        self.schedule = build_schedule(
+            family, selector, selector_conf, sandwich, sparse
         )
-        selection = self.schedule.selection
-        self.sampler = Sandwich(selection, sandwich, subnet_weight, layer_drop_joint)
+        self.schedule.identify(
+            sizes=sizes,
+            budgets=budgets,
+            sparsity=sparsity,
+            selector=selector,
+            selector_conf=selector_conf,
+        )
+        self.sampler = Sandwich(
+            self.schedule.selection, sandwich, subnet_weight, layer_drop_joint, sparse
+        )
         # A plain list: objectives have no weights, so none of them is a submodule.
         self.objectives: list[Objective] = [stock_loss]
         if distill_weight:
@@ -120,10 +138,8 @@ class JointLoss:
                 self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, smaller, switch)
         # Its units are in the checkpoint; see `_after_loading`.
         self.fixed_size = subnet
-        if subnet is not None and subnet not in family.sizes:
-            raise ConfigError(
-                f"model_conf: subnet={subnet} must be one of {list(family.sizes)}."
-            )
+        if subnet is not None:
+            self.schedule.member(subnet, "model_conf: subnet")
         self.register_load_state_dict_pre_hook(_bring_up_to_date)
         self.register_load_state_dict_post_hook(_after_loading)
 
@@ -156,16 +172,16 @@ class JointLoss:
 
     # -- subnets --
 
-    def subnet(self, size: int) -> Subnet:
-        """The subnet of a size of the family.
+    def subnet(self, chosen: int | str | Member) -> Subnet:
+        """The subnet of a member of the family: a size, or a name such as `sparsity70`.
 
         Raises:
-            ConfigError: `size` is not in the family, or has no fixed mask yet.
+            ConfigError: it is not in the family, or is not what it will be yet.
         """
-        return self.schedule.selection.subnet(size)
+        return self.schedule.subnet(self.schedule.member(chosen))
 
-    def activate(self, chosen: int | Subnet) -> AbstractContextManager[None]:
-        """Let a size, or any subnet, compute inside the `with` block, in this thread.
+    def activate(self, chosen: int | str | Subnet) -> AbstractContextManager[None]:
+        """Let a member, or any subnet, compute inside the `with` block, in this thread.
 
         Raises:
             ConfigError: see `subnet` and `check_subnet`.
@@ -173,7 +189,28 @@ class JointLoss:
         if not isinstance(chosen, Subnet):
             chosen = self.subnet(chosen)
         self.check_subnet(chosen)
-        return self.encoder.activate(chosen)
+        return self.encoder.activate(self.sampled(chosen))
+
+    def sampled(self, subnet: Subnet) -> Sampled:
+        """A subnet with the masks that its sparsity means.
+
+        Raises:
+            ConfigError: a matrix of it has no pattern.
+        """
+        return Sampled(subnet, masks=self.masks(subnet))
+
+    def masks(self, subnet: Subnet) -> dict[str, torch.Tensor] | None:
+        """Name of a matrix in the encoder → its mask; None for a dense subnet.
+
+        Raises:
+            ConfigError: a matrix of it has no pattern.
+        """
+        if not subnet.sparsity:
+            return None
+        sparsity = self.schedule.sparsity
+        allowed = "left out: the model was trained without sparsity"
+        check(sparsity is not None, "subnet: sparsity", subnet.sparsity[:1], allowed)
+        return sparsity.masks(dict(subnet.sparsity))
 
     def check_subnet(self, subnet: Subnet, calibrated: bool = False) -> None:
         """Refuse a subnet that would compute with somebody else's statistics.
@@ -197,8 +234,10 @@ class JointLoss:
                 "is from the search phase, or an average with one; use a joint-phase "
                 "checkpoint."
             )
+        self.masks(subnet)
         # With its head: the same layers under another head have other statistics.
-        listed = subnet in self.schedule.selection.subnets()
+        dense = subnet.sparse({})
+        listed = dense in self.schedule.selection.subnets()
         if not listed and not calibrated and self._keeps_statistics(subnet):
             raise ConfigError(
                 f"subnet: kept={list(subnet.kept)} is not one of the family's sizes, "
@@ -229,9 +268,10 @@ class JointLoss:
         if not self.schedule.started:
             for module in self._sized_modules():
                 module.begin_training()
-        before = self.schedule.phase
+        selection = self.schedule.selection
+        before = selection.phase
         self.schedule.begin_update(seed)
-        if before is Phase.SEARCH and self.schedule.phase is Phase.JOINT:
+        if before is Phase.SEARCH and selection.phase is Phase.JOINT:
             for module in self._sized_modules():
                 module.begin_joint()
 
@@ -299,13 +339,12 @@ class JointLoss:
 
     def _valid_loss(self, batch: dict) -> tuple[torch.Tensor, Stats]:
         losses, stats, means = [], {}, {}
-        selection = self.schedule.selection
-        for size, subnet in zip(selection.sizes, selection.subnets()):
-            with self.encoder.activate(subnet):
+        for name, subnet in self.schedule.watched().items():
+            with self.encoder.activate(self.sampled(subnet)):
                 loss, detail = self.stock_loss(self._encode(batch), batch)
             losses.append(loss)
             for key, value in detail.items():
-                stats[f"{key}_{size}"] = value
+                stats[f"{key}_{name}"] = value
                 means.setdefault(key, []).append(float(value))
         # Under ESPnet's own names, by which recipes choose and average models.
         stats |= {key: sum(values) / len(values) for key, values in means.items()}
@@ -382,7 +421,8 @@ def _after_loading(model: JointLoss, incompatible: object) -> None:
     model.schedule.keep_identity()
     if model.fixed_size is not None:
         # Refuses a checkpoint of the search, where the size has no layers.
-        model.encoder.switch.default = Sampled(model.subnet(model.fixed_size))
+        subnet = model.subnet(model.fixed_size)
+        model.encoder.switch.default = model.sampled(subnet)
 
 
 def _tensors(nested: object) -> Iterator[torch.Tensor]:

@@ -183,11 +183,16 @@ def prepare_resume(
     if options.patience_wanted is not None:
         criteria.append(tuple(options.early_stopping_criterion))
     _check_criteria(checkpoint["reporter"], criteria, folder / CHECKPOINT)
-    search = int(states["schedule.selection.search_updates"])
+    decisions = [states["schedule.selection.search_updates"]]
+    decided = [states["schedule.selection.fixed_masks"]]
+    if model.schedule.sparsity is not None:
+        decisions.append(states["schedule.sparsity.updates"][-1])
+        decided.append(states["schedule.sparsity.ready"])
     option = f"max_epoch={options.max_epoch}"
-    check_search_fits(search, updates, option, str(folder / CHECKPOINT))
+    last = max(map(int, decisions))
+    check_search_fits(last, updates, option, str(folder / CHECKPOINT))
     # ESPnet asks for the options of the epoch that was last, before it trains the next.
-    if not states["schedule.selection.fixed_masks"].isnan().any():
+    if not any(state.isnan().any() for state in decided):
         options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
     if is_first_rank():
         finish_epoch(folder, checkpoint, options.best_model_criterion)

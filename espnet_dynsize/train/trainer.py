@@ -56,7 +56,7 @@ class DynSizeTrainer(Trainer):
             # and counters are another run's. A checkpoint of this run is loaded later.
             model.schedule.reset()
             updates = _total_updates(train_iter_factory, trainer_options)
-            model.schedule.selection.plan(updates)
+            model.schedule.plan(updates)
             check_score_lr(model.schedule.selection, kwargs["optimizers"])
             check_lasts(kwargs["schedulers"], updates)
             check_criteria(
@@ -75,9 +75,9 @@ class DynSizeTrainer(Trainer):
         if isinstance(model, JointLoss) and model.schedule.phase is Phase.SEARCH:
             raise ConfigError(
                 f"max_epoch={trainer_options.max_epoch}: the run has ended after "
-                f"{model.schedule.now} updates, in its search of "
-                f"{int(model.schedule.selection.search_updates)}: no size has been "
-                "chosen; resume it for more epochs."
+                f"{model.schedule.now} updates, but its family is chosen in the first "
+                f"{model.schedule.last_decision}: no size is final; resume it for more "
+                "epochs."
             )
 
     @classmethod

@@ -109,7 +109,7 @@ class Probe(Controller):
         super().__init__()
         self.calls = []
 
-    def begin_update(self, update):
+    def begin_update(self, update, generator):
         self.calls.append(("begin", update))
 
     def after_step(self, update):

@@ -17,6 +17,7 @@ from espnet2.tasks.asr import encoder_choices
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.members import Member
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import load_model
@@ -104,20 +105,21 @@ def test_only_what_changed_is_extracted_again(tmp_path):
     model, config = random_supernet()
     exp = write_experiment(tmp_path / "asr", model, config)
     folders = extract_changed(exp, MODEL)
-    assert list(folders) == [3, 5, 8]
-    record = origin.read(folders[3])
+    assert list(folders) == ["size3", "size5", "size8"]
+    small = folders["size3"]
+    record = origin.read(small)
     assert (record["size"], record["family"]) == (3, [3, 5, 8])
     assert Subnet.from_yaml(record["subnet"]) == model.subnet(3)
     assert (record["supernet"], record["model_file"]) == ("asr", MODEL)
-    (folders[3] / "mine").touch()
-    assert extract_changed(exp, MODEL, [3]) == {3: folders[3]}
-    assert (folders[3] / "mine").exists()
+    (small / "mine").touch()
+    assert extract_changed(exp, MODEL, [Member(3)]) == {"size3": small}
+    assert (small / "mine").exists()
     model.ctc.ctc_lo.by_size["3"].bias.data.add_(1.0)
     torch.save(model.state_dict(), exp / MODEL)
-    extract_changed(exp, MODEL, [3])
-    assert not (folders[3] / "mine").exists()
+    extract_changed(exp, MODEL, [Member(3)])
+    assert not (small / "mine").exists()
     assert (tmp_path / "old1_asr_size3" / "mine").exists()
-    bias = torch.load(folders[3] / MODEL)["ctc.ctc_lo.bias"]
+    bias = torch.load(small / MODEL)["ctc.ctc_lo.bias"]
     assert torch.equal(bias, model.ctc.ctc_lo.by_size["3"].bias)
 
 

@@ -13,6 +13,7 @@ from experiment import language_model
 
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.members import Member
 from espnet_dynsize.recipe.options import choose_sizes
 
 MODEL = "valid.loss.ave.pth"
@@ -352,9 +353,10 @@ def test_the_validation_set_is_reported_as_asr_sh_decodes_it(recipe, options):
 
 
 def test_sizes_with_commas():
-    assert choose_sizes("3,8", [3, 5, 8]) == [3, 8]
-    with pytest.raises(ConfigError, match="x is not one of"):
-        choose_sizes("x", [3, 5, 8])
+    family = [Member(3), Member(5), Member(8)]
+    assert choose_sizes("3,8", family) == [Member(3), Member(8)]
+    with pytest.raises(ConfigError, match="x is not one of .3, 5, 8"):
+        choose_sizes("x", family)
 
 
 def test_a_failed_decoding_is_not_taken_for_done(recipe):

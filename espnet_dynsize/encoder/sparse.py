@@ -1,0 +1,65 @@
+"""Weight matrices that compute under a mask."""
+
+from collections.abc import Callable
+
+import torch
+
+from espnet_dynsize.encoder.swap import swap_class
+from espnet_dynsize.encoder.switch import Switch
+
+
+class Masked:
+    """Mixin for a matrix whose weights the switch's subnet may mask.
+
+    Parameters keep their names and stay dense: what a mask takes away gets no gradient
+    from this subnet, and is there for others.
+
+    Attributes:
+        place: The matrix's name in the encoder.
+        switch: Names what computes, and with which masks.
+    """
+
+    place: str
+    switch: Switch
+
+    @staticmethod
+    def attributes(stock: type) -> dict[str, Callable]:
+        """The method that stands between the mixin's and the stock class's."""
+        compute = _linear if issubclass(stock, torch.nn.Linear) else _convolution
+        return {"compute": compute}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Project as the stock module does, with the weights that are left."""
+        now = self.switch.now
+        mask = (now.masks or {}).get(self.place) if now is not None else None
+        if mask is None:
+            return super().forward(x)
+        return self.compute(x, self.weight * mask)
+
+
+def _linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(x, weight, self.bias)
+
+
+def _convolution(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return self._conv_forward(x, weight, self.bias)
+
+
+def is_matrix(module: torch.nn.Module) -> bool:
+    """Whether a module is a matrix: linear, or a pointwise convolution."""
+    if isinstance(module, torch.nn.Conv1d):
+        return module.kernel_size == (1,) and module.groups == 1
+    return isinstance(module, torch.nn.Linear)
+
+
+def make_masked(module: torch.nn.Module, place: str, switch: Switch) -> None:
+    """Let a matrix compute under masks; its parameters stay where they are.
+
+    Args:
+        module: See `is_matrix`.
+        place: Its name in the encoder.
+        switch: Names what computes.
+    """
+    swap_class(module, Masked)
+    module.place = place
+    module.switch = switch
