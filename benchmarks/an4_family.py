@@ -37,6 +37,7 @@ from an4_methods import (
     MODELS,
     NARROW,
     OWN_KIND,
+    RUNNABLE,
     STOCK,
     SUPERNETS,
     TRANSDUCERS,
@@ -266,7 +267,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     folds = [OFFICIAL, *map(str, range(an4.FOLDS))]
     parser.add_argument("--folds", nargs="+", choices=folds, default=["0", "1", "2"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=RUNNABLE, default=RUNNABLE)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs of a training")
     parser.add_argument("--tables", action="store_true", help="only write the tables")

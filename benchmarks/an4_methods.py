@@ -50,23 +50,18 @@ SELECTORS = {
 TRAINING = {
     "published joint step": _changes(
         sandwich="whole",
-        subnet_weight=0.3,
         distill_weight=0.0,
         **_LONG,
         **_LAYER_NORM,
     ),
     "no distillation": _changes(distill_weight=0.0),
-    "not alternating": _changes(sandwich="whole", subnet_weight=0.3),
+    "not alternating": _changes(sandwich="whole"),
     "pairs": _changes(sandwich="pairs"),
     "pairs, layer_drop_joint 0.3": _changes(sandwich="pairs", layer_drop_joint=0.3),
-    "subnet_weight 0.3": _changes(subnet_weight=0.3),
     "search_fraction 0.4": _changes(**_LONG),
     "layer_drop_joint 0.3": _changes(layer_drop_joint=0.3),
     "layer_norm": _changes(**_LAYER_NORM),
-    "one output layer": _changes(output_per_size=False),
-    "one output layer, subnet_weight 0.3": _changes(
-        output_per_size=False, subnet_weight=0.3
-    ),
+    "subnet_weight 0.6": _changes(subnet_weight=0.6),
     "separable_conv2d": _changes(input_layer="separable_conv2d"),
 }
 FAMILIES = {
@@ -105,7 +100,15 @@ SUPERNETS = {
     **{**SELECTORS, **TRAINING, **FAMILIES},
     **{method: {} for method in (FINE_TUNED, *MODELS)},
 }
-METHODS = (INDIVIDUAL, ALONE, *OWN_KIND.values(), *TRANSDUCERS, *SUPERNETS)
+RUNNABLE = (INDIVIDUAL, ALONE, *OWN_KIND.values(), *TRANSDUCERS, *SUPERNETS)
+# Rows of settings that are gone: an output layer for each size and subnet_weight 0.6,
+# but where the name says otherwise
+_EARLIER = (
+    *("default", "pairs", "one output layer", "subnet_weight 0.3"),
+    *("ortho_softmax", "ortho_softmax, components", "E-Branchformer"),
+)
+EARLIER = tuple(f"earlier: {name}" for name in _EARLIER)
+METHODS = (*RUNNABLE, *EARLIER)
 # Configs; of the others: dynsize
 CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
 CONFIGS |= {alone: MODELS[method] for method, alone in OWN_KIND.items()}
@@ -135,6 +138,7 @@ def base_of(method: str) -> str:
     """The models trained alone that a method is compared with; of those, themselves."""
     if method in TRANSDUCERS:
         return OWN_KIND["transducer"]
+    method = method.removeprefix("earlier: ")
     return method if method in OWN_KIND.values() else OWN_KIND.get(method, INDIVIDUAL)
 
 

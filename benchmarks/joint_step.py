@@ -48,7 +48,6 @@ VARIANTS = (
     "no distillation",
     "not alternating",
     "pairs",
-    "one output layer",
     "published joint step",
 )
 PHASES = ("search", "joint")

@@ -513,11 +513,11 @@ def patience(lab: Lab):
     "tests/core/test_checkpoint.py::test_another_model_does_not_fit",
 )
 def same_shapes(lab: Lab):
-    budgets = dict(sizes=None, budgets={"flops": [0.5, 1]}, output_per_size=False)
-    rule = dict(selector="uniform", selector_conf={}, output_per_size=False)
+    budgets = dict(sizes=None, budgets={"flops": [0.5, 1]})
+    rule = dict(selector="uniform", selector_conf={})
     said = []
     for name, old, new, key in (
-        ("s", {"output_per_size": False}, {"sizes": [4, 6, 8]}, "sizes"),
+        ("s", {}, {"sizes": [4, 6, 8]}, "sizes"),
         ("b", budgets, {"budgets": {"params": [0.5, 1]}}, "budgets"),
         ("u", rule, {"selector": "first"}, "selector"),
     ):
@@ -761,7 +761,7 @@ def init_param(lab: Lab):
 @row(
     17,
     "wrong result",
-    "`output_per_size: 'false'` and other words for booleans",
+    "`skip_empty_blocks: 'false'` and other words for booleans",
     "taken as true",
     "tests/train/test_fuzz_options.py::test_what_is_not_allowed_is_named",
 )
@@ -771,8 +771,8 @@ def words_for_booleans(lab: Lab):
         for key, value in (
             ("skip_empty_blocks", "no"),
             ("convolution_first", "false"),
-            ("output_per_size", "false"),
-            ("output_per_size", 0),
+            ("skip_empty_blocks", "false"),
+            ("skip_empty_blocks", 0),
         )
     ]
 
@@ -1519,7 +1519,7 @@ def short(lab: Lab):
 def silent(lab: Lab) -> Path:
     """A model that hears nothing, so that the search costs nothing."""
     exp = lab.exp()
-    change(exp / AVERAGED, lambda s: fill(s["ctc.ctc_lo.by_size.5.bias"][0], 1e4))
+    change(exp / AVERAGED, lambda s: fill(s["ctc.ctc_lo.bias"][0], 1e4))
     return exp
 
 
@@ -1755,7 +1755,7 @@ def language_model(lab: Lab):
     "tests/train/test_lightning.py::test_trains_resumes_extracts_and_decodes",
 )
 def averages(lab: Lab):
-    exp, name = lab.exp(), "ctc.ctc_lo.by_size.3.bias"
+    exp, name = lab.exp(), "ctc.ctc_lo.bias"
     (exp / MODEL).unlink()
     for number in (1, 2, 3):
         shutil.copy(exp / AVERAGED, exp / f"valid.loss.ave_{number}best.pth")

@@ -39,7 +39,7 @@ class Sandwich:
         self,
         selection: Selection,
         rule: SandwichRule = "alternate",
-        subnet_weight: float = 0.6,
+        subnet_weight: float = 0.3,
         layer_drop_joint: float = 0.0,
         sparsity: Sparsity | None = None,
     ):
@@ -67,7 +67,7 @@ class Sandwich:
         gates = self.selection.gates(update, generator)
         # With soft gates, every unit takes part.
         units = (gates.values > 0.5).tolist() if gates.hard else family.full.units
-        # The heads of the smallest size, which k falls to.
+        # The norm statistics of the smallest size, which k falls to.
         subnet = Subnet(tuple(units), family.head(0))
         # Gates of 0 and 1 that learn nothing: what is dropped need not be computed.
         plain = gates.hard and not gates.values.requires_grad

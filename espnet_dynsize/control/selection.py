@@ -228,9 +228,9 @@ class Selection(Controller):
     def subnets(self) -> list[Subnet]:
         """Every size's, smallest first; they may still change while searching.
 
-        While searching, smaller sizes use the heads that the gated subnet trains.
+        While searching, smaller sizes use the statistics of the gated subnet.
         """
-        # The heads of the sizes between have not trained yet.
+        # The sizes between have none yet.
         search, last = self.phase is Phase.SEARCH, len(self.sizes) - 1
         return [
             Subnet(tuple(mask), self.family.head(0 if search and i < last else i))

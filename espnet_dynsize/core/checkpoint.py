@@ -18,6 +18,7 @@ _MOVED = {
     "encoder.schedule.": "schedule.selection.",
 }
 IDENTITY = "schedule.identity"
+_OUTPUT_PER_SIZE = "ctc.ctc_lo.by_size."
 
 
 def read_checkpoint(path: Path) -> object:
@@ -94,6 +95,12 @@ def model_states(checkpoint: object, source: str) -> dict[str, torch.Tensor]:
                 "numbers are stored."
             )
     states = dict(checkpoint)
+    if any(name.startswith(_OUTPUT_PER_SIZE) for name in states):
+        raise ConfigError(
+            f"{source} is of a family with an output layer for each size, which "
+            "this version no longer has: cut its sizes with version 0.1, which trained "
+            "it; cut models stay valid."
+        )
     bring_up_to_date(states)
     unpack_states(states, source)
     return states

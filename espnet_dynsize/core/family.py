@@ -31,7 +31,7 @@ class Family:
         return len(self.costs.units)
 
     def head(self, index: int) -> str:
-        """Name of the heads that the size at `index` uses."""
+        """Whose norm statistics the size at `index` uses."""
         return FULL if index == len(self.sizes) - 1 else str(self.sizes[index])
 
     @property

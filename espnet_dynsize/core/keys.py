@@ -16,7 +16,6 @@ FAMILY_KEYS = (
     "selector_conf",
     "layer_drop_joint",
     "sparsity",
-    "output_per_size",
     "subnet_weight",
     "sandwich",
     "distill_weight",

@@ -16,8 +16,8 @@ class Subnet:
 
     Args:
         units: One bool per unit of the encoder, True = kept.
-        head: Whose output layer, decoder and norm statistics it uses, where these
-            exist per size: `full`, or the number of a smaller size.
+        head: Whose norm statistics it uses, where these exist per size: `full`, or the
+            number of a smaller size.
         sparsity: Names of weight matrices in the encoder, sorted, and the share of
             each one's groups that is zero; the others are dense.
     """

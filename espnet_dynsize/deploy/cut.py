@@ -77,7 +77,7 @@ def cut_config(config: dict, subnet: Subnet) -> dict:
 
 
 def states_of_head(states: dict, head: str) -> dict:
-    """The state dict with a head's output layer and statistics under stock names."""
+    """The state dict with a head's norm statistics under stock names."""
     renamed = dict(states)
     for name in list(renamed) if head != FULL else []:
         prefix, _, tail = name.partition(f".by_size.{head}.")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_dynsize.encoder.heads import PerSize, copies
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.subnet import FULL
 from espnet_dynsize.encoder.switch import Switch
 
 
@@ -16,16 +17,20 @@ class ChannelLayerNorm(torch.nn.LayerNorm):
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-class SizedBatchNorm1d(PerSize, torch.nn.BatchNorm1d):
+class SizedBatchNorm1d(torch.nn.BatchNorm1d):
     """BatchNorm1d whose running statistics exist once per size.
 
     The full size keeps the stock buffer names, so stock checkpoints load. While
-    searching, the gated subnet stands for every smaller size.
+    searching, the gated subnet stands for every smaller size: it uses the statistics of
+    the smallest, and all others start from these afterwards.
 
     Args:
         stock: The norm to take over.
         smaller: The sizes below the full one.
-        switch: Names the subnet that computes.
+        switch: Names the subnet that computes, and so whose statistics are used.
+
+    Attributes:
+        by_size: The statistics of the smaller sizes, increasing.
     """
 
     def __init__(
@@ -35,16 +40,44 @@ class SizedBatchNorm1d(PerSize, torch.nn.BatchNorm1d):
         self.load_state_dict(stock.state_dict())
         self.switch = switch
         # Scale and shift are shared: only the statistics differ so much between subnets
-        # that one set would be wrong for both.
-        statistics = torch.nn.BatchNorm1d(
-            stock.num_features, stock.eps, stock.momentum, affine=False
+        # that one set would be wrong for both. Names of modules are strings, as are
+        # heads; the order is that of insertion, and `begin_joint` takes the first for
+        # the smallest.
+        self.by_size = torch.nn.ModuleDict(
+            {
+                str(size): torch.nn.BatchNorm1d(
+                    stock.num_features, stock.eps, stock.momentum, affine=False
+                )
+                for size in sorted(smaller)
+            }
         )
-        self.by_size = copies(statistics, smaller)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise [B, C, T] with the subnet's statistics."""
-        statistics = self.of_size()
-        if statistics is None:
+        """Normalise [B, C, T] with the subnet's statistics.
+
+        Raises:
+            ConfigError: there are none for its head.
+        """
+        now = self.switch.now
+        if now is None or now.subnet.head == FULL:
             return super().forward(x)
+        if now.subnet.head not in self.by_size:
+            raise ConfigError(
+                f"head={now.subnet.head} must be one of {[FULL, *self.by_size]}."
+            )
         # Normalised only (`affine=False`), then [C, 1] against [B, C, T].
-        return statistics(x) * self.weight[:, None] + self.bias[:, None]
+        normalised = self.by_size[now.subnet.head](x)
+        return normalised * self.weight[:, None] + self.bias[:, None]
+
+    def begin_training(self) -> None:
+        """Let every smaller size start from the full one, which may be pretrained."""
+        states = self.state_dict()
+        for module in self.by_size.values():
+            names = module.state_dict().keys()
+            module.load_state_dict({name: states[name] for name in names})
+
+    def begin_joint(self) -> None:
+        """Give what the gated subnet has gathered to every smaller size."""
+        smallest, *others = self.by_size.values()
+        for module in others:
+            module.load_state_dict(smallest.state_dict())

@@ -11,7 +11,7 @@ from espnet_dynsize.core.subnet import Sampled, Subnet
 
 
 class Switch:
-    """Says which subnet computes; read by every layer, norm and output layer.
+    """Says which subnet computes; read by every layer, norm and matrix.
 
     Each thread and each coroutine has a switch of its own: what one of them activates
     does not change what another one computes.

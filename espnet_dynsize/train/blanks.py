@@ -4,8 +4,6 @@ import math
 
 import torch
 
-from espnet_dynsize.encoder.heads import PerSize
-
 # Of all tokens together, at the first update; the rest is shared by the others
 BLANK_PROBABILITY = 2 / 3
 
@@ -21,12 +19,8 @@ def begin_with_blanks(output: torch.nn.Linear) -> None:
     section 3.3).
 
     Args:
-        output: Gives [..., tokens], blank first; with its copies for smaller sizes.
+        output: Gives [..., tokens], blank first.
     """
-    layers = [output]
-    if isinstance(output, PerSize):
-        layers += output.by_size.values()
     others = output.out_features - 1
     odds = BLANK_PROBABILITY / (1 - BLANK_PROBABILITY)
-    for layer in layers:
-        layer.bias[0] = math.log(odds * others)
+    output.bias[0] = math.log(odds * others)

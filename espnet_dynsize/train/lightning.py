@@ -72,7 +72,7 @@ class SubnetScheduleCallback(Callback):
         ):
             raise ConfigError(
                 "trainer: strategy must be ddp_find_unused_parameters_true: which "
-                "output layers get a gradient changes from step to step."
+                "layers get a gradient changes from step to step."
             )
         schedule = pl_module.model.schedule
         if stage == "fit":

@@ -16,7 +16,7 @@ from espnet_dynsize.core.members import Member
 from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, Share
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
-from espnet_dynsize.encoder.heads import PerSize, SizedLinear
+from espnet_dynsize.encoder.norm import SizedBatchNorm1d
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.build import (
     BudgetKind,
@@ -35,9 +35,7 @@ from espnet_dynsize.train.objectives import (
 from espnet_dynsize.train.release import release, scales_gradients
 from espnet_dynsize.train.view import View
 
-# Twice the published 0.3: with `alternate`, a smaller subnet trains in every second
-# update only
-SUBNET_WEIGHT = 0.6
+SUBNET_WEIGHT = 0.3  # as published
 DISTILL_WEIGHT = 0.5
 # ESPnet's parts that run once per batch: what they put out serves every subnet
 _BEFORE_ENCODER = ("frontend", "specaug", "normalize", "preencoder")
@@ -64,9 +62,8 @@ class JointLoss:
         selector_conf: The selector's options, and those of the search.
         layer_drop_joint: Stochastic depth in the joint phase, for the layers of the
             full network that the smallest subnet lacks.
-        output_per_size: One CTC output layer per size; else all sizes share one.
         subnet_weight: Loss weight of every subnet of a step but the largest, whose
-            weight is 1 (published with `sandwich: whole`: 0.3).
+            weight is 1.
         sandwich: What trains in a step, see `espnet_dynsize.control.sampler`: `whole`,
             `alternate` or `pairs`.
         distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
@@ -90,7 +87,6 @@ class JointLoss:
         selector: str = "simple_top_k",
         selector_conf: dict | None = None,
         layer_drop_joint: Share = 0.0,
-        output_per_size: bool = True,
         subnet_weight: Positive = SUBNET_WEIGHT,
         sandwich: SandwichRule = "alternate",
         distill_weight: NotNegative | None = None,
@@ -133,9 +129,6 @@ class JointLoss:
         smaller = list(family.sizes[:-1])
         if smaller:
             self.encoder.make_sized(smaller)
-            if output_per_size and self.ctc is not None:
-                switch = self.encoder.switch
-                self.ctc.ctc_lo = SizedLinear(self.ctc.ctc_lo, smaller, switch)
         # Its units are in the checkpoint; see `_after_loading`.
         self.fixed_size = subnet
         if subnet is not None:
@@ -263,20 +256,20 @@ class JointLoss:
         Args:
             seed: The run's seed.
         """
-        # Heads are made when the model is built, and weights may be loaded after that:
+        # Norms are made when the model is built, and weights may be loaded after that:
         # what sizes start from is copied at the first update, and after the search.
         if not self.schedule.started:
-            for module in self._sized_modules():
-                module.begin_training()
+            for norm in self._sized_norms():
+                norm.begin_training()
         selection = self.schedule.selection
         before = selection.phase
         self.schedule.begin_update(seed)
         if before is Phase.SEARCH and selection.phase is Phase.JOINT:
-            for module in self._sized_modules():
-                module.begin_joint()
+            for norm in self._sized_norms():
+                norm.begin_joint()
 
-    def _sized_modules(self) -> list[PerSize]:
-        return [module for module in self.modules() if isinstance(module, PerSize)]
+    def _sized_norms(self) -> list[SizedBatchNorm1d]:
+        return [m for m in self.modules() if isinstance(m, SizedBatchNorm1d)]
 
     def forward(
         self,
@@ -326,7 +319,7 @@ class JointLoss:
                 encoded = self._encode(batch)
                 loss, detail = self._sampled_loss(sampled, encoded, batch, teacher)
             # Largest first: the first one teaches the others.
-            teacher = teacher or Teacher(self, sampled, encoded)
+            teacher = teacher or Teacher(self, encoded)
             loss = sampled.weight * loss
             # The last one's graph is freed by the trainer's own backward pass.
             if sampled is not samples[-1] and not scales_gradients():

@@ -31,14 +31,13 @@ class Encoded(NamedTuple):
 class Teacher:
     """The largest subnet of a step, from whose outputs the others learn."""
 
-    def __init__(self, model: ESPnetASRModel, sampled: Sampled, encoded: Encoded):
-        self._model, self._sampled, self._encoded = model, sampled, encoded
+    def __init__(self, model: ESPnetASRModel, encoded: Encoded):
+        self._model, self._encoded = model, encoded
 
     @functools.cached_property
     def log_probs(self) -> torch.Tensor:
         """Its CTC output [B, T, V], without gradient; computed once for all others."""
-        # Through the teacher's output layer, not that of the subnet that asks.
-        with torch.no_grad(), self._model.encoder.activate(self._sampled):
+        with torch.no_grad():
             return self._model.ctc.log_softmax(self._encoded.last)
 
     @functools.cached_property

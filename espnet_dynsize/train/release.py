@@ -31,7 +31,7 @@ def release(loss: torch.Tensor, inputs: Iterable[torch.Tensor]) -> torch.Tensor:
     inputs = [x for x in inputs if x.requires_grad]
     # Not `backward()`: the parameters' gradients must arrive with the others', in the
     # trainer's own backward pass, where DDP and gradient scaling expect them.
-    # Layers that the subnet lacks, and heads of other sizes, are not used.
+    # Layers that the subnet lacks are not used.
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
     used = [(x, g) for x, g in zip(inputs, gradients) if g is not None]
     return _Released.apply(loss.detach(), [g for _, g in used], *(x for x, _ in used))

@@ -85,8 +85,8 @@ class DynSizeASRTask(ASRTask):
             if list(map(list, args.best_model_criterion)) == list(map(list, default)):
                 args.best_model_criterion = [["valid", "loss", "min"]]
             cls._check_init_param(args)
-            # Which sizes are drawn, and so which output layers get a gradient, changes
-            # from step to step.
+            # Which sizes are drawn, and so which layers get a gradient, changes from
+            # step to step.
             args.unused_parameters = args.unused_parameters or getattr(
                 args, "distributed", False
             )

@@ -185,7 +185,7 @@ SAME = [
 
 
 def config_of(changes: dict, config: dict) -> dict:
-    made = model_config(output_per_size=False, **changes)
+    made = model_config(**changes)
     return {**made, "token_list": TOKENS_IN_ORDER, **FRONTEND, **config}
 
 

@@ -15,7 +15,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.calibrate import calibrate, inputs
-from espnet_dynsize.deploy.cut import cut
+from espnet_dynsize.deploy.cut import cut, states_of_head
 from espnet_dynsize.deploy.experiment import build_model, load_model, load_states
 from espnet_dynsize.deploy.pack import pack
 
@@ -53,7 +53,7 @@ def unlisted(model) -> Subnet:
 )
 def test_a_cut_subnet_computes_what_the_supernet_does(changes):
     model, config = random_model(**changes)
-    head = list(model.ctc.ctc_lo.by_size)[0]
+    head = model.schedule.selection.family.head(0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         drawn = torch.rand(model.encoder.num_units, generator=generator) < 0.6
@@ -66,14 +66,15 @@ def test_a_cut_subnet_computes_what_the_supernet_does(changes):
 
 
 def test_heads_differ():
-    model, config = random_model()
-    subnet = unlisted(model)
-    (_, ours), (_, full) = (
-        cut(model, config, s) for s in (subnet, Subnet(subnet.units))
-    )
-    assert torch.equal(full["ctc.ctc_lo.weight"], model.ctc.ctc_lo.weight)
-    expected = model.ctc.ctc_lo.by_size["5"].weight
-    assert torch.equal(ours["ctc.ctc_lo.weight"], expected)
+    model, config = random_model(conv_norm="batch_norm")
+    for block in model.encoder.encoders:
+        block.conv_module.norm.running_mean.fill_(1.0)
+        block.conv_module.norm.by_size["5"].running_mean.fill_(2.0)
+    for head, mean in (("5", 2.0), ("full", 1.0)):
+        states = states_of_head(model.state_dict(), head)
+        for number in range(2):
+            name = f"encoder.encoders.{number}.conv_module.norm.running_mean"
+            assert (states[name] == mean).all()
 
 
 def test_somebody_else_s_statistics_are_not_used_in_silence():

@@ -111,7 +111,7 @@ def test_sections_that_are_none(section, value):
     [
         ("model_conf", "sizes", "8"),
         ("model_conf", "budgets", {"flops": [math.nan, 1]}),
-        ("model_conf", "output_per_size", "false"),
+        ("encoder_conf", "skip_empty_blocks", "false"),
         ("model_conf", "selector_conf", [1]),
         ("encoder_conf", "granularity", 1),
         ("encoder_conf", "conv_norm", ["layer_norm"]),

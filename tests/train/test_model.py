@@ -127,7 +127,7 @@ def test_default_joint_step(ctc_weight, distill_weight):
     model = build(config)
     weights = [o.weight for o in model.objectives if isinstance(o, Distillation)]
     assert weights == ([distill_weight] if distill_weight else [])
-    assert (model.sampler.rule, model.sampler.subnet_weight) == ("alternate", 0.6)
+    assert (model.sampler.rule, model.sampler.subnet_weight) == ("alternate", 0.3)
 
 
 @pytest.mark.parametrize("sandwich, every", [("alternate", 2), ("pairs", 3)])
@@ -143,8 +143,7 @@ def test_search_gates_every_second_or_third_step(sandwich, every):
 def test_distillation_adds_the_divergence_from_the_full_network():
     model = joint_model({"distill_weight": 0.5}).train()
     # One that begins with blanks emits nothing, and so teaches nothing.
-    for layer in (model.ctc.ctc_lo, *model.ctc.ctc_lo.by_size.values()):
-        torch.nn.init.zeros_(layer.bias)
+    torch.nn.init.zeros_(model.ctc.ctc_lo.bias)
     data = batch()
     loss, stats, _ = model(**data)
     losses, outputs, lengths = {}, {}, None
@@ -181,7 +180,7 @@ def test_distillation_only_from_a_teacher_that_emits_half_of_the_text():
         encoder=SimpleNamespace(activate=lambda sampled: nullcontext()),
         ctc=SimpleNamespace(log_softmax=lambda logits: logits.log_softmax(dim=-1)),
     )
-    teacher = Teacher(model, None, Encoded(taught.log(), lengths))
+    teacher = Teacher(model, Encoded(taught.log(), lengths))
     assert teacher.emitted.tolist() == [2, 1, 1, 2]
     uniform = Encoded(torch.zeros(4, 4, 3), lengths)
     args = model, None, uniform, {"text_lengths": texts}
@@ -201,23 +200,25 @@ def test_distillation_does_not_move_the_full_network():
     for sampled in (full, small):
         with model.encoder.activate(sampled):
             encodings.append(model._encode(data))
+    encodings[0].last.retain_grad()
     with model.encoder.activate(small):
-        teacher = Teacher(model, full, encodings[0])
+        teacher = Teacher(model, encodings[0])
         Distillation(1.0)(model, small, encodings[1], data, teacher)[0].backward()
-    assert model.ctc.ctc_lo.weight.grad is None
-    assert model.ctc.ctc_lo.by_size["3"].weight.grad is not None
+    assert encodings[0].last.grad is None
 
 
-def test_smaller_sizes_start_from_the_gated_output_layer():
-    model = search_model()
-    ctc_lo = model.ctc.ctc_lo
-    torch.nn.init.normal_(ctc_lo.by_size["3"].weight)
+def test_smaller_sizes_start_from_the_gated_statistics():
+    model = build(model_config(conv_norm="batch_norm", **NO_DROPOUT)).train()
+    model.schedule.selection.plan(100)
+    model.begin_update(0)
+    norm = model.encoder.encoders[0].conv_module.norm
     for _ in range(60):
-        assert not torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.by_size["5"].weight)
+        model(**batch())
+        small, middle = (norm.by_size[size].running_mean for size in ("3", "5"))
+        assert not torch.equal(small, middle)
         model.begin_update(0)
     assert model.schedule.phase == 1
-    assert torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.by_size["5"].weight)
-    assert not torch.equal(ctc_lo.by_size["3"].weight, ctc_lo.weight)
+    assert torch.equal(small, middle) and not torch.equal(small, norm.running_mean)
 
 
 @pytest.mark.parametrize(
@@ -315,39 +316,22 @@ def test_scaled_gradients_are_left_to_the_trainer(monkeypatch):
         assert len(released) == early
 
 
-def test_every_size_starts_from_the_weights_that_were_loaded():
-    model = search_model()
-    fresh = build(model_config(**NO_DROPOUT)).train()
-    with torch.no_grad():  # as --init_param of a stock model does
-        fresh.ctc.ctc_lo.weight.fill_(3.0)
+def test_every_size_starts_from_the_statistics_that_were_loaded():
+    fresh = build(model_config(conv_norm="batch_norm", **NO_DROPOUT)).train()
+    norm = fresh.encoder.encoders[0].conv_module.norm
+    norm.running_mean.fill_(3.0)  # as --init_param of a stock model does
     fresh.schedule.selection.plan(100)
     fresh.begin_update(0)
-    assert all((m.weight == 3.0).all() for m in fresh.ctc.ctc_lo.by_size.values())
-    with torch.no_grad():
-        fresh.ctc.ctc_lo.weight.fill_(4.0)
+    assert all((m.running_mean == 3.0).all() for m in norm.by_size.values())
+    norm.running_mean.fill_(4.0)
     fresh.begin_update(0)  # only once
-    assert (fresh.ctc.ctc_lo.by_size["3"].weight == 3.0).all()
-    assert model.schedule.started
-
-
-def test_one_output_layer_per_size():
-    model = joint_model().train()
-    model(**batch())[0].sum().backward()
-    ctc_lo = model.ctc.ctc_lo
-    assert sorted(ctc_lo.by_size) == ["3", "5"]
-    assert all(layer.weight.grad is not None for layer in ctc_lo.by_size.values())
-    with torch.no_grad():
-        ctc_lo.by_size["3"].weight.zero_()
-        ctc_lo.by_size["3"].bias.copy_(torch.arange(6.0))
-    x = torch.randn(1, 2, 8)
-    with model.activate(model.subnet(3)):
-        assert torch.equal(ctc_lo(x)[0, 0], torch.arange(6.0))
-    assert not torch.equal(ctc_lo(x)[0, 0], torch.arange(6.0))
+    assert (norm.by_size["3"].running_mean == 3.0).all()
+    assert fresh.schedule.started
 
 
 def test_intermediate_ctc_is_in_the_statistics_and_the_loss():
     """As ESPnet computes it, for every size, also with conditioning."""
-    conf = {"interctc_weight": 0.3, "output_per_size": False}
+    conf = {"interctc_weight": 0.3}
     layers = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
     model = joint_model(conf, **layers).train()
     data = batch()
@@ -363,10 +347,9 @@ def test_intermediate_ctc_is_in_the_statistics_and_the_loss():
     assert {"cer_interctc_layer1", "cer_interctc_layer1_3"} <= set(stats)
 
 
-def test_shared_output_layer():
-    model = build(model_config(model_conf={"output_per_size": False}))
-    assert "ctc.ctc_lo.weight" in model.state_dict()
-    assert not any("by_size" in name for name in model.state_dict())
+def test_all_sizes_share_the_output_layer():
+    stock = build(stock_config()).ctc.state_dict()
+    assert build(model_config()).ctc.state_dict().keys() == stock.keys()
 
 
 def test_attention_decoder():

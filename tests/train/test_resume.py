@@ -136,7 +136,7 @@ def test_a_lost_checkpoint_is_the_one_before_it(data, tmp_path, uninterrupted):
 
 def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
     exp = tmp_path / "run"
-    train(data, exp, 2, output_per_size=False)
+    train(data, exp, 2)
     before = (exp / "config.yaml").read_text()
     others = [
         ({"sizes": [4, 6, 8]}, "another sizes than"),
@@ -148,7 +148,7 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
     ]
     for changes, message in others:
         with pytest.raises(ConfigError, match=message):
-            train(data, exp, 4, **{"output_per_size": False, **changes})
+            train(data, exp, 4, **changes)
         assert (exp / "config.yaml").read_text() == before
     # Found out later: by the length of the run, and by the optimiser
     for options, message in (
@@ -162,11 +162,11 @@ def test_another_run_is_refused_before_its_config_is_replaced(data, tmp_path):
             "begin anew in .*, with resume=False, and overwrite 2epoch.pth: resume, u",
         ),
     ):
-        arguments = train_arguments(data, exp, ["--max_epoch=4"], output_per_size=False)
+        arguments = train_arguments(data, exp, ["--max_epoch=4"])
         with pytest.raises(ConfigError, match=message):
             DynSizeASRTask.main(cmd=arguments + options)
         assert (exp / "config.yaml").read_text() == before
-    train(data, exp, 4, output_per_size=False)
+    train(data, exp, 4)
 
 
 def test_patience_and_a_kill_while_searching(data, tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_a_resumed_run_that_ends_in_the_search(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(DynSizeASRModel, "forward", until(10))
         run(data, exp, "--max_epoch=12", selector_conf=conf)
-    with pytest.raises(ConfigError, match="max_epoch=4 gives 16 updates, but the sea"):
+    with pytest.raises(ConfigError, match="max_epoch=4 gives 16 updates, but the fam"):
         run(data, exp, "--max_epoch=4", selector_conf=conf)
 
 

@@ -112,7 +112,7 @@ def test_an_epoch_whose_loss_is_no_number_is_not_chosen(data, tmp_path, monkeypa
 def test_a_run_of_unknown_length_that_ends_in_the_search(data, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_total_updates", lambda *_: None)
     conf = {"search_updates": 10}
-    message = "the run has ended after 8 updates, in its search of 10: no size"
+    message = "ended after 8 updates, but its family is chosen in the first 10: no size"
     with pytest.raises(ConfigError, match=message):
         train(data, tmp_path / "exp", 2, selector_conf=conf)
     states = train(data, tmp_path / "exp", 3, selector_conf=conf)["model"]

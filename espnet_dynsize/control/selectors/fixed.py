@@ -29,8 +29,8 @@ class FixedSelector(LayerSelector):
 class First(FixedSelector):
     """The lowest layers.
 
-    With `skip_empty_blocks`, `output_per_size` and sizes of whole blocks, this is the
-    aux-loss baseline: output layers after lower blocks, cut there.
+    With `skip_empty_blocks` and sizes of whole blocks, this is the aux-loss baseline:
+    losses after lower blocks, cut there.
     """
 
     def ranking(self) -> list[int]:
