@@ -108,6 +108,8 @@ _EARLIER = (
     *("ortho_softmax", "ortho_softmax, components", "E-Branchformer"),
 )
 EARLIER = tuple(f"earlier: {name}" for name in _EARLIER)
+# Those that differ in how layers are chosen, in pictures
+SELECTION = (*SELECTORS, "earlier: default", "earlier: ortho_softmax")
 METHODS = (*RUNNABLE, *EARLIER)
 # Configs; of the others: dynsize
 CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}

@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from an4_methods import INDIVIDUAL, KINDS, SELECTORS, WIDE
+from an4_methods import INDIVIDUAL, KINDS, SELECTION, WIDE
 from pooled import compared, rate
 
 # Methods with more errors, in the mean over sizes, than this times those of the models
@@ -19,7 +19,7 @@ NAMES = ("small", "middle", "full")
 
 def plot_wer(rows: list[dict], words: dict, path: Path) -> None:
     """Pooled test WER, and its difference from the models trained alone."""
-    methods = [m for m in SELECTORS if any(row["method"] == m for row in rows)]
+    methods = [m for m in SELECTION if any(row["method"] == m for row in rows)]
     results = {
         m: [compared(rows, words, INDIVIDUAL, m, n, "wer") for n in WIDE]
         for m in methods
@@ -76,10 +76,10 @@ def _differences(axes: plt.Axes, results: dict) -> None:
 
 def plot_layers(rows: list[dict], path: Path) -> None:
     """Share of the runs in which each layer is kept: method × size, block × kind."""
-    kept = [r for r in rows if r["method"] in SELECTORS and r["kept"]]
+    kept = [r for r in rows if r["method"] in SELECTION and r["kept"]]
     if not kept:
         return
-    methods = [m for m in SELECTORS if any(r["method"] == m for r in kept)]
+    methods = [m for m in SELECTION if any(r["method"] == m for r in kept)]
     sizes = {"small": WIDE[0], "middle": WIDE[1]}
     blocks = (max(max(r["kept"]) for r in kept) + 1) // len(KINDS)
     figure, grid = plt.subplots(
