@@ -103,6 +103,9 @@ def test_config_builds_trains_and_is_cut(path, cuda_dtypes):
         losses = [update(model, optimizer, scheduler) for _ in range(2)]
         assert all(math.isfinite(loss) for loss in losses)
         return
+    if model.schedule.sparsity is not None:
+        sparsities_train_and_are_cut(model, config, optimizer, scheduler, cuda_dtypes)
+        return
     selection = model.schedule.selection
     selection.plan(10**6)
     first = selection.phase
@@ -120,6 +123,22 @@ def test_config_builds_trains_and_is_cut(path, cuda_dtypes):
         assert len(kept) == sum(subnet.units)
         assert "sizes" not in config["model_conf"] or len(kept) == size
         assert set(build(small).state_dict()) == set(states)
+
+
+def sparsities_train_and_are_cut(model, config, optimizer, scheduler, dtypes):
+    model.schedule.plan(20)
+    losses = [update(model, optimizer, scheduler, dtypes) for _ in range(18)]
+    assert all(math.isfinite(loss) for loss in losses)
+    levels = config["model_conf"]["sparsity"]["levels"]
+    for level, member in zip(levels, model.schedule.members(), strict=True):
+        small, states = cut(model, config, model.subnet(member))
+        assert set(build(small).state_dict()) == set(states)
+        zeros = sum(
+            int((states[f"encoder.{name}.weight"] == 0).sum())
+            for name in model.schedule.sparsity.matrices
+        )
+        total = sum(model.schedule.sparsity.matrices.values())
+        assert abs(zeros / total - level) < 0.01
 
 
 def update(model, optimizer, scheduler, dtypes=nullcontext) -> float:
