@@ -94,7 +94,8 @@ class Sandwich:
         if self.sparsity is not None and self.sparsity.started(update):
             sparse = self._sparse(update, generator)
             if sparse is not None:
-                samples[1:] = [sparse]
+                # With the full network, also in `pairs`: no other is as large.
+                samples = [self._full(lacking, self.layer_drop_joint), sparse]
         # Where the full network sits out, the largest of the others leads the step.
         samples[0] = dataclasses.replace(samples[0], weight=1.0)
         return samples

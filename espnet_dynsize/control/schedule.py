@@ -1,5 +1,7 @@
 """The schedule: which update it is, and the controllers that act on it."""
 
+from numbers import Integral
+
 import torch
 
 from espnet_dynsize.control.controller import Controller, Counters
@@ -112,6 +114,8 @@ class Schedule(Counters):
         known = {member.name: member for member in self.members()}
         if isinstance(chosen, Member):
             chosen = chosen.name
+        if isinstance(chosen, Integral) and not isinstance(chosen, bool):
+            chosen = int(chosen)  # numpy's, too
         # True == 1: it would pass as size 1.
         good = type(chosen) in (int, str) and str(chosen) in known
         # Names that are numbers are sizes, as yaml reads them.

@@ -91,9 +91,14 @@ def find_patterns(
             only = pattern.sparsity
             good = only is None or math.isclose(only, level)
             check(good, f"{_KEY}: levels: of this pattern", level, f"0 and {only}")
-            left = pattern.count(module.weight.shape, level)
+            shape = module.weight.shape
+            left, groups = pattern.count(shape, level), math.prod(pattern.grid(shape))
             allowed = f"less: nothing would be left of {name}"
             check(left > 0, f"{_KEY}: levels", level, allowed)
+            allowed = f"more, or groups smaller: nothing of {name} would be zero"
+            check(left < groups, f"{_KEY}: levels", level, allowed)
+    good = bool(found)
+    check(good, f"{_KEY}: pattern", sparse.pattern, "of at least one kind of layer")
     return found
 
 
@@ -127,8 +132,6 @@ class Sparsity(Controller):
         # First update with sparse subnets, the ones that end ramp and refreshing
         self.register_buffer("updates", torch.full((3,), UNSET))
         self.register_buffer("ready", torch.full((), UNSET))
-        # Of levels, which come again in other steps: (matrix, level) → mask
-        self._masks: dict[tuple[str, float], torch.Tensor] = {}
 
     @property
     def matrices(self) -> dict[str, int]:
@@ -203,7 +206,6 @@ class Sparsity(Controller):
         for name, pattern in self.patterns.items():
             magnitudes = pattern.magnitudes(self._modules_of[name].weight)
             self.ranks.of(name).copy_(pattern.ranks(magnitudes, generator))
-        self._masks.clear()
 
     def started(self, update: int) -> bool:
         """Whether sparse subnets train in an update."""
@@ -268,15 +270,11 @@ class Sparsity(Controller):
 
     def _mask(self, name: str, share: float) -> torch.Tensor:
         weight, ranks = self._modules_of[name].weight, self.ranks.of(name)
-        kept = self._masks.get((name, share))
-        if kept is not None and kept.device == weight.device:
-            return kept
+        if bool(ranks.isnan().any()):
+            raise ConfigError(f"sparsity: the groups of {name} have no ranks yet.")
         pattern = self.patterns[name]
         groups = pattern.mask(ranks, share).to(weight.dtype)
-        mask = pattern.spread(groups, weight.shape)
-        if self.final and share in self.sparse.levels:
-            self._masks[name, share] = mask
-        return mask
+        return pattern.spread(groups, weight.shape)
 
 
 class Ranks(Counters):
@@ -291,7 +289,9 @@ class Ranks(Counters):
         self._patterns = {}
         for name, (pattern, shape) in matrices.items():
             self._patterns[_plain(name)] = pattern
-            self.register_buffer(_plain(name), torch.full(pattern.grid(shape), UNSET))
+            # In double precision, which adds up ranks of some epochs exactly: averages.
+            unset = torch.full(pattern.grid(shape), UNSET, dtype=torch.float64)
+            self.register_buffer(_plain(name), unset)
 
     def of(self, name: str) -> torch.Tensor:
         """The ranks [grid] of a matrix."""

@@ -6,6 +6,7 @@ group, packed in bytes; `x.layout`, the outputs and inputs of a group and the de
 shape.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -15,7 +16,7 @@ from espnet_dynsize.core.pattern import Pattern
 
 VALUES, GROUPS, LAYOUT = ".values", ".groups", ".layout"
 # More zeros than this for each weight that is left are no model's.
-_MOST_ZEROS = 10_000
+_MOST_ZEROS = 1_000
 
 
 def pack_states(
@@ -61,6 +62,8 @@ def unpack_states(states: dict, source: str, prefix: str = "") -> None:
         wrong = _misfit(*parts)
         if wrong is not None:
             raise ConfigError(f"{source}: {name} has a compact form that {wrong}.")
+        if name in states or not name:
+            raise ConfigError(f"{source}: {key} stands beside a dense matrix.")
         for part in (VALUES, GROUPS, LAYOUT):
             del states[name + part]
         states[name] = _dense(*parts)
@@ -97,9 +100,11 @@ def _misfit(
     if groups.dtype != torch.uint8 or values.dim() != 1 or groups.dim() != 1:
         return "has groups or values of another kind"
     pattern, shape = _read(layout)
-    number = 1
-    for length in shape:
-        number *= length
+    if layout[0] > shape[0] or layout[1] > shape[1]:
+        return f"has the layout {layout.tolist()}"
+    if values.untyped_storage().nbytes() < values.numel() * values.element_size():
+        return "stores fewer values than it has"
+    number = math.prod(shape)
     # Before anything of that size is made
     if number > _MOST_ZEROS * max(len(values), 1):
         return f"would be {number} weights, of which {len(values)} are stored"

@@ -74,7 +74,8 @@ class Pattern:
 
     def group(self, shape: torch.Size) -> tuple[int, int]:
         """Outputs and inputs of a group of a matrix of this shape."""
-        return self.outputs or shape[0], self.inputs or shape[1]
+        high, wide = self.outputs or shape[0], self.inputs or shape[1]
+        return min(high, shape[0]), min(wide, shape[1])
 
     def magnitudes(self, weight: torch.Tensor) -> torch.Tensor:
         """Root mean square of the weights of each group, shape `grid`.
@@ -128,7 +129,7 @@ class Pattern:
 
     def is_ranking(self, ranks: torch.Tensor) -> bool:
         """Whether these, [grid], are what `ranks` gives."""
-        places = self._rivals(ranks.float(), torch.inf).sort(dim=-1).values
+        places = self._rivals(ranks.double(), torch.inf).sort(dim=-1).values
         there = ~places.isposinf()
         return bool((places == torch.arange(places.size(-1)).to(places))[there].all())
 
@@ -155,10 +156,17 @@ class Pattern:
             shape: Of the matrix.
             sparsity: From 0 to below 1.
         """
-        return int(self.mask(self._any_ranks(shape), sparsity).sum())
+        rows, columns = self.grid(shape)
+        if self.kept_of is None:
+            return self._kept(rows * columns, sparsity)
+        full, rest = divmod(columns, self.kept_of[1])
+        in_row = full * self._kept(self.kept_of[1], sparsity)
+        return rows * (in_row + self._kept(rest, sparsity))
 
-    def _any_ranks(self, shape: torch.Size) -> torch.Tensor:
-        return self.ranks(torch.zeros(self.grid(shape)), torch.Generator())
+    @staticmethod
+    def _kept(number: int, sparsity: float) -> int:
+        """How many of rivals are kept; see `mask`."""
+        return math.floor(round((1 - sparsity) * number, 9) + 0.5)
 
     def _rivals(self, groups: torch.Tensor, filling: float) -> torch.Tensor:
         """Groups that compete for the same places, [competitions, rivals].

@@ -43,7 +43,7 @@ def cut(
     for name, mask in (model.masks(subnet) or {}).items():
         weight = weight_name(name)
         if weight in states:  # of a kept unit
-            states[weight] = states[weight] * mask
+            states[weight] = states[weight] * mask.to(states[weight])
     small_config = cut_config(config, subnet)
     small = build_model(small_config)
     states = {name: states[name] for name in small.state_dict()}

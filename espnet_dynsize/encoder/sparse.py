@@ -34,7 +34,8 @@ class Masked:
         mask = (now.masks or {}).get(self.place) if now is not None else None
         if mask is None:
             return super().forward(x)
-        return self.compute(x, self.weight * mask)
+        # The model may have been moved, or cast, since the mask was made.
+        return self.compute(x, self.weight * mask.to(self.weight))
 
 
 def _linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

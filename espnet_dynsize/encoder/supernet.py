@@ -154,7 +154,13 @@ class Supernet:
                 f"activate({chosen!r}) of an encoder takes a Subnet; a supernet's "
                 "model takes sizes (asr_model.activate(16))."
             )
-        self.check_units(chosen if isinstance(chosen, Subnet) else chosen.subnet)
+        sampled = Sampled(chosen) if isinstance(chosen, Subnet) else chosen
+        self.check_units(sampled.subnet)
+        if sampled.subnet.sparsity and sampled.masks is None:
+            raise ConfigError(
+                "activate of an encoder has no masks for a sparse Subnet; its model "
+                "has (asr_model.activate)."
+            )
         return self.switch.activate(chosen)
 
     def check_units(self, subnet: Subnet) -> None:

@@ -75,14 +75,18 @@ def test_groups_are_ranked_anew_until_they_are_frozen():
     assert made.ranks.of(FIRST).tolist() == [[3, 0], [1, 2]]
 
 
-def test_masks_of_levels_are_kept_only_when_they_are_final():
+def test_ranks_that_are_not_there_make_no_masks():
     made = controller()
-    advance(made, 35)
-    first = made.masks({FIRST: 0.5})[FIRST]
-    made._modules_of[FIRST].weight.data.mul_(-1).add_(5)
-    advance(made, 85)
-    assert not torch.equal(made.masks({FIRST: 0.5})[FIRST], first)
-    assert made.masks({FIRST: 0.5})[FIRST] is made.masks({FIRST: 0.5})[FIRST]
+    with pytest.raises(ConfigError, match="groups of .*w_1 have no ranks yet"):
+        made.masks({FIRST: 0.5})
+
+
+def test_ranks_of_large_matrices_survive_averaging():
+    """The sum over ten epochs has more digits than single precision."""
+    made = controller()
+    assert made.ranks.of(FIRST).dtype == torch.float64
+    ranks = torch.tensor(4096.0 * 1024 - 1).to(made.ranks.of(FIRST))
+    assert sum([ranks] * 10) / 10 == ranks
 
 
 def test_a_resumed_controller_goes_on_as_if_it_had_never_stopped():
@@ -136,6 +140,8 @@ def test_the_ramp_scales_what_is_drawn():
         (dict(pattern={"conv": "2x1"}), "a key=conv must be of"),
         (dict(levels=[0, 0.95]), "0.95 must be less: nothing would be left of enc"),
         (dict(pattern="1:2", levels=[0, 0.75]), "0.75 must be 0 and 0.5"),
+        (dict(pattern={}), "pattern={} must be of at least one kind of layer"),
+        (dict(pattern="64x64"), "0.5 must be more, or groups smaller: nothing of enc"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -75,6 +75,8 @@ def test_a_dense_matrix_stays_as_it_is():
         ("layout", torch.tensor([2, 0, 3, 2]), "the layout .2, 0, 3, 2."),
         ("layout", torch.tensor([2, 1, 3, 2, 3]), "the layout"),
         ("layout", torch.tensor([2, 1, 2**31, 2**31]), "would be 4611686018427387904"),
+        ("layout", torch.tensor([2**40, 1, 3, 2]), "the layout .1099511627776"),
+        ("values", torch.ones(1).expand(3), "stores fewer values than it has"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(part, value, message):
@@ -88,3 +90,8 @@ def test_a_part_that_is_missing():
     del states["w.values"]
     with pytest.raises(ConfigError, match="w lacks a part"):
         unpack_states(states, "it")
+
+
+def test_a_dense_matrix_beside_a_compact_one():
+    with pytest.raises(ConfigError, match="w.layout stands beside a dense matrix"):
+        unpack_states(packed() | {"w": torch.ones(3, 2)}, "it")

@@ -246,3 +246,37 @@ def test_sparsity_begins_after_the_search_of_layers():
     model = build(model_config({"selector_conf": {"search_updates": 9}}, **conf))
     with pytest.raises(ConfigError, match="start=0.35: update=7 must be after the sea"):
         model.schedule.plan(TOTAL)
+
+
+def test_masks_follow_the_model():
+    """After a move or a cast, another checkpoint, and validation in inference mode."""
+    model = advance(sparse_model(), 16)
+    subnet, data = model.sampled(model.subnet("sparsity50")), batch()
+    with torch.inference_mode():
+        model.eval()(**data)
+    for _ in range(4):
+        model.train().begin_update(0)
+        model(**data)[0].sum().backward()
+    other = sparse_model()
+    randomise(other, 0.3)
+    advance(other, 16)
+    model.load_state_dict(other.state_dict())
+    for each in (model, other):
+        each.eval()
+    with model.activate("sparsity50"), other.activate("sparsity50"):
+        assert torch.equal(log_probs(model, data), log_probs(other, data))
+    model.to(torch.bfloat16)
+    halved = data | {"speech": data["speech"].to(torch.bfloat16)}
+    with model.encoder.activate(subnet):
+        assert log_probs(model, halved).dtype is torch.bfloat16
+    with pytest.raises(ConfigError, match="no masks for a sparse Subnet"):
+        model.encoder.activate(subnet.subnet)
+
+
+def test_the_full_network_leads_a_sparse_subnet_in_pairs():
+    model = advance(sparse_model([3, 5, 8]), 16)
+    model.sampler.rule = "pairs"
+    for update in range(17, 77):
+        samples = model.sampler.draw(update, torch.Generator().manual_seed(update))
+        if samples[-1].name == "sparse":
+            assert samples[0].subnet == model.schedule.selection.family.full
