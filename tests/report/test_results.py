@@ -38,7 +38,7 @@ def write_trn(folder, side, texts):
 
 
 def test_table_in_espnet_s_format(decoded, tmp_path):
-    folders = {3: tmp_path / "asr_size3"}
+    folders = {"size3": tmp_path / "asr_size3"}
     text = results("exp/asr_x", folders, ["test"], tmp_path / "data")
     assert (
         "## exp/asr_x\n### WER\n\n|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|" in text
@@ -63,14 +63,14 @@ def test_empty_hypotheses_end_in_a_table(decoded, tmp_path):
     warning = f"Warning: every hypothesis in {decoded} is empty; look at its logdir"
     (found,) = check_decoded(decoded, tmp_path / "data" / "test")
     assert found.startswith(warning)
-    folders = {3: tmp_path / "asr_size3"}
+    folders = {"size3": tmp_path / "asr_size3"}
     text = results("exp/asr_x", folders, ["test"], tmp_path / "data")
     assert f"## exp/asr_x\n\n{warning}" in text and "|size3/decode_x/test|3|4|" in text
 
 
 def test_every_decoding_has_its_row(decoded, tmp_path):
     write(decoded.parents[1] / "decode_a" / "test", {"s-1": "", "s-2": "", "s-3": "D"})
-    folders = {3: tmp_path / "asr_size3"}
+    folders = {"size3": tmp_path / "asr_size3"}
     text = results("exp/asr_x", folders, ["test"], tmp_path / "data")
     rows = [line.split("|")[1] for line in text.splitlines() if "|size3" in line]
     assert rows == ["size3/decode_a/test", "size3/decode_x/test"]
@@ -79,7 +79,7 @@ def test_every_decoding_has_its_row(decoded, tmp_path):
 def test_a_test_set_that_is_not_decoded(decoded, tmp_path):
     (tmp_path / "data" / "other").mkdir()
     with pytest.raises(ConfigError, match="asr_size3 has no scores of other: run"):
-        folders = {3: tmp_path / "asr_size3"}
+        folders = {"size3": tmp_path / "asr_size3"}
         results("x", folders, ["test", "other"], tmp_path / "data")
 
 
