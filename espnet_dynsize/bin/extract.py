@@ -78,14 +78,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _chosen(args: argparse.Namespace) -> list:
-    from espnet_dynsize.core.keys import family_members, is_family
     from espnet_dynsize.core.members import choose
-    from espnet_dynsize.deploy.experiment import read_config
+    from espnet_dynsize.deploy.extract import members_of
 
-    config = read_config(args.asr_exp)
-    if not is_family(config):
-        raise ConfigError(f"asr_exp={args.asr_exp} is not a supernet with sizes.")
-    return choose(family_members(config), args.size, args.sparsity)
+    return choose(members_of(args.asr_exp), args.size, args.sparsity)
 
 
 def _print(model: "Extracted") -> None:

@@ -118,10 +118,9 @@ class Schedule(Counters):
             chosen = int(chosen)  # numpy's, too
         # True == 1: it would pass as size 1.
         good = type(chosen) in (int, str) and str(chosen) in known
-        # Names that are numbers are sizes, as yaml reads them.
-        named = [int(name) if name.isdecimal() else name for name in known]
         if not good:
-            raise ConfigError(f"{key}={chosen} must be one of {named}.")
+            labels = [member.label for member in known.values()]
+            raise ConfigError(f"{key}={chosen} must be one of {labels}.")
         return known[str(chosen)]
 
     def subnet(self, member: Member) -> Subnet:

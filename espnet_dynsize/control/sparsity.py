@@ -1,7 +1,7 @@
 """Sparsity: the controller that ranks the groups of every matrix, then freezes them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -260,13 +260,18 @@ class Sparsity(Controller):
         Raises:
             ConfigError: a name is no matrix with a pattern.
         """
-        masks = {}
-        for name, share in sparsity.items():
+        self.check_names(sparsity)
+        return {n: self._mask(n, share) for n, share in sparsity.items() if share > 0}
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Refuse what is no matrix with a pattern.
+
+        Raises:
+            ConfigError: a name is none.
+        """
+        for name in names:
             allowed = f"one of {list(self.patterns)[:3]} …"
             check(name in self.patterns, "sparsity: the matrix", name, allowed)
-            if share > 0:
-                masks[name] = self._mask(name, share)
-        return masks
 
     def _mask(self, name: str, share: float) -> torch.Tensor:
         weight, ranks = self._modules_of[name].weight, self.ranks.of(name)

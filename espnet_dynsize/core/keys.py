@@ -154,8 +154,7 @@ def kept_units(config: Mapping) -> list[int] | None:
 
 def with_member(config: dict, member: Member) -> dict:
     """The config with which a supernet's checkpoint computes as `member`."""
-    name = int(member.name) if member.name.isdecimal() else member.name
-    return {**config, "model_conf": {**config["model_conf"], "subnet": name}}
+    return {**config, "model_conf": {**config["model_conf"], "subnet": member.label}}
 
 
 def granularity(config: Mapping) -> str:

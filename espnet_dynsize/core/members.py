@@ -37,6 +37,11 @@ class Member(NamedTuple):
         """What the folder's name ends in: `size16`, `size16_sparsity70`, …"""
         return self.name if self.size is None else f"size{self.name}"
 
+    @property
+    def label(self) -> int | str:
+        """The name as yaml reads it: that of a dense size is a number."""
+        return int(self.name) if self.name.isdecimal() else self.name
+
     def __str__(self) -> str:
         return self.name
 

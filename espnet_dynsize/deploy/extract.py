@@ -164,10 +164,8 @@ def extract_changed(
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
-    config = read_config(asr_exp)
-    if not is_family(config):
-        raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
-    chosen = list(chosen) or family_members(config)
+    family = members_of(asr_exp)
+    chosen = list(chosen) or family
     folders = {m.suffix: _target(asr_exp, m.suffix, "plugin") for m in chosen}
     missing, digest = [], origin.digest(asr_exp, model_file)
     for member, folder in zip(chosen, folders.values()):
@@ -186,6 +184,18 @@ def extract_changed(
     if missing:
         extract(asr_exp, model_file, missing)
     return folders
+
+
+def members_of(asr_exp: Path) -> list[Member]:
+    """The members of a trained family, by its config.
+
+    Raises:
+        ConfigError: the folder is not a supernet's.
+    """
+    config = read_config(asr_exp)
+    if not is_family(config):
+        raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
+    return family_members(config)
 
 
 def _supernet(asr_exp: Path, model_file: str) -> tuple[JointLoss, dict]:

@@ -152,6 +152,6 @@ def choose_sizes(names: str, family: Sequence[Member]) -> list[Member]:
     chosen = names.replace(",", " ").split() or list(known)
     for name in chosen:
         if name not in known:
-            listed = [int(n) if n.isdecimal() else n for n in known]
-            raise ConfigError(f"--sizes {names}: {name} is not one of {listed}.")
+            labels = [member.label for member in family]
+            raise ConfigError(f"--sizes {names}: {name} is not one of {labels}.")
     return [known[name] for name in chosen]

@@ -200,10 +200,14 @@ class JointLoss:
         """
         if not subnet.sparsity:
             return None
+        self._check_sparsity(subnet)
+        return self.schedule.sparsity.masks(dict(subnet.sparsity))
+
+    def _check_sparsity(self, subnet: Subnet) -> None:
         sparsity = self.schedule.sparsity
         allowed = "left out: the model was trained without sparsity"
         check(sparsity is not None, "subnet: sparsity", subnet.sparsity[:1], allowed)
-        return sparsity.masks(dict(subnet.sparsity))
+        sparsity.check_names(dict(subnet.sparsity))
 
     def check_subnet(self, subnet: Subnet, calibrated: bool = False) -> None:
         """Refuse a subnet that would compute with somebody else's statistics.
@@ -227,7 +231,8 @@ class JointLoss:
                 "is from the search phase, or an average with one; use a joint-phase "
                 "checkpoint."
             )
-        self.masks(subnet)
+        if subnet.sparsity:
+            self._check_sparsity(subnet)
         # With its head: the same layers under another head have other statistics.
         dense = subnet.sparse({})
         listed = dense in self.schedule.selection.subnets()
