@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from espnet_dynsize.core.errors import ConfigError, check
-from espnet_dynsize.core.members import Member, members, percent
-from espnet_dynsize.core.schema import Count, Fraction, Share, check_value
+from espnet_dynsize.core.schema import Count, Fraction, check_value
 
 ENCODER_PREFIX = "dynsize_"
 MODEL = "dynsize"
@@ -124,23 +123,6 @@ def family_sizes(config: Mapping) -> list[int]:
     return budget_sizes(next(iter(budgets.values())))
 
 
-def family_members(config: Mapping) -> list[Member]:
-    """The members that a supernet's config names, smallest first.
-
-    Raises:
-        ConfigError: what it has there are no sizes, no budget or no sparsities.
-    """
-    conf = config["model_conf"]
-    has_sizes = conf.get("sizes") is not None or conf.get("budgets") is not None
-    sparsity = conf.get("sparsity")
-    if sparsity is None:
-        return members(family_sizes(config), [])
-    check_value("model_conf: sparsity", sparsity, dict)
-    check_value("model_conf: sparsity: levels", sparsity.get("levels"), list[Share])
-    per_cent = [percent(level) for level in sparsity["levels"]]
-    return members(family_sizes(config) if has_sizes else [], per_cent)
-
-
 def budget_sizes(fractions: Sequence[float]) -> list[int]:
     """Names of the sizes that have budgets: per cent of the full cost."""
     return [round(100 * fraction) for fraction in fractions]
@@ -150,11 +132,6 @@ def kept_units(config: Mapping) -> list[int] | None:
     """The units of a cut model; None for a supernet."""
     conf = config.get("encoder_conf") or {}
     return next((conf[key] for key in KEPT_KEYS if conf.get(key) is not None), None)
-
-
-def with_member(config: dict, member: Member) -> dict:
-    """The config with which a supernet's checkpoint computes as `member`."""
-    return {**config, "model_conf": {**config["model_conf"], "subnet": member.label}}
 
 
 def granularity(config: Mapping) -> str:

@@ -1,9 +1,11 @@
 """Members of a family: its sizes, its sparsities, and both together, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.keys import family_sizes
+from espnet_dynsize.core.schema import Share, check_value
 
 
 def percent(level: float) -> int:
@@ -104,3 +106,25 @@ def _per_cent(level: str) -> int | None:
         return percent(float(level))
     except (ValueError, OverflowError):
         return None
+
+
+def family_members(config: Mapping) -> list[Member]:
+    """The members that a supernet's config names, smallest first.
+
+    Raises:
+        ConfigError: what it has there are no sizes, no budget or no sparsities.
+    """
+    conf = config["model_conf"]
+    has_sizes = conf.get("sizes") is not None or conf.get("budgets") is not None
+    sparsity = conf.get("sparsity")
+    if sparsity is None:
+        return members(family_sizes(config), [])
+    check_value("model_conf: sparsity", sparsity, dict)
+    check_value("model_conf: sparsity: levels", sparsity.get("levels"), list[Share])
+    per_cent = [percent(level) for level in sparsity["levels"]]
+    return members(family_sizes(config) if has_sizes else [], per_cent)
+
+
+def with_member(config: dict, member: Member) -> dict:
+    """The config with which a supernet's checkpoint computes as `member`."""
+    return {**config, "model_conf": {**config["model_conf"], "subnet": member.label}}

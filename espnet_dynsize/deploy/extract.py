@@ -17,9 +17,9 @@ from espnet_dynsize.core.files import (
     plain_path,
     write_text,
 )
-from espnet_dynsize.core.keys import family_members, is_family, with_member
+from espnet_dynsize.core.keys import is_family
 from espnet_dynsize.core.located import as_named
-from espnet_dynsize.core.members import Member
+from espnet_dynsize.core.members import Member, family_members, with_member
 from espnet_dynsize.core.pattern import Pattern
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import origin

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import family_members, is_family
+from espnet_dynsize.core.keys import is_family
+from espnet_dynsize.core.members import family_members
 from espnet_dynsize.deploy.upload import check_repo
 from espnet_dynsize.recipe.asr_sh import (
     DECODE,

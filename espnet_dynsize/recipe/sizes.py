@@ -9,7 +9,7 @@ import yaml
 from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.files import check_replaceable, whole, write_text
-from espnet_dynsize.core.keys import family_members
+from espnet_dynsize.core.members import family_members
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.card import FAMILY_REPORT, packed_name
 from espnet_dynsize.deploy.decoding import of_search
