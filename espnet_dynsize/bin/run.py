@@ -11,10 +11,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from espnet_dynsize.core.errors import check
-from espnet_dynsize.core.keys import is_plugin
-from espnet_dynsize.core.yaml_base import read_config
-
 TASK_MODULE = "espnet2.tasks.asr"
 STREAMING_MODULE = "espnet2.bin.asr_inference_streaming"
 PLUGIN_MODULE = "espnet_dynsize.train.task"
@@ -95,6 +91,11 @@ def refuse_streaming(arguments: list[str]) -> None:
     Raises:
         ConfigError: it is one of the plugin's.
     """
+    # No other program needs them, and all start with this module.
+    from espnet_dynsize.core.errors import check
+    from espnet_dynsize.core.keys import is_plugin
+    from espnet_dynsize.core.yaml_base import read_config
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--asr_train_config", type=Path)
     config_file = parser.parse_known_args(arguments)[0].asr_train_config
