@@ -85,8 +85,16 @@ class Controller(Counters):
             generator: The same on every rank and in a resumed run.
         """
 
-    def after_step(self, update: int) -> None:
-        """Called after the optimizer's step of an update."""
+    def after_step(
+        self, update: int, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    ) -> None:
+        """Called after the optimizer's step of an update, which has gradients yet.
+
+        Args:
+            update: Its number.
+            optimizer: That has stepped.
+            generator: See `begin_update`.
+        """
 
     def penalty(self, update: int, generator: torch.Generator) -> torch.Tensor | float:
         """What is added to the loss of every batch of the update."""

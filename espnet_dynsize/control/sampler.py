@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from espnet_dynsize.control.selection import Phase, Selection
-from espnet_dynsize.control.sparsity import Sparsity
+from espnet_dynsize.control.sparsity.omni import OmniSparsity
 from espnet_dynsize.core.subnet import Sampled, Subnet
 
 SandwichRule = Literal["whole", "alternate", "pairs"]
@@ -41,7 +41,7 @@ class Sandwich:
         rule: SandwichRule = "alternate",
         subnet_weight: float = 0.3,
         layer_drop_joint: float = 0.0,
-        sparsity: Sparsity | None = None,
+        sparsity: OmniSparsity | None = None,
     ):
         self.selection = selection
         self.sparsity = sparsity
@@ -92,6 +92,8 @@ class Sandwich:
             left_out = 2 - update % 2
             del samples[left_out : left_out + 1]
         if self.sparsity is not None and self.sparsity.started(update):
+            if len(self.sparsity.options.levels) == 1:
+                return [self._pruned(update)]
             sparse = self._sparse(update, generator)
             if sparse is not None:
                 # With the full network, also in `pairs`: no other is as large.
@@ -99,6 +101,14 @@ class Sandwich:
         # Where the full network sits out, the largest of the others leads the step.
         samples[0] = dataclasses.replace(samples[0], weight=1.0)
         return samples
+
+    def _pruned(self, update: int) -> Sampled:
+        """The network that is pruned to one sparsity, as it is by now."""
+        full, sparsity = self._full(), self.sparsity
+        share = sparsity.ramp(update) * sparsity.options.levels[0]
+        subnet = full.subnet.sparse(sparsity.of_level(share))
+        masks = sparsity.masks(dict(subnet.sparsity))
+        return dataclasses.replace(full, subnet=subnet, masks=masks)
 
     def _sparse(self, update: int, generator: torch.Generator) -> Sampled | None:
         """The sparse subnet that trains in an update; None: a dense one does."""

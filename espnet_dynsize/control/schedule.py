@@ -6,7 +6,7 @@ import torch
 
 from espnet_dynsize.control.controller import Controller, Counters
 from espnet_dynsize.control.selection import Phase, Selection
-from espnet_dynsize.control.sparsity import Sparsity
+from espnet_dynsize.control.sparsity.base import Sparsity
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.identity import difference, fingerprints, unknown
 from espnet_dynsize.core.members import Member, members, percent
@@ -102,8 +102,14 @@ class Schedule(Counters):
 
     def members(self) -> list[Member]:
         """All members of the family, smallest first."""
-        levels = () if self.sparsity is None else self.sparsity.sparse.levels
+        levels = () if self.sparsity is None else self.sparsity.options.levels
         return members(self.selection.sizes, [percent(level) for level in levels])
+
+    @property
+    def only(self) -> Member | None:
+        """The member of a family of one; None where there are others."""
+        first, *others = self.members()
+        return None if others else first
 
     def member(self, chosen: object, key: str = "size") -> Member:
         """The member of a name, or of a size that is given as a number.
@@ -134,16 +140,17 @@ class Schedule(Counters):
         subnet = selection.subnet(size)
         if not member.sparsity:
             return subnet
+        options = self.sparsity.options
         if not self.sparsity.final:
             raise ConfigError(
                 f"{member.name} is not final: the checkpoint is from before the part "
-                f"{self.sparsity.sparse.freeze} of the run (sparsity: freeze), or an "
+                f"{options.shares[-1]} of the run (sparsity: {options.last}), or an "
                 "average with one that is."
             )
         return subnet.sparse(self.sparsity.of_level(self._level(member)))
 
     def _level(self, member: Member) -> float:
-        levels = self.sparsity.sparse.levels
+        levels = self.sparsity.options.levels
         return next(level for level in levels if percent(level) == member.sparsity)
 
     def watched(self) -> dict[str, Subnet]:
@@ -160,9 +167,12 @@ class Schedule(Counters):
             subnet = sizes.get(member.size, self.selection.family.full)
             if member.sparsity:
                 on = self.sparsity.started(self.now)
-                if not on or (member.size != full and tuple(member) != ends):
+                wanted = on and (member.size == full or tuple(member) == ends)
+                if len(names) > 1 and not wanted:
                     continue
-                share = self.sparsity.ramp(self.now) * self._level(member)
+                # Of one member alone, the dense network is watched until then.
+                ramp = self.sparsity.ramp(self.now) if on else 0.0
+                share = ramp * self._level(member)
                 subnet = subnet.sparse(self.sparsity.of_level(share))
             watched[member.name] = subnet
         return watched
@@ -187,10 +197,10 @@ class Schedule(Counters):
         for controller in self.controllers:
             controller.begin_update(self.now, self.draws())
 
-    def after_step(self) -> None:
-        """Call it after the optimizer's step."""
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Call it after the optimizer's step, which leaves the gradients there."""
         for controller in self.controllers:
-            controller.after_step(self.now)
+            controller.after_step(self.now, optimizer, self.draws())
 
     def penalty(self) -> torch.Tensor:
         """What the controllers add to the loss."""

@@ -120,8 +120,10 @@ def family_members(config: Mapping) -> list[Member]:
     if sparsity is None:
         return members(family_sizes(config), [])
     check_value("model_conf: sparsity", sparsity, dict)
-    check_value("model_conf: sparsity: levels", sparsity.get("levels"), list[Share])
-    per_cent = [percent(level) for level in sparsity["levels"]]
+    # Of `method: mest` there is one.
+    levels = [sparsity["target"]] if "target" in sparsity else sparsity.get("levels")
+    check_value("model_conf: sparsity: levels", levels, list[Share])
+    per_cent = [percent(level) for level in levels]
     return members(family_sizes(config) if has_sizes else [], per_cent)
 
 

@@ -92,11 +92,28 @@ class Pattern:
 
     def _summed(self, matrix: torch.Tensor) -> torch.Tensor:
         """Sums [grid] over the groups of [outputs, inputs]."""
+        return self.split(matrix).sum(dim=1).view(self.grid(matrix.shape))
+
+    def split(self, matrix: torch.Tensor) -> torch.Tensor:
+        """The groups of [outputs, inputs, …], [groups, weights of one], row by row.
+
+        Smaller ones at the end are filled up with zeros.
+        """
+        matrix = matrix.flatten(1)
         rows, columns = self.grid(matrix.shape)
         high, wide = self.group(matrix.shape)
         padding = (0, columns * wide - matrix.size(1), 0, rows * high - matrix.size(0))
         padded = torch.nn.functional.pad(matrix, padding)
-        return padded.view(rows, high, columns, wide).sum(dim=(1, 3))
+        cells = padded.view(rows, high, columns, wide).transpose(1, 2)
+        return cells.reshape(rows * columns, high * wide)
+
+    def join(self, groups: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """The matrix of this shape that `split` has taken apart."""
+        rows, columns = self.grid(shape)
+        high, wide = self.group(shape)
+        cells = groups.view(rows, columns, high, wide).transpose(1, 2)
+        padded = cells.reshape(rows * high, columns * wide)
+        return padded[: shape[0], : shape[1]].reshape(shape)
 
     def spread(self, groups: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """A value per group, [grid], as a value per weight, [outputs, inputs, …]."""

@@ -11,10 +11,12 @@ from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Search, Selection
 from espnet_dynsize.control.selectors import find_selector
 from espnet_dynsize.control.selectors.stored import StoredSelector
-from espnet_dynsize.control.sparsity import Sparse, Sparsity, find_patterns
+from espnet_dynsize.control.sparsity.base import Sparsity, find_patterns
+from espnet_dynsize.control.sparsity.mest import Mest, MestSparsity
+from espnet_dynsize.control.sparsity.omni import Omni, OmniSparsity
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.family import Family, family_of_budgets, family_of_counts
-from espnet_dynsize.core.schema import check_options
+from espnet_dynsize.core.schema import check_options, check_value
 from espnet_dynsize.encoder import costs
 from espnet_dynsize.encoder.supernet import Supernet
 
@@ -67,30 +69,43 @@ def build_family(
     return family_of_budgets(kind, fractions, BUDGETS[kind](encoder))
 
 
-def build_sparsity(encoder: Supernet, conf: dict | None) -> Sparsity | None:
+def build_sparsity(
+    encoder: Supernet, family: Family, conf: dict | None
+) -> Sparsity | None:
     """The controller of `model_conf: sparsity`, and matrices that obey it.
 
     Raises:
-        ConfigError: an option is not allowed, or does not go with the encoder.
+        ConfigError: an option is not allowed, or does not go with the encoder or with
+            sizes.
     """
     if conf is None:
         return None
-    check_options("model_conf: sparsity", conf, "sparsity", Sparse)
-    check("levels" in conf, "model_conf: sparsity", conf, "with levels")
-    sparse = Sparse(**conf)
     if len(encoder.layers) != encoder.num_units:
         raise ConfigError(
             "model_conf: sparsity is not for granularity: component; train layers."
         )
+    check_value("model_conf: sparsity", conf, dict)
+    mest = conf.get("method") is not None
+    taker, needed = (Mest, "target") if mest else (Omni, "levels")
+    check_options("model_conf: sparsity", conf, "sparsity", taker)
+    check(needed in conf, "model_conf: sparsity", conf, f"with {needed}")
+    options = taker(**conf)
+    together = len(options.levels) > 1
+    allowed = f"left out, with levels {list(options.levels)} of one network"
+    sizes = list(family.sizes)
+    check(together or len(sizes) == 1, "model_conf: sizes, budgets", sizes, allowed)
     norms = [type(m) for block in encoder.blocks for m in block.modules()]
-    if torch.nn.BatchNorm1d in norms:
+    if together and torch.nn.BatchNorm1d in norms:
         raise ConfigError(
             "model_conf: sparsity needs conv_norm: layer_norm in encoder_conf: batch "
             "norms have statistics of the dense network only."
         )
-    patterns = find_patterns(sparse, encoder.matrices())
+    matrices = encoder.matrices()
+    patterns = find_patterns(options, matrices)
+    if mest:
+        return MestSparsity(options, matrices, patterns)
     encoder.make_sparse(patterns)
-    return Sparsity(sparse, encoder.matrices(), patterns)
+    return OmniSparsity(options, matrices, patterns)
 
 
 def build_schedule(

@@ -9,6 +9,7 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check, one_line
+from espnet_dynsize.train.model import JointLoss
 
 _BLOCKS = "encoder.encoders."
 
@@ -76,7 +77,12 @@ def check_init_param(
     Raises:
         ConfigError: nothing fits, or something does not and is not to be left out.
     """
+    sparsity = model.schedule.sparsity if isinstance(model, JointLoss) else None
     for one in given:
+        wide = one.target in ("", "encoder") or one.target.startswith("encoder.")
+        good = not wide or sparsity is None or not sparsity.stored()
+        allowed = "left out: mest trains from groups that are drawn at random"
+        check(good, "init_param", one.option, allowed)
         _check_fits(model, one, ignore_mismatch)
     missing = _missing_layers(model, given)
     if missing and not ignore_mismatch:

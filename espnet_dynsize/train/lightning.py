@@ -86,6 +86,7 @@ class SubnetScheduleCallback(Callback):
                 check(given is None, key, given, allowed)
             # Whatever weights it starts from; a checkpoint of this run is loaded later.
             schedule.reset()
+            pl_module.model.begin_training(self.seed)
             self._check_before_loading(pl_module)
         # The optimizer is built later, from parameters without names: mark the scores.
         for score in schedule.selection.selector.parameters():
@@ -116,7 +117,9 @@ class SubnetScheduleCallback(Callback):
         schedule: Schedule = pl_module.model.schedule
         for optimizer in trainer.optimizers:
             # Lightning calls back before a step and after a batch, not after a step.
-            optimizer.register_step_post_hook(lambda *_: schedule.after_step())
+            optimizer.register_step_post_hook(
+                lambda stepped, *_: schedule.after_step(stepped)
+            )
 
     def _check_run(
         self, trainer: Trainer, pl_module: LightningModule, folder: Path

@@ -10,6 +10,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet_dynsize.control.sampler import Sandwich, SandwichRule
 from espnet_dynsize.control.selection import Phase
+from espnet_dynsize.control.sparsity.omni import OmniSparsity
 from espnet_dynsize.core.checkpoint import bring_up_to_date
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.members import Member
@@ -55,8 +56,10 @@ class JointLoss:
             each size may have: `{flops: [0.4, 1]}` or `{params: [0.4, 1]}`, increasing,
             ending with 1. The sizes are then named by their per cent (40, 100). Needed
             with `granularity: component`.
-        sparsity: Weight sparsities that train, too, see `Sparse`; with sizes or
-            budgets, or without: then of the full size.
+        sparsity: Weight sparsities. `{levels: [0, 0.5, 0.9]}`: they train, too, see
+            `Omni`; with sizes or budgets, or without: then of the full size.
+            `{method: mest, target: 0.9}`: the network is sparse from the beginning, see
+            `Mest`.
         selector: How layers are chosen: see `espnet_dynsize.control.selectors`, or the
             dotted path of your own `LayerSelector`.
         selector_conf: The selector's options, and those of the search.
@@ -106,7 +109,7 @@ class JointLoss:
 
         # Measured before the norms are made per size: costs are those of one size.
         family = build_family(self.encoder, sizes, budgets, bool(sparsity))
-        sparse = build_sparsity(self.encoder, sparsity)
+        sparse = build_sparsity(self.encoder, family, sparsity)
         self.schedule = build_schedule(
             family, selector, selector_conf, sandwich, sparse
         )
@@ -117,8 +120,9 @@ class JointLoss:
             selector=selector,
             selector_conf=selector_conf,
         )
+        masked = sparse if isinstance(sparse, OmniSparsity) else None
         self.sampler = Sandwich(
-            self.schedule.selection, sandwich, subnet_weight, layer_drop_joint, sparse
+            self.schedule.selection, sandwich, subnet_weight, layer_drop_joint, masked
         )
         # A plain list: objectives have no weights, so none of them is a submodule.
         self.objectives: list[Objective] = [stock_loss]
@@ -255,6 +259,18 @@ class JointLoss:
 
     # -- training --
 
+    def begin_training(self, seed: int) -> None:
+        """Store what trains as it trains; call it before optimizers are built.
+
+        Args:
+            seed: The run's seed.
+        """
+        sparsity = self.schedule.sparsity
+        if sparsity is not None:
+            sparsity.begin_training(seed)
+            for name, places in sparsity.stored().items():
+                self.encoder.store(name, sparsity.patterns[name], places)
+
     def begin_update(self, seed: int) -> None:
         """Advance the schedule by one update; call it before the update's first batch.
 
@@ -266,6 +282,8 @@ class JointLoss:
         if not self.schedule.started:
             for norm in self._sized_norms():
                 norm.begin_training()
+            # That of weights which were loaded to start from
+            self.encoder.switch.default = None
         selection = self.schedule.selection
         before = selection.phase
         self.schedule.begin_update(seed)
@@ -408,19 +426,23 @@ def _pass_on(features: torch.Tensor, lengths: torch.Tensor, **kwargs) -> tuple:
     return features, lengths, None
 
 
-def _bring_up_to_date(
-    module: torch.nn.Module, state_dict: dict, prefix: str, *args
-) -> None:
+def _bring_up_to_date(model: JointLoss, state_dict: dict, prefix: str, *args) -> None:
     bring_up_to_date(state_dict, prefix)
+    sparsity = model.schedule.sparsity
+    if sparsity is not None:
+        sparsity.before_loading(state_dict, f"{prefix}schedule.sparsity.")
 
 
 def _after_loading(model: JointLoss, incompatible: object) -> None:
     """Let the config's `subnet` compute: its layers are known with the checkpoint."""
     model.schedule.keep_identity()
-    if model.fixed_size is not None:
+    chosen = model.fixed_size
+    if chosen is None and model.schedule.phase is Phase.JOINT:
+        # Where the full network is no member, its weights are not all that it has.
+        chosen = model.schedule.only
+    if chosen is not None:
         # Refuses a checkpoint of the search, where the size has no layers.
-        subnet = model.subnet(model.fixed_size)
-        model.encoder.switch.default = model.sampled(subnet)
+        model.encoder.switch.default = model.sampled(model.subnet(chosen))
 
 
 def _tensors(nested: object) -> Iterator[torch.Tensor]:

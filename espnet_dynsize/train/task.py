@@ -207,6 +207,7 @@ class DynSizeASRTask(ASRTask):
         # ESPnet has frozen what the config wants frozen.
         if isinstance(model, JointLoss):
             check_trainable(model, args.freeze_param)
+            model.begin_training(args.seed)
         optimizers = super().build_optimizers(args, model)
         if isinstance(model, JointLoss):
             selection = model.schedule.selection
@@ -214,7 +215,7 @@ class DynSizeASRTask(ASRTask):
             for optimizer in optimizers:
                 separate_scores(optimizer, scores, selection.search.score_lr)
             optimizers[-1].register_step_post_hook(
-                lambda *_: model.schedule.after_step()
+                lambda stepped, *_: model.schedule.after_step(stepped)
             )
         return optimizers
 

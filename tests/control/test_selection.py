@@ -112,7 +112,7 @@ class Probe(Controller):
     def begin_update(self, update, generator):
         self.calls.append(("begin", update))
 
-    def after_step(self, update):
+    def after_step(self, update, optimizer, generator):
         self.calls.append(("after", update))
 
     def penalty(self, update, generator):
@@ -128,7 +128,7 @@ def test_every_controller_is_told():
     planned.selection.plan(10)
     for _ in range(2):
         planned.begin_update(0)
-        planned.after_step()
+        planned.after_step(None)
     assert planned.penalty() == 1.0
     planned.reset()
     assert planned.probe.calls == [

@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from espnet_dynsize.control.sparsity import Sparse, Sparsity, find_patterns
+from espnet_dynsize.control.sparsity.base import find_patterns
+from espnet_dynsize.control.sparsity.omni import Omni, OmniSparsity
 from espnet_dynsize.core.errors import ConfigError
 
 FIRST, SECOND = "encoders.0.feed_forward.w_1", "encoders.0.self_attn.linear_q"
@@ -19,15 +20,15 @@ def matrices() -> dict[str, torch.nn.Module]:
     return {FIRST: first, SECOND: second}
 
 
-def controller(total: int | None = 100, **options) -> Sparsity:
+def controller(total: int | None = 100, **options) -> OmniSparsity:
     conf = dict(levels=[0, 0.5, 0.75], pattern={"w_1": "2x1"}, **options)
-    sparse, found = Sparse(**conf), matrices()
-    made = Sparsity(sparse, found, find_patterns(sparse, found))
+    sparse, found = Omni(**conf), matrices()
+    made = OmniSparsity(sparse, found, find_patterns(sparse, found))
     made.plan(total)
     return made
 
 
-def advance(made: Sparsity, *updates: int) -> None:
+def advance(made: OmniSparsity, *updates: int) -> None:
     for update in updates:
         made.begin_update(update, torch.Generator().manual_seed(update))
 
@@ -103,9 +104,9 @@ def test_a_resumed_controller_goes_on_as_if_it_had_never_stopped():
 
 
 def test_random_sparsities_are_scattered_around_a_global_one():
-    sparse = Sparse([0, 0.5, 0.9], "unstructured")
+    sparse = Omni([0, 0.5, 0.9], "unstructured")
     found = {f"encoders.{i}.w": torch.nn.Linear(10, 10 + i) for i in range(8)}
-    made = Sparsity(sparse, found, find_patterns(sparse, found))
+    made = OmniSparsity(sparse, found, find_patterns(sparse, found))
     made.plan(10)
     totals = []
     for seed in range(50):
@@ -132,7 +133,7 @@ def test_the_ramp_scales_what_is_drawn():
         (dict(levels=[0.5, 0.9]), "levels=.0.5, 0.9. must be increasing from 0"),
         (dict(levels=[0, 0.9, 0.5]), "must be increasing from 0"),
         (dict(levels=[0, 0.5, 0.501]), "at least 0.01 apart"),
-        (dict(levels=[0]), "levels=.0. must be 0 and others"),
+        (dict(levels=[0]), "levels=.0. must be increasing from 0, .* or one above 0"),
         (dict(start=0.7), "start, ramp_end, freeze=0.7, 0.65, 0.8 must be increasing"),
         (dict(freeze=0.5), "must be increasing parts of the run"),
         (dict(pattern="8by1"), "pattern=8by1 must be unstructured, rows"),
@@ -146,7 +147,7 @@ def test_the_ramp_scales_what_is_drawn():
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
-        sparse = Sparse(**{"levels": [0, 0.5], "pattern": "2x1", **options})
+        sparse = Omni(**{"levels": [0, 0.5], "pattern": "2x1", **options})
         find_patterns(sparse, matrices())
 
 

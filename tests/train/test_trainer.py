@@ -248,7 +248,7 @@ def test_espnet_s_init_leaves_the_scores_alone(data, tmp_path):
 def test_the_step_reaches_the_controllers(data, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        Selection, "after_step", lambda self, update: calls.append(update)
+        Selection, "after_step", lambda self, update, *_: calls.append(update)
     )
     run(
         data,
