@@ -55,15 +55,21 @@ def cut(
 
 
 def weight_name(matrix: str) -> str:
-    """The state dict's name of the weight of one of the encoder's matrices."""
-    return f"encoder.{matrix}.weight"
+    """The state dict's name of a matrix's weight."""
+    # The encoder's have their names in the encoder.
+    part = "encoder." if matrix.startswith("encoders.") else ""
+    return f"{part}{matrix}.weight"
 
 
 def patterns(model: JointLoss) -> dict[str, Pattern]:
-    """Name of a weight in the state dict → pattern, where it can be sparse."""
+    """Name of a weight of the encoder → pattern, where it can be sparse.
+
+    Other parts are ESPnet's own classes, which read dense weights only.
+    """
     sparsity = model.schedule.sparsity
     found = {} if sparsity is None else sparsity.patterns
-    return {weight_name(matrix): pattern for matrix, pattern in found.items()}
+    named = {weight_name(matrix): pattern for matrix, pattern in found.items()}
+    return {name: p for name, p in named.items() if name.startswith("encoder.")}
 
 
 def cut_config(config: dict, subnet: Subnet) -> dict:

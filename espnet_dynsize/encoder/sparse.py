@@ -15,7 +15,7 @@ class Masked:
     from this subnet, and is there for others.
 
     Attributes:
-        place: The matrix's name in the encoder.
+        place: The matrix's name, of the encoder's in the encoder.
         switch: Names what computes, and with which masks.
     """
 
@@ -58,7 +58,7 @@ def make_masked(module: torch.nn.Module, place: str, switch: Switch) -> None:
 
     Args:
         module: See `is_matrix`.
-        place: Its name in the encoder.
+        place: Its name.
         switch: Names what computes.
     """
     swap_class(module, Masked)

@@ -1,6 +1,5 @@
 """What every supernet encoder shares: its layers, its units and its switch."""
 
-from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
@@ -9,7 +8,6 @@ import torch
 from espnet_dynsize.core.compact import unpack_states
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import refuse_moved
-from espnet_dynsize.core.pattern import Pattern
 from espnet_dynsize.core.schema import Count, NotEmpty, Range, check_value
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import Sampled, Subnet
@@ -17,8 +15,7 @@ from espnet_dynsize.encoder.front_end import FRONT_ENDS, share_front_end
 from espnet_dynsize.encoder.kinds import Layer
 from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.norm import SizedBatchNorm1d
-from espnet_dynsize.encoder.sparse import is_matrix, make_masked
-from espnet_dynsize.encoder.stored import make_stored
+from espnet_dynsize.encoder.sparse import is_matrix
 from espnet_dynsize.encoder.switch import Switch
 
 Granularity = Literal["layer", "component"]
@@ -199,28 +196,6 @@ class Supernet:
             for name, module in part.named_modules(prefix=first)
             if is_matrix(module)
         }
-
-    def make_sparse(self, names: Iterable[str]) -> None:
-        """Let matrices compute under masks.
-
-        Args:
-            names: Of `matrices`.
-        """
-        found = self.matrices()
-        for name in names:
-            make_masked(found[name], name, self.switch)
-
-    def store(
-        self, name: str, pattern: Pattern, places: Callable[[], torch.Tensor]
-    ) -> None:
-        """Let a matrix keep some of its groups only; see `Stored`.
-
-        Args:
-            name: Of `matrices`.
-            pattern: Of the groups.
-            places: See `Stored`.
-        """
-        make_stored(self.matrices()[name], pattern, places)
 
     def keep_units(self, units: list[int], key: str = "units") -> None:
         """Delete every unit that is not in `units`.

@@ -5,19 +5,26 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_dynsize.control.sampler import GATE_EVERY, SandwichRule
 from espnet_dynsize.control.schedule import Schedule
 from espnet_dynsize.control.selection import Search, Selection
 from espnet_dynsize.control.selectors import find_selector
 from espnet_dynsize.control.selectors.stored import StoredSelector
-from espnet_dynsize.control.sparsity.base import Sparsity, find_patterns
+from espnet_dynsize.control.sparsity.base import (
+    OUTPUTS,
+    Sparsity,
+    find_patterns,
+    other_parts,
+)
 from espnet_dynsize.control.sparsity.mest import Mest, MestSparsity
 from espnet_dynsize.control.sparsity.omni import Omni, OmniSparsity
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.family import Family, family_of_budgets, family_of_counts
 from espnet_dynsize.core.schema import check_options, check_value
 from espnet_dynsize.encoder import costs
+from espnet_dynsize.encoder.sparse import is_matrix, make_masked
 from espnet_dynsize.encoder.supernet import Supernet
 
 BudgetKind = Literal["flops", "params"]
@@ -69,10 +76,33 @@ def build_family(
     return family_of_budgets(kind, fractions, BUDGETS[kind](encoder))
 
 
+def find_matrices(model: ESPnetASRModel, parts: Sequence[str]) -> dict:
+    """Name → matrix: of the encoder, by its name there, and of other parts.
+
+    Args:
+        model: Its encoder is a supernet.
+        parts: Of `OUTPUTS`.
+    """
+    found = model.encoder.matrices()
+    for part in parts:
+        module = getattr(model, part, None) or torch.nn.Module()
+        found |= {
+            f"{part}.{name}": matrix
+            for name, matrix in module.named_modules()
+            if is_matrix(matrix) and not name.endswith(OUTPUTS[part])
+        }
+    return found
+
+
 def build_sparsity(
-    encoder: Supernet, family: Family, conf: dict | None
+    model: ESPnetASRModel, family: Family, conf: dict | None
 ) -> Sparsity | None:
     """The controller of `model_conf: sparsity`, and matrices that obey it.
+
+    Args:
+        model: Its encoder is a supernet.
+        family: Its sizes.
+        conf: The options; None for no sparsity.
 
     Raises:
         ConfigError: an option is not allowed, or does not go with the encoder or with
@@ -80,6 +110,7 @@ def build_sparsity(
     """
     if conf is None:
         return None
+    encoder: Supernet = model.encoder
     if len(encoder.layers) != encoder.num_units:
         raise ConfigError(
             "model_conf: sparsity is not for granularity: component; train layers."
@@ -100,11 +131,12 @@ def build_sparsity(
             "model_conf: sparsity needs conv_norm: layer_norm in encoder_conf: batch "
             "norms have statistics of the dense network only."
         )
-    matrices = encoder.matrices()
+    matrices = find_matrices(model, other_parts(options.pattern))
     patterns = find_patterns(options, matrices)
     if mest:
         return MestSparsity(options, matrices, patterns)
-    encoder.make_sparse(patterns)
+    for name in patterns:
+        make_masked(matrices[name], name, encoder.switch)
     return OmniSparsity(options, matrices, patterns)
 
 

@@ -18,6 +18,7 @@ from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, S
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
 from espnet_dynsize.encoder.norm import SizedBatchNorm1d
+from espnet_dynsize.encoder.stored import make_stored
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.build import (
     BudgetKind,
@@ -109,7 +110,7 @@ class JointLoss:
 
         # Measured before the norms are made per size: costs are those of one size.
         family = build_family(self.encoder, sizes, budgets, bool(sparsity))
-        sparse = build_sparsity(self.encoder, family, sparsity)
+        sparse = build_sparsity(self, family, sparsity)
         self.schedule = build_schedule(
             family, selector, selector_conf, sandwich, sparse
         )
@@ -269,7 +270,8 @@ class JointLoss:
         if sparsity is not None:
             sparsity.begin_training(seed)
             for name, places in sparsity.stored().items():
-                self.encoder.store(name, sparsity.patterns[name], places)
+                matrix, pattern = sparsity.modules_of[name], sparsity.patterns[name]
+                make_stored(matrix, pattern, places)
 
     def begin_update(self, seed: int) -> None:
         """Advance the schedule by one update; call it before the update's first batch.

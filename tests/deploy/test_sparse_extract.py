@@ -204,3 +204,80 @@ def test_indices_out_of_range_are_refused(tmp_path):
     torch.save(states, path)
     with pytest.raises(ConfigError, match="has a compact form that"):
         load_model(extracted.directory, MODEL)
+
+
+PARTS = {
+    "hybrid": dict(
+        model_conf={"ctc_weight": 0.3},
+        decoder="transformer",
+        decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
+    ),
+    "transducer": dict(
+        model_conf={"ctc_weight": 0.3},
+        decoder="transducer",
+        decoder_conf={"hidden_size": 8},
+        joint_net_conf={"joint_space_size": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["omni", "mest"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_decoder_and_joint_network_are_sparse_where_they_are_named(
+    tmp_path, kind, method
+):
+    part = {"hybrid": "decoder", "transducer": "joint_network"}[kind]
+    pattern = {"feed_forward": "4x1", part: "2x1"}
+    sparsity = {"levels": [0, 0.5], "pattern": pattern, "refresh_updates": 2}
+    if method == "mest":
+        sparsity = dict(method="mest", target=0.5, pattern=pattern)
+    config = model_config({"sparsity": sparsity}, sizes=None)
+    changes = dict(PARTS[kind])
+    config["model_conf"] |= changes.pop("model_conf")
+    config |= changes
+    torch.manual_seed(0)
+    model = build(config).train()
+    model.schedule.plan(20)
+    model.begin_training(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer.register_step_post_hook(lambda o, *_: model.schedule.after_step(o))
+    data = batch()
+    for _ in range(20):
+        model.begin_update(0)
+        optimizer.zero_grad()
+        model(**data)[0].sum().backward()
+        optimizer.step()
+    sparse = set(model.schedule.sparsity.patterns)
+    assert {name.split(".")[0] for name in sparse} == {"encoders", part}
+    assert not any("output" in name or "lin_out" in name for name in sparse)
+    exp = tmp_path / "asr"
+    exp.mkdir()
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), exp / MODEL)
+    model.eval()
+    (cut,) = extract(exp, MODEL, ["sparsity50"])
+    states = torch.load(cut.directory / MODEL)
+    assert {k.split(".")[0] for k in states if k.endswith(".values")} == {"encoder"}
+    zeros = [v for k, v in states.items() if k.startswith(part) and (v == 0).any()]
+    assert len([v for v in zeros if v.dim() > 1]) >= 2
+    small, _ = load_model(cut.directory, MODEL)
+    with model.activate("sparsity50"), torch.no_grad():
+        expected = losses(model, data)
+    with torch.no_grad():
+        torch.testing.assert_close(losses(small.eval(), data), expected)
+        dense = losses(model, data)
+    assert method == "mest" or not torch.allclose(dense, expected)
+    # ESPnet's own way of opening it
+    task = ASRTask if kind == "hybrid" else DynSizeASRTask  # that has the loss
+    opened, _ = task.build_model_from_file(
+        cut.directory / "config.yaml", cut.directory / MODEL
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(losses(opened.eval(), data), expected)
+
+
+def losses(model, data) -> torch.Tensor:
+    out, lengths = model.encode(data["speech"], data["speech_lengths"])
+    if model.use_transducer_decoder:
+        return model._calc_transducer_loss(out, lengths, data["text"])[0]
+    return model._calc_att_loss(out, lengths, data["text"], data["text_lengths"])[0]

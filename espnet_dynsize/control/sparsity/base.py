@@ -13,6 +13,8 @@ from espnet_dynsize.core.pattern import Pattern
 UNSET = math.nan
 PATTERN = "4x1"
 KEY = "model_conf: sparsity"
+# Parts that are sparse where `pattern` names them → their output layers, always dense
+OUTPUTS = {"decoder": "output_layer", "joint_network": "lin_out"}
 PatternOption = str | int | dict[str, str | int]
 
 
@@ -45,7 +47,7 @@ def find_patterns(
             matrix, or cannot be had with its pattern.
     """
     if isinstance(options.pattern, dict):
-        there = {part for name in matrices for part in name.split(".")[2:]}
+        there = {kind for name in matrices for kind in _kinds(name)}
         for kind in options.pattern:
             check(kind in there, f"{KEY}: pattern: a key", kind, f"of {sorted(there)}")
     found = {}
@@ -67,9 +69,20 @@ def _pattern_of(given: PatternOption, name: str) -> Pattern | None:
     if not isinstance(given, dict):
         return Pattern.named(given, f"{KEY}: pattern")
     for kind, pattern in given.items():
-        if kind in name.split("."):
+        if kind in _kinds(name):
             return Pattern.named(pattern, f"{KEY}: pattern: {kind}")
     return None
+
+
+def _kinds(name: str) -> list[str]:
+    """What a matrix can be called in `pattern`."""
+    part, *rest = name.split(".")
+    return rest[1:] if part == "encoders" else [part]
+
+
+def other_parts(given: object) -> list[str]:
+    """The parts of a model besides its encoder that are to be sparse, too."""
+    return [part for part in OUTPUTS if isinstance(given, dict) and part in given]
 
 
 def _check_level(
@@ -117,6 +130,11 @@ class Sparsity(Controller):
     def matrices(self) -> dict[str, int]:
         """Name → number of weights, of every matrix with a pattern."""
         return {name: math.prod(shape) for name, shape in self._shapes.items()}
+
+    @property
+    def modules_of(self) -> dict[str, torch.nn.Module]:
+        """Name → the matrix, of every one with a pattern."""
+        return dict(self._modules_of)
 
     @property
     def final(self) -> bool:

@@ -36,8 +36,9 @@ class Omni:
             network. Or one alone: `[0.9]` is gradual pruning of the network to it
             (arXiv 1710.01878).
         pattern: Shape of the groups, such as `4x1` (4 outputs of one input), of every
-            matrix; or of some kinds of layers: `{feed_forward: 8x1, self_attn: 4x1}`,
-            where the others stay dense.
+            matrix of the encoder's layers; or of some kinds of layers: `{feed_forward:
+            8x1, self_attn: 4x1}`, where the others stay dense. There, `decoder` and
+            `joint_network` name those parts, whose output layers stay dense.
         start: Part of the run in which the dense network trains without sparse ones.
         ramp_end: Part of the run after which the levels are reached, in a cubic curve
             (arXiv 1710.01878, equation 1).
