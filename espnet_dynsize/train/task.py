@@ -26,6 +26,7 @@ from espnet_dynsize.core.keys import check_complete
 from espnet_dynsize.core.located import locate
 from espnet_dynsize.core.lock import locked
 from espnet_dynsize.core.yaml_base import read_config
+from espnet_dynsize.encoder.reduced import remove_zeros
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.blanks import begin_with_blanks
 from espnet_dynsize.train.check import (
@@ -177,7 +178,8 @@ class DynSizeASRTask(ASRTask):
         """Build and load a model; see `AbsTask.build_model_from_file`.
 
         ESPnet loads what fits and ignores the rest; a supernet's checkpoint must fit.
-        No code that the config names is imported.
+        No code that the config names is imported. Rows and columns of zeros are left
+        out (see `remove_zeros`).
 
         Raises:
             ConfigError: a file cannot be used, or the checkpoint is of another model
@@ -197,6 +199,8 @@ class DynSizeASRTask(ASRTask):
                 model, args = super().build_model_from_file(located, model_file, device)
         if model_file is not None:
             _check_checkpoint(model, args, states, model_file)
+            if isinstance(getattr(model, "encoder", None), Supernet):
+                remove_zeros(model.encoder)
         return model, args
 
     @classmethod

@@ -281,3 +281,21 @@ def losses(model, data) -> torch.Tensor:
     if model.use_transducer_decoder:
         return model._calc_transducer_loss(out, lengths, data["text"])[0]
     return model._calc_att_loss(out, lengths, data["text"], data["text_lengths"])[0]
+
+
+@pytest.mark.parametrize("pattern", ["rows", "columns"])
+def test_rows_and_columns_are_gone_where_a_model_decodes(tmp_path, pattern):
+    model, exp = sparse_supernet(tmp_path, pattern=pattern)
+    (cut,) = extract(exp, MODEL, ["sparsity80"])
+    opened, _ = DynSizeASRTask.build_model_from_file(
+        cut.directory / "config.yaml", cut.directory / MODEL
+    )
+    data = batch()
+    with model.activate("sparsity80"):
+        expected = log_probs(model, data)
+    opened = log_probs(opened.eval(), data), opened
+    torch.testing.assert_close(opened[0], expected, atol=1e-6, rtol=0)
+    weights = sum(m.weight.numel() for m in opened[1].encoder.matrices().values())
+    assert weights < 0.25 * sum(model.schedule.sparsity.matrices.values())
+    (row, _), _ = collect([cut.directory, exp], MODEL)
+    assert row.parameters < 0.75 * measure.count_parameters(model)
