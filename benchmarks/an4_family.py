@@ -11,6 +11,7 @@ every utterance, whose words are in results/an4_words.json.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -88,13 +89,12 @@ def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
 
 def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     tag = f"{_plain(method)}_seed{seed}"
-    origin = _origin(experiment, tag)
     options = ["--seed", str(seed), *arguments(SUPERNETS[method])]
     if method == FINE_TUNED:
         row = _individual(experiment, WIDE[-1], seed)
         stock = experiment.exp / row["exp"]
         options += ["--init_param", str(stock / model_file(stock))]
-    supernet = experiment.train(config_file(method), tag, options)
+    supernet, origin = _train(experiment, config_file(method), tag, options)
     folders = extract_changed(supernet, model_file(supernet))
     layers = NARROW if method in MODELS else WIDE
     return [
@@ -106,9 +106,8 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
 def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
     blocks = layers // len(KINDS)
     tag = f"conformer{blocks}_seed{seed}"
-    origin = _origin(experiment, tag)
     options = [*_begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
-    folder = experiment.train(CONFORMER, tag, options)
+    folder, origin = _train(experiment, CONFORMER, tag, options)
     return _row(experiment, folder, INDIVIDUAL, layers, seed, origin)
 
 
@@ -116,10 +115,10 @@ def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> di
     """Another model than a CTC Conformer, trained alone."""
     blocks, config = layers // len(KINDS), config_file(method)
     tag = f"{_plain(method)}{blocks}_seed{seed}"
-    origin = _origin(experiment, tag)
     options = [*_begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
     options += _options(experiment, method, seed)
-    folder = experiment.train(_stock_config(experiment, config), tag, options)
+    stock = _stock_config(experiment, config)
+    folder, origin = _train(experiment, stock, tag, options)
     return _row(experiment, folder, method, layers, seed, origin)
 
 
@@ -157,10 +156,9 @@ def _plain(method: str) -> str:
 
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
     tag = f"alone_{row['layers']}_seed{seed}"
-    origin = _origin(experiment, tag)
     options = [*_begun(experiment, seed), "--encoder", "dynsize_conformer"]
     options += arguments({"encoder_conf": {"keep_layers": row["kept"]}})
-    folder = experiment.train(CONFORMER, tag, options)
+    folder, origin = _train(experiment, CONFORMER, tag, options)
     return _row(experiment, folder, ALONE, row["layers"], seed, origin)
 
 
@@ -207,8 +205,17 @@ def _row(experiment, folder, method, layers, seed, origin) -> dict:
     )
 
 
-def _origin(experiment: Experiment, tag: str) -> dict[str, str]:
-    """Commit, versions and machine with which the training `tag` began."""
+def _train(
+    experiment: Experiment, config: Path, tag: str, options: list[str]
+) -> tuple[Path, dict[str, str]]:
+    """The folder of a training, and the commit, versions and machine it began with.
+
+    Raises:
+        ValueError: what is there was trained with another config or other options.
+    """
+    plain = [option for option in options if "/" not in option]  # no folders
+    told = json.dumps([load_config(config), plain], sort_keys=True, default=str)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
     path = experiment.exp / tag / "origin.json"
     if not path.exists():
         command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
@@ -220,10 +227,15 @@ def _origin(experiment: Experiment, tag: str) -> dict[str, str]:
             commit=commit.stdout.strip(),
             versions=f"espnet {espnet2.__version__}, torch {torch.__version__}",
             machine=machine,
+            told=digest,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(origin))
-    return json.loads(path.read_text())
+    origin = json.loads(path.read_text())
+    # Of the first rows it is not known.
+    if origin.pop("told", digest) != digest:
+        raise ValueError(f"{path.parent} was trained with other options: rename it.")
+    return experiment.train(config, tag, options), origin
 
 
 def read_rows() -> list[dict]:

@@ -18,6 +18,7 @@ FAMILY_KEYS = (
     "subnet_weight",
     "sandwich",
     "distill_weight",
+    "forgetting",
     "subnet",
 )
 # Those of them that stood in `encoder_conf` in version 0.1

@@ -77,6 +77,8 @@ class SubnetScheduleCallback(Callback):
         schedule = pl_module.model.schedule
         if stage == "fit":
             check_no_subnet(pl_module.model.fixed_size)
+            good = pl_module.model.ledger is None
+            check(good, "model_conf: forgetting", "set", "left out with ESPnet3")
             # ESPnet3 has frozen what the config wants frozen.
             frozen = pl_module.config.get("model", {}).get("freeze_param")
             check_trainable(pl_module.model, list(frozen or []))

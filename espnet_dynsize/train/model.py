@@ -26,6 +26,7 @@ from espnet_dynsize.train.build import (
     build_schedule,
     build_sparsity,
 )
+from espnet_dynsize.train.forgetting import checked, error_rates
 from espnet_dynsize.train.objectives import (
     Distillation,
     Encoded,
@@ -73,6 +74,8 @@ class JointLoss:
         distill_weight: Weight, in a subnet's loss, of its CTC output's divergence from
             the largest one's, over the sequences for which that one emits at least half
             as many tokens as the text has. Left out: 0.5, or 0 for a model without CTC.
+        forgetting: Utterances that are never forgotten leave the training, see
+            `Forgetting`: `{drop: 0.24}`.
         subnet: The size (`16`), or member of a family with sparsities (`sparsity70`,
             `16_sparsity70`), that computes when nothing else is active: for decoding,
             and refused in training.
@@ -94,6 +97,7 @@ class JointLoss:
         subnet_weight: Positive = SUBNET_WEIGHT,
         sandwich: SandwichRule = "alternate",
         distill_weight: NotNegative | None = None,
+        forgetting: dict | None = None,
         subnet: int | str | None = None,
         **stock,
     ):
@@ -107,6 +111,7 @@ class JointLoss:
             distill_weight = 0.0 if self.ctc is None else DISTILL_WEIGHT
         self._check_distillation(distill_weight)
         self._check_blank(stock.get("sym_blank", "<blank>"))
+        self.ledger = checked(forgetting, self.ctc is not None)
 
         # Measured before the norms are made per size: costs are those of one size.
         family = build_family(self.encoder, sizes, budgets, bool(sparsity))
@@ -344,7 +349,7 @@ class JointLoss:
                 encoded = self._encode(batch)
                 loss, detail = self._sampled_loss(sampled, encoded, batch, teacher)
             # Largest first: the first one teaches the others.
-            teacher = teacher or Teacher(self, encoded)
+            teacher = teacher or self._teacher(encoded, batch)
             loss = sampled.weight * loss
             # The last one's graph is freed by the trainer's own backward pass.
             if sampled is not samples[-1] and not scales_gradients():
@@ -354,6 +359,16 @@ class JointLoss:
             if sampled.gates is not None:
                 stats["k"] = sampled.gates.detach().sum()
         return total, stats
+
+    def _teacher(self, encoded: Encoded, batch: dict) -> Teacher:
+        """The step's largest subnet; what it has right is noted, where it matters."""
+        teacher = Teacher(self, encoded)
+        if self.ledger is not None:
+            best = teacher.log_probs.argmax(dim=-1)
+            text = batch["text"], batch["text_lengths"]
+            rates = error_rates(best, encoded.lengths, *text, self.blank_id)
+            self.ledger.observe(batch["utt_id"], rates)
+        return teacher
 
     def _valid_loss(self, batch: dict) -> tuple[torch.Tensor, Stats]:
         losses, stats, means = [], {}, {}

@@ -19,6 +19,7 @@ from espnet_dynsize.core.keys import MODEL
 from espnet_dynsize.train.check import check_lasts
 from espnet_dynsize.train.crash import keep_checkpoint
 from espnet_dynsize.train.criteria import check_criteria
+from espnet_dynsize.train.forgetting import Thinned
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.options import PhasedTrainerOptions
 from espnet_dynsize.train.resume import is_first_rank, prepare_resume
@@ -66,6 +67,11 @@ class DynSizeTrainer(Trainer):
                 kwargs["schedulers"],
             )
             prepare_resume(model, trainer_options, updates, kwargs)
+            if model.ledger is not None:
+                epochs, folder = trainer_options.max_epoch, trainer_options.output_dir
+                train_iter_factory = Thinned(
+                    train_iter_factory, model.ledger, epochs, Path(folder)
+                )
         super().run(
             model=model,
             train_iter_factory=train_iter_factory,
@@ -109,6 +115,9 @@ class DynSizeTrainer(Trainer):
             allowed = "at most the batches of an epoch: one has ended without an update"
             check(schedule.now > before, "accum_grad", options.accum_grad, allowed)
             _hide_epoch(schedule.phase, reporter, options)
+            ledger = _unwrap(model).ledger
+            if ledger is not None:
+                ledger.end_epoch(reporter.get_epoch(), Path(options.output_dir))
             _report_layers(schedule, kwargs["summary_writer"], reporter.get_epoch())
         return invalid
 
