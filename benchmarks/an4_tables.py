@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from an4_pictures import plot_layers, plot_wer
+from bench import OFFICIAL
 from pooled import pooled_tables
-
-OFFICIAL = "official"
 
 
 def write_tables(rows: list[dict], words: dict, path: Path) -> None:

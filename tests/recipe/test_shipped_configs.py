@@ -129,7 +129,8 @@ def sparsities_train_and_are_cut(model, config, optimizer, scheduler, dtypes):
     model.schedule.plan(20)
     losses = [update(model, optimizer, scheduler, dtypes) for _ in range(18)]
     assert all(math.isfinite(loss) for loss in losses)
-    levels = config["model_conf"]["sparsity"]["levels"]
+    sparsity = config["model_conf"]["sparsity"]
+    levels = [sparsity["target"]] if "target" in sparsity else sparsity["levels"]
     for level, member in zip(levels, model.schedule.members(), strict=True):
         small, states = cut(model, config, model.subnet(member))
         assert set(build(small).state_dict()) == set(states)

@@ -1,0 +1,184 @@
+"""Weight sparsity on AN4: one network for all levels, one for each, sparse training.
+
+    python benchmarks/an4_sparsity.py --corpus_dir DIR [--methods M ...] [--seeds 0 1]
+        [--folds 0 1 2 | official]
+
+Trainings are resumable; each finished model is a row of results/an4_sparsity.jsonl,
+from which results/an4_sparsity.md and the picture are built (--tables: only that). All
+networks are as wide as train_asr_omni_sparsity.yaml's, but for `narrow`: dense ones of
+as many bytes as a sparsity leaves.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from an4_methods import CONF
+from bench import (
+    RESULTS,
+    add_rows,
+    parser,
+    read_rows,
+    read_words,
+    run_all,
+    score,
+    train,
+)
+from blanks import write_bias
+from sparsity_tables import write_tables
+
+from espnet_dynsize.core.process import end_on_signals
+from espnet_dynsize.demo.stages import Experiment, model_file
+from espnet_dynsize.deploy.extract import extract_changed
+
+ROWS = RESULTS / "an4_sparsity.jsonl"
+DENSE, NARROW, ONE_SHOT = "dense", "narrow", "one-shot"
+PRUNED = "pruned to each"
+OMNI = "all sparsities at once"
+LEVELS = (0.5, 0.7, 0.8, 0.9)
+# Sparsity → width of a dense network of as many bytes
+WIDTHS = {0.5: 72, 0.7: 60, 0.8: 52, 0.9: 44}
+_SPARSE = dict(levels=[0, *LEVELS], pattern="4x1", start=0.35, ramp_end=0.65)
+_SPARSE |= dict(freeze=0.8, refresh_updates=50)
+_MEST = dict(method="mest", pattern="4x1", interval=0.03125, stages=[0.5625, 0.75])
+EM = dict(variant="em", mutation=[0.02, 0.01])
+EM_S = dict(variant="em_s", mutation=[0.05, 0.025])
+
+
+def _sparsity(**options) -> list[str]:
+    return ["--model_conf", f"sparsity={json.dumps(options)}"]
+
+
+# Families of sparsities → what differs from train_asr_omni_sparsity.yaml
+FAMILIES = {
+    OMNI: [],
+    "sizes and sparsities": [
+        *("--model_conf", "budgets={params: [0.2586, 0.5552, 1]}"),
+        *("--model_conf", "selector=simple_top_k"),
+        *("--model_conf", "selector_conf={search_fraction: 0.2}"),
+    ],
+    "no distillation": ["--model_conf", "distill_weight=0.0"],
+    "8x1": _sparsity(**_SPARSE | {"pattern": "8x1"}),
+    "unstructured": _sparsity(**_SPARSE | {"pattern": "unstructured"}),
+    "sparse in every update": ["--model_conf", "sandwich=whole"],
+    "sparse from 0.2 on": _sparsity(**_SPARSE | {"start": 0.2}),
+    "ranked once": _sparsity(**_SPARSE | {"refresh_updates": 10_000}),
+    "weight 0.6": ["--model_conf", "subnet_weight=0.6"],
+}
+TWICE = ["--max_epoch", "80"]
+FORGETTING = ["--model_conf", "forgetting={drop: 0.24}"]
+# Of one network each, for sparsities 0.8 and 0.9: options of the sparsity, others
+MEST = {
+    "MEST EM": (EM, []),
+    "MEST EM&S": (EM_S, []),
+    "MEST EM&S, twice as long": (EM_S, TWICE),
+    "MEST EM&S, twice as long, fewer utterances": (EM_S, [*TWICE, *FORGETTING]),
+    "MEST EM&S, growth by gradient": (EM_S | {"growth": "gradient"}, []),
+    "MEST EM&S, ERK": (EM_S | {"distribution": "erk"}, []),
+    "MEST EM&S, gradients count": (EM_S | {"gradient_weight": 0.01}, []),
+}
+METHODS = (DENSE, OMNI, PRUNED, ONE_SHOT, NARROW, *MEST, *list(FAMILIES)[1:])
+
+
+def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
+    """Train, cut and score the models of a method in a fold; add their rows."""
+    if method in FAMILIES:
+        rows = _family(experiment, method, seed)
+    else:
+        levels = {DENSE: (0,)}.get(method, LEVELS[2:] if method in MEST else LEVELS)
+        rows = [_alone(experiment, method, level, seed) for level in levels]
+    add_rows(ROWS, rows, fold, _key)
+
+
+def _key(row: dict) -> tuple:
+    order = METHODS.index(row["method"]), row["size"], row["sparsity"]
+    return *order, row["fold"], row["seed"]
+
+
+def _family(experiment: Experiment, method: str, seed: int) -> list[dict]:
+    options = ["--seed", str(seed), *FAMILIES[method]]
+    config = CONF / "train_asr_omni_sparsity.yaml"
+    folder, origin = train(experiment, config, _tag(method, seed), options)
+    rows = []
+    for suffix, cut in extract_changed(folder, model_file(folder)).items():
+        size = re.search(r"size(\d+)", suffix)
+        level = re.search(r"sparsity(\d+)", suffix)
+        row = _row(experiment, cut, method, int(level[1]) if level else 0, seed, origin)
+        rows.append(row | {"size": int(size[1]) if size else 100})
+    return rows
+
+
+def _alone(experiment: Experiment, method: str, level: float, seed: int) -> dict:
+    make: Callable = {DENSE: _dense, NARROW: _dense, ONE_SHOT: _one_shot}.get(
+        method, _pruned
+    )
+    folder, origin = make(experiment, method, level, seed)
+    return _row(experiment, folder, method, round(100 * level), seed, origin)
+
+
+def _dense(experiment: Experiment, method: str, level: float, seed: int):
+    width = WIDTHS.get(level, 96)
+    options = [*_begun(experiment, seed), "--encoder_conf", f"output_size={width}"]
+    options += ["--encoder_conf", f"linear_units={4 * width}"]
+    config = CONF / "train_asr_conformer.yaml"
+    return train(experiment, config, f"dense{width}_seed{seed}", options)
+
+
+def _one_shot(experiment: Experiment, method: str, level: float, seed: int):
+    dense, _ = _dense(experiment, DENSE, 0, seed)
+    options = ["--seed", str(seed), *_one(levels=[level], start=0, ramp_end=0)]
+    options += ["--init_param", str(dense / model_file(dense))]
+    config = CONF / "train_asr_one_shot.yaml"
+    return _cut(*train(experiment, config, _tag(method, seed, level), options))
+
+
+def _one(**options) -> list[str]:
+    return _sparsity(**_SPARSE | {"freeze": 0.001} | options)
+
+
+def _pruned(experiment: Experiment, method: str, level: float, seed: int):
+    options, config = ["--seed", str(seed)], CONF / "train_asr_pruned.yaml"
+    if method in MEST:
+        config = CONF / "train_asr_mest.yaml"
+        sparse, others = MEST[method]
+        options += [*_sparsity(**_MEST | {"target": level} | sparse), *others]
+    else:
+        options += _sparsity(**_SPARSE | {"levels": [level]})
+    return _cut(*train(experiment, config, _tag(method, seed, level), options))
+
+
+def _cut(folder: Path, origin: dict) -> tuple[Path, dict]:
+    """The one member of a family, in a folder of its own."""
+    (cut,) = extract_changed(folder, model_file(folder)).values()
+    return cut, origin
+
+
+def _begun(experiment: Experiment, seed: int) -> list[str]:
+    """Options of a stock model: it begins as a family does."""
+    return ["--seed", str(seed), "--init_param", str(write_bias(experiment))]
+
+
+def _tag(method: str, seed: int, level: float | None = None) -> str:
+    per_cent = "" if level is None else f"_{round(100 * level)}"
+    return f"sparse_{re.sub(r'[^a-zA-Z0-9]+', '_', method)}{per_cent}_seed{seed}"
+
+
+def _row(experiment, folder, method, sparsity, seed, origin) -> dict:
+    scored = score(experiment, folder, origin)
+    size = (folder / model_file(folder)).stat().st_size
+    named = dict(method=method, size=100, sparsity=sparsity, seed=seed, bytes=size)
+    return named | scored
+
+
+def main() -> None:
+    args = parser(__doc__, METHODS).parse_args()
+    end_on_signals()
+    if not args.tables:
+        run_all(args, run)
+    write_tables(read_rows(ROWS), read_words(), ROWS)
+    print(ROWS.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
