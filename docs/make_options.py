@@ -13,11 +13,14 @@ from pathlib import Path
 from espnet_dynsize.control.sampler import Sandwich
 from espnet_dynsize.control.selection import Search
 from espnet_dynsize.control.selectors import SELECTORS
+from espnet_dynsize.control.sparsity.mest import Mest
+from espnet_dynsize.control.sparsity.omni import Omni
 from espnet_dynsize.core.schema import words
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.choices import ENCODERS
+from espnet_dynsize.train.forgetting import Forgetting
 from espnet_dynsize.train.model import JointLoss
 
 PAGE = Path(__file__).with_name("options.md")
@@ -27,6 +30,9 @@ LINKS = {
     "`espnet_dynsize.control.sampler`": "[`sandwich`](#sandwich)",
     "`LayerSelector`": "[`LayerSelector`](add_a_selector.md)",
     "`FRONT_ENDS`": "[these](#input_layer)",
+    "`Omni`": "[its options](#sparsity)",
+    "`Mest`": "[its options](#sparsity)",
+    "`Forgetting`": "[its options](#forgetting)",
 }
 _ENTRY = re.compile(r"^ {4}(\w+): (.*)")
 INTRO = """\
@@ -66,6 +72,9 @@ def page() -> str:
     parts += ["Of `dynsize_conformer` besides:\n", table(DynSizeConformerEncoder)]
     parts += ["### input_layer\n", "Besides ESPnet's:\n", _choices(FRONT_ENDS)]
     parts += ["## model_conf\n", "With `model: dynsize`:\n", table(JointLoss)]
+    parts += ["### sparsity\n", "Of a family of sparsities, or one of them:\n"]
+    parts += [table(Omni), "Of sparse training:\n", table(Mest)]
+    parts += ["### forgetting\n", table(Forgetting)]
     parts += ["### sandwich\n", _text(entries(Sandwich)["rule"]) + "\n"]
     parts += ["### selector\n", "`selector_conf` has the options of the selector:\n"]
     for name, selector in SELECTORS.items():

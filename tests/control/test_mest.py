@@ -214,7 +214,6 @@ def test_places_of_a_checkpoint_are_checked():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(target=1.0), "target=1.0 must be below 1"),
         (dict(stages=[0.8, 0.5]), "stages=.0.8, 0.5. must be increasing parts"),
         (dict(stages=[0.05, 0.5]), "from interval .0.1. on"),
         (dict(mutation=[0.1]), "mutation=.0.1. must be one share for each of the 2"),

@@ -192,6 +192,7 @@ def test_a_pruned_network_computes_sparse_where_nothing_is_said():
         (dict(sparsity={"method": "mest"}), "must be with target"),
         (dict(sparsity=MEST | {"levels": [0.5]}), "levels=.* is not an option of"),
         (dict(sparsity=MEST | {"target": 0.999}), "target=0.999 must be less"),
+        (dict(sparsity=MEST | {"target": 1}), "target=1 must be above 0 and below 1"),
     ],
 )
 def test_bad_options_are_refused(changes, message):

@@ -7,7 +7,7 @@ begin, from zero, in their place. Only groups that are used are stored.
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -23,7 +23,13 @@ from espnet_dynsize.control.sparsity.base import (
 )
 from espnet_dynsize.core.errors import check
 from espnet_dynsize.core.pattern import Pattern
-from espnet_dynsize.core.schema import Fraction, NotEmpty, NotNegative, Share
+from espnet_dynsize.core.schema import (
+    Fraction,
+    NotEmpty,
+    NotNegative,
+    Range,
+    Share,
+)
 
 Shares = Annotated[list[Share], NotEmpty()]
 
@@ -39,12 +45,13 @@ class Mest:
             `em_s`, with the soft memory bound: between mutations there are more groups
             than in the end by those that have begun; the least important go at the
             next one.
-        pattern: Shape of the groups, see `Omni`.
+        pattern: As of a family of sparsities, but for `N:M`.
         mutation: The share of all groups of a matrix that mutates at a time, in each
             stage but the last one, in which nothing does.
         stages: Parts of the run at which the second stage and those after it begin.
         interval: Part of the run between two mutations.
-        gradient_weight: λ: what matters of a weight is |w| + λ |∂L/∂w|.
+        gradient_weight: How much a weight's gradient counts beside its magnitude, in
+            what it matters: λ of the paper.
         growth: Which groups begin: `random` ones, or those of the largest `gradient`
             (RigL, arXiv 1911.11134).
         distribution: `uniform`: every matrix has the sparsity of the target. `erk`:
@@ -55,11 +62,11 @@ class Mest:
     """
 
     method: Literal["mest"]
-    target: Fraction
+    target: Annotated[float, Range(0, 1, open_low=True, open_high=True)]
     variant: Literal["em", "em_s"] = "em_s"
     pattern: PatternOption = PATTERN
-    mutation: Shares = field(default_factory=lambda: [0.05, 0.025])
-    stages: Shares = field(default_factory=lambda: [0.5625, 0.75])
+    mutation: Shares = (0.05, 0.025)
+    stages: Shares = (0.5625, 0.75)
     interval: Fraction = 0.03125
     gradient_weight: NotNegative = 0.0
     growth: Literal["random", "gradient"] = "random"
@@ -68,7 +75,6 @@ class Mest:
     last, named = "stages", "target"
 
     def __post_init__(self):
-        check(self.target < 1, f"{KEY}: target", self.target, "below 1")
         good = list(self.stages) == sorted(set(self.stages))
         good = good and self.stages[0] >= self.interval
         allowed = f"increasing parts of the run, from interval ({self.interval}) on"
