@@ -214,6 +214,29 @@ def test_trains_resumes_extracts_and_decodes(recipe, monkeypatch):
         assert isinstance(text, str)
 
 
+def test_a_sparse_network_trains_and_resumes(recipe, monkeypatch):
+    """Twelve updates; mutations at 2, 4 and 6, of which the last one is final."""
+    mest = dict(method="mest", target=0.5, mutation=[0.2, 0.1], stages=[0.3, 0.5])
+    conf = dict(ctc_weight=1.0, sparsity=mest | {"interval": 1 / 6})
+    model = {**yaml.safe_load(CONFIG)["model"], "model_conf": conf}
+    exp = run(recipe, "mest", monkeypatch, model=model)
+    whole = last_state(exp)
+    assert whole["schedule.sparsity.ready"] == 1
+    assert whole["schedule.sparsity.changes"] == 3
+    stop = with_callback(Stop)
+    with pytest.raises(KeyError, match="killed"):
+        run(recipe, "mest_resumed", monkeypatch, model=model, trainer=stop)
+    again = run(
+        recipe, "mest_resumed", monkeypatch, model=model, fit={"ckpt_path": "last"}
+    )
+    resumed = last_state(again)
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(resumed[name].nan_to_num(-1), value.nan_to_num(-1)), name
+    (cut,) = extract(exp, "", [])
+    assert cut.directory.name == "mest_sparsity50"
+
+
 def test_another_family_is_not_resumed(recipe, monkeypatch):
     exp = run(recipe, "family", monkeypatch, trainer={"max_epochs": 3})
     conf = dict(yaml.safe_load(CONFIG)["model"]["model_conf"])

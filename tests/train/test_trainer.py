@@ -309,18 +309,31 @@ def test_stock_models_train_as_ever(data, tmp_path):
     assert (exp / "valid.loss.ave.pth").exists()
 
 
-@pytest.mark.parametrize("sandwich", ["alternate", "pairs"])
-def test_two_ranks_equal_one_process(data, tmp_path, sandwich):
+FAMILIES = {
+    "alternate": dict(selector_conf={"search_updates": 25}),
+    "pairs": dict(selector_conf={"search_updates": 25}, sandwich="pairs"),
+    "mest": dict(
+        sizes=None,
+        selector_conf=None,
+        sparsity=dict(method="mest", target=0.5, gradient_weight=0.1, stages=[0.3, 0.6])
+        | dict(mutation=[0.2, 0.1], interval=0.1),
+        forgetting={"drop": 0.2},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_ranks_equal_one_process(data, tmp_path, family):
     """Two gloo processes and one with the same global batches: 51 updates."""
     # Without dropout, as each process has its own random numbers. Adam would blow up
     # rounding where a gradient is zero (the keys' bias).
     extra = ["--max_epoch=17", "--batch_size=4", "--optim=sgd"]
-    extra += ["--optim_conf", "momentum=0.9", "--model_conf", f"sandwich={sandwich}"]
+    extra += ["--optim_conf", "momentum=0.9"]
     changes = dict(
         dropout_rate=0.0,
         positional_dropout_rate=0.0,
         attention_dropout_rate=0.0,
-        selector_conf={"search_updates": 25},
+        **FAMILIES[family],
     )
     espnet_dynsize.register()
     one = train_arguments(data, tmp_path / "one", extra, **changes)

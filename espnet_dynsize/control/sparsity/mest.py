@@ -167,6 +167,8 @@ class MestSparsity(Sparsity):
 
     def begin_training(self, seed: int) -> None:
         """Draw the first groups; see `Sparsity.begin_training`."""
+        if self._begun:  # Lightning's setup may come twice
+            return
         generator = torch.Generator().manual_seed(seed)
         for name in self.patterns:
             number = math.prod(self._grid(name))
