@@ -10,12 +10,15 @@ as many bytes as a sparsity leaves.
 """
 
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from an4_methods import CONF
 from bench import (
+    HERE,
     RESULTS,
     add_rows,
     parser,
@@ -27,6 +30,7 @@ from bench import (
 )
 from blanks import write_bias
 from sparsity_tables import write_tables
+from trials import TRIALS
 
 from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.demo.stages import Experiment, model_file
@@ -44,6 +48,19 @@ _SPARSE |= dict(freeze=0.8, refresh_updates=50)
 _MEST = dict(method="mest", pattern="4x1", interval=0.03125, stages=[0.5625, 0.75])
 EM = dict(variant="em", mutation=[0.02, 0.01])
 EM_S = dict(variant="em_s", mutation=[0.05, 0.025])
+
+
+@dataclass
+class Trial(Experiment):
+    """Trains with one of `TRIALS`."""
+
+    trial: str = ""
+
+    def python(self, module: str, arguments: Sequence, *log, **progress) -> None:
+        """See `Experiment.python`."""
+        if module == "espnet2.bin.asr_train":
+            module, arguments = "trials", [self.trial, *arguments]
+        super().python(module, arguments, *log, **progress)
 
 
 def _sparsity(**options) -> list[str]:
@@ -65,6 +82,7 @@ FAMILIES = {
     "sparse from 0.2 on": _sparsity(**_SPARSE | {"start": 0.2}),
     "ranked once": _sparsity(**_SPARSE | {"refresh_updates": 10_000}),
     "weight 0.6": ["--model_conf", "subnet_weight=0.6"],
+    **{name.replace("_", " "): [] for name in TRIALS},
 }
 TWICE = ["--max_epoch", "80"]
 FORGETTING = ["--model_conf", "forgetting={drop: 0.24}"]
@@ -99,6 +117,9 @@ def _key(row: dict) -> tuple:
 def _family(experiment: Experiment, method: str, seed: int) -> list[dict]:
     options = ["--seed", str(seed), *FAMILIES[method]]
     config = CONF / "train_asr_omni_sparsity.yaml"
+    trial = method.replace(" ", "_")
+    if trial in TRIALS:
+        experiment = Trial(**vars(experiment), trial=trial)
     folder, origin = train(experiment, config, _tag(method, seed), options)
     rows = []
     for suffix, cut in extract_changed(folder, model_file(folder)).items():
@@ -174,6 +195,9 @@ def _row(experiment, folder, method, sparsity, seed, origin) -> dict:
 def main() -> None:
     args = parser(__doc__, METHODS).parse_args()
     end_on_signals()
+    # For `trials`, in other processes
+    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     if not args.tables:
         run_all(args, run)
     write_tables(read_rows(ROWS), read_words(), ROWS)
