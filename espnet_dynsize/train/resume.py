@@ -183,17 +183,16 @@ def prepare_resume(
     if options.patience_wanted is not None:
         criteria.append(tuple(options.early_stopping_criterion))
     _check_criteria(checkpoint["reporter"], criteria, folder / CHECKPOINT)
-    decisions = [states["schedule.selection.search_updates"]]
-    decided = [states["schedule.selection.fixed_masks"]]
-    if model.schedule.sparsity is not None:
-        decisions.append(states["schedule.sparsity.updates"][-1])
-        decided.append(states["schedule.sparsity.ready"])
+    # Now, as its phase is asked for; ESPnet loads the whole model later.
+    schedule, prefix = model.schedule, "schedule."
+    own = {n.removeprefix(prefix): v for n, v in states.items() if n.startswith(prefix)}
+    schedule.load_state_dict(own)
     option = f"max_epoch={options.max_epoch}"
-    last = max(map(int, decisions))
+    last = schedule.last_decision
     check_search_fits(last, updates, option, str(folder / CHECKPOINT))
     # ESPnet asks for the options of the epoch that was last, before it trains the next.
-    if not any(state.isnan().any() for state in decided):
-        options.enter(Phase.JOINT, int(states["schedule.joint_epochs"].item()))
+    if schedule.phase is Phase.JOINT:
+        options.enter(Phase.JOINT, int(schedule.joint_epochs))
     if is_first_rank():
         finish_epoch(folder, checkpoint, options.best_model_criterion)
         bring_epochs_up_to_date(folder)
