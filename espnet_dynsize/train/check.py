@@ -214,8 +214,9 @@ def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:
     """Refuse a training in which only scores, or nothing, would learn, or no scores.
 
     Raises:
-        ConfigError: no weight is left to be trained, a search has frozen scores, or
-            there is nothing of a name.
+        ConfigError: no weight is left to be trained, a search has frozen scores,
+            matrices that are sparse from the beginning are frozen, or there is nothing
+            of a name.
     """
     for prefix in freeze_param:
         # As ESPnet matches them
@@ -229,6 +230,11 @@ def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:
     learns = all(p.requires_grad for p in scores)
     allowed = "without the schedule, whose scores the search learns"
     check(learns, "freeze_param", freeze_param, allowed)
+    sparsity = model.schedule.sparsity
+    for name in () if sparsity is None else sparsity.stored():
+        trains = sparsity.modules_of[name].weight.requires_grad
+        allowed = f"without {name}, whose groups of weights are replaced"
+        check(trains, "freeze_param", freeze_param, allowed)
     own = {id(p) for p in scores}
     free = any(p.requires_grad for p in model.parameters() if id(p) not in own)
     check(free, "freeze_param", freeze_param, "less than all of the model")

@@ -209,6 +209,12 @@ def test_a_run_that_is_too_short_is_refused(data, tmp_path, method):
         train(data, tmp_path / "short", 1, **changes)
 
 
+def test_frozen_matrices_are_refused(data, tmp_path):
+    frozen = "--freeze_param=encoder.encoders.1"
+    with pytest.raises(ConfigError, match="without encoders.1.*groups of weights are"):
+        run(data, tmp_path / "exp", "--max_epoch=5", frozen, **options(MEST))
+
+
 def test_weights_to_start_from_are_refused(data, tmp_path):
     """They would be cut at random."""
     train(data, tmp_path / "dense", 5)
