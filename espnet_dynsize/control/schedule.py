@@ -107,9 +107,9 @@ class Schedule(Counters):
 
     @property
     def only(self) -> Member | None:
-        """The member of a family of one; None where there are others."""
+        """The sparse member of a family of one; None where there are others."""
         first, *others = self.members()
-        return None if others else first
+        return None if others or not first.sparsity else first
 
     def member(self, chosen: object, key: str = "size") -> Member:
         """The member of a name, or of a size that is given as a number.
@@ -198,7 +198,14 @@ class Schedule(Counters):
             controller.begin_update(self.now, self.draws())
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Call it after the optimizer's step, which leaves the gradients there."""
+        """Call it after the optimizer's step, which leaves the gradients there.
+
+        A step that a gradient scaler has skipped is none: fused optimizers are called
+        for it all the same.
+        """
+        skipped = getattr(optimizer, "found_inf", None)
+        if skipped is not None and bool(skipped):
+            return
         for controller in self.controllers:
             controller.after_step(self.now, optimizer, self.draws())
 

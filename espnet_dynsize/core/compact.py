@@ -33,7 +33,8 @@ def pack_states(
     for name, value in states.items():
         pattern = patterns.get(name)
         kept = None if pattern is None else pattern.magnitudes(value) > 0
-        if kept is None or bool(kept.all()):
+        readable = kept is not None and int(kept.sum()) * _MOST_ZEROS >= kept.numel()
+        if not readable or bool(kept.all()):
             packed[name] = value
             continue
         packed[name + VALUES] = value[pattern.spread(kept, value.shape)]

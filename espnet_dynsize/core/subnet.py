@@ -114,3 +114,10 @@ class Sampled:
     gates: torch.Tensor | None = None
     drop: tuple[float, ...] | None = None
     masks: Mapping[str, torch.Tensor] | None = None
+
+
+def weight_name(matrix: str) -> str:
+    """The state dict's name of a matrix's weight."""
+    # The encoder's have their names in the encoder.
+    part = "encoder." if matrix.startswith("encoders.") else ""
+    return f"{part}{matrix}.weight"

@@ -8,7 +8,7 @@ import torch
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import FAMILY_KEYS, granularity
 from espnet_dynsize.core.pattern import Pattern
-from espnet_dynsize.core.subnet import FULL, Subnet
+from espnet_dynsize.core.subnet import FULL, Subnet, weight_name
 from espnet_dynsize.deploy.calibrate import calibrate
 from espnet_dynsize.deploy.experiment import build_model, load_states
 from espnet_dynsize.train.model import JointLoss
@@ -52,13 +52,6 @@ def cut(
         calibrate(small, audio)
         states = small.state_dict()
     return small_config, states
-
-
-def weight_name(matrix: str) -> str:
-    """The state dict's name of a matrix's weight."""
-    # The encoder's have their names in the encoder.
-    part = "encoder." if matrix.startswith("encoders.") else ""
-    return f"{part}{matrix}.weight"
 
 
 def patterns(model: JointLoss) -> dict[str, Pattern]:

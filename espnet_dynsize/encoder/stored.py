@@ -33,10 +33,15 @@ class Stored:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project as the stock module does."""
         if len(self.dense_shape) == 2:
-            return _Project.apply(x, self.weight, self.bias, self)
+            return self._project(x)
         # A pointwise convolution: [B, inputs, T]
-        y = _Project.apply(x.transpose(1, 2), self.weight, self.bias, self)
-        return y.transpose(1, 2)
+        return self._project(x.transpose(1, 2)).transpose(1, 2)
+
+    def _project(self, x: torch.Tensor) -> torch.Tensor:
+        # Shaped outside: nobody may change a view in place that was made inside.
+        rows = x.reshape(-1, x.size(-1))
+        y = _Project.apply(rows, self.weight, self.bias, self)
+        return y.view(*x.shape[:-1], -1)
 
     def dense(self, values: torch.Tensor) -> torch.Tensor:
         """The matrix [outputs, inputs, …] that has `values` at its groups."""
@@ -75,7 +80,8 @@ class Stored:
         """
         parts = [s for s in state.values() if isinstance(s, torch.Tensor)]
         for part in (self.weight.detach(), *parts):
-            if part.shape == self.weight.shape:  # a count of steps is none
+            # A count of steps has no groups; factored statistics have.
+            if part.dim() == 2 and len(part) == len(kept):
                 part[~kept] = 0
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -94,7 +100,7 @@ class Stored:
 
 
 class _Project(torch.autograd.Function):
-    """`linear` with a weight that is made where it is used, and not kept."""
+    """`linear` of rows [N, inputs] with a weight that is made where it is used."""
 
     @staticmethod
     def forward(ctx, x, values, bias, stored: Stored):
@@ -112,13 +118,12 @@ class _Project(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dense = ctx.stored.dense(values.to(gradient)).flatten(1)
             of_x = (gradient @ dense).to(x)
-        rows = gradient.flatten(0, -2)
         if ctx.needs_input_grad[1]:
-            of_dense = rows.t() @ x.flatten(0, -2).to(gradient)
+            of_dense = gradient.t() @ x.to(gradient)
             ctx.stored.see(of_dense)
             of_values = ctx.stored.gathered(of_dense).to(values)
         if ctx.biased and ctx.needs_input_grad[2]:
-            of_bias = rows.sum(dim=0)
+            of_bias = gradient.sum(dim=0)
         return of_x, of_values, of_bias, None
 
 

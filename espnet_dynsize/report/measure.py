@@ -44,7 +44,8 @@ def zero_flops_per_second(model: torch.nn.Module, run: "Run") -> float:
     def count(matrix: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         nonlocal total
         # Every output but those of a bias is a sum over a row of the matrix.
-        positions = output.numel() / matrix.weight.size(0)
+        outputs, *_ = getattr(matrix, "whole", matrix.weight.shape)
+        positions = output.numel() / outputs
         total += 2 * positions * zeros_in(matrix.weight)
 
     for matrix in filter(is_matrix, model.modules()):

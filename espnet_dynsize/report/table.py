@@ -17,6 +17,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import find_checkpoint, load_model
 from espnet_dynsize.encoder.kinds import layer_kinds
 from espnet_dynsize.encoder.reduced import remove_zeros
+from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.report import measure
 from espnet_dynsize.report.decodings import Decoding, Name, find_decodings, labels
 from espnet_dynsize.report.scores import Score
@@ -124,7 +125,8 @@ def _load(
                 "counted; it must be a Conformer, E-Branchformer or Transformer."
             )
         # As it is opened for decoding
-        remove_zeros(model.encoder)
+        if isinstance(model.encoder, Supernet):
+            remove_zeros(model.encoder)
         run = measure.encoder_run(model, config)
         timed = run
         if audio:

@@ -81,7 +81,7 @@ def find_matrices(model: ESPnetASRModel, parts: Sequence[str]) -> dict:
 
     Args:
         model: Its encoder is a supernet.
-        parts: Of `OUTPUTS`.
+        parts: Of `PARTS`.
     """
     found = model.encoder.matrices()
     for part in parts:
@@ -89,7 +89,7 @@ def find_matrices(model: ESPnetASRModel, parts: Sequence[str]) -> dict:
         found |= {
             f"{part}.{name}": matrix
             for name, matrix in module.named_modules()
-            if is_matrix(matrix) and not name.endswith(OUTPUTS[part])
+            if is_matrix(matrix) and name.split(".")[-1] not in OUTPUTS
         }
     return found
 

@@ -35,8 +35,8 @@ class Forgetting:
             Those that have never been right stay. There are as many updates as with all
             of them, of smaller batches.
         drop_at: The part of the run after which.
-        threshold: An utterance is right if its greedy CTC output has at most this
-            share of errors (CER).
+        threshold: An utterance is right if the full network's greedy CTC output has at
+            most this share of errors, in tokens: the CER, where these are characters.
         resample: Draw anew in every epoch, the less forgotten the more likely.
     """
 
@@ -95,7 +95,7 @@ class Ledger:
 
         Args:
             utterances: Their names.
-            errors: The CER of each.
+            errors: The share of errors of each.
         """
         for name, rate in zip(utterances, errors):
             history = self.histories.setdefault(name, History())
@@ -160,6 +160,7 @@ class Ledger:
         path = _path(folder, epoch)
         path.parent.mkdir(exist_ok=True)
         content = {
+            "options": asdict(self.options),
             "dropped": sorted(self.dropped),
             "utterances": {n: asdict(h) for n, h in sorted(self.histories.items())},
         }
@@ -172,6 +173,7 @@ class Ledger:
         path = _path(folder, epoch)
         try:
             content = json.loads(path.read_text())
+            began = Forgetting(**content["options"])
             histories = {n: History(**h) for n, h in content["utterances"].items()}
             self.dropped = set(content["dropped"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -179,6 +181,8 @@ class Ledger:
                 f"resume: {path} cannot be read, which says how often utterances were "
                 f"forgotten ({KEY}); use another output_dir."
             ) from error
+        same, allowed = began == self.options, f"as the run began: {asdict(began)}"
+        check(same, f"resume: {KEY}", asdict(self.options), allowed)
         self.histories, self.epoch = histories, epoch
 
 
@@ -193,7 +197,7 @@ def error_rates(
     text_lengths: torch.Tensor,
     blank: int,
 ) -> list[float]:
-    """The CER of each greedy CTC output.
+    """The errors of each greedy CTC output, as a share of the text's tokens.
 
     Args:
         best: The likeliest token of each frame [B, T].
@@ -233,6 +237,9 @@ class Thinned(AbsIterFactory):
         allowed = "that of iterator_type: sequence"
         good = isinstance(factory, SequenceIterFactory)
         check(good, f"{KEY}: the iterator", kind, allowed)
+        # It would cut all utterances into batches as large as the first one.
+        mixed, allowed = factory.shuffle_within_batch, "false with forgetting"
+        check(not mixed, "shuffle_within_batch", mixed, allowed)
         self.factory, self.ledger = factory, ledger
         self.last, self.folder = last, folder
         factory.sampler = Kept(factory.sampler, ledger)
@@ -269,6 +276,23 @@ class Kept(AbsSampler):
         left = tuple(name for name in batch if name not in dropped)
         # There is an update for every batch: the most forgotten of one stays.
         return left or (max(batch, key=lambda name: histories[name].forgotten),)
+
+
+def check_goes_on(ledger: Ledger | None, folder: Path) -> None:
+    """Refuse to go on with all utterances where some may have left.
+
+    Args:
+        ledger: Of the run that begins, or goes on.
+        folder: Of the run.
+
+    Raises:
+        ConfigError: there is no ledger, but the folder has one's files.
+    """
+    if ledger is None and _path(folder, 0).parent.is_dir():
+        raise ConfigError(
+            f"{KEY} must be there, as the run in {folder} began with it: its files are "
+            f"in {_path(folder, 0).parent}."
+        )
 
 
 def checked(conf: Mapping | None, has_ctc: bool) -> Ledger | None:

@@ -9,6 +9,7 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError, check, one_line
+from espnet_dynsize.core.subnet import weight_name
 from espnet_dynsize.train.model import JointLoss
 
 _BLOCKS = "encoder.encoders."
@@ -79,8 +80,8 @@ def check_init_param(
     """
     sparsity = model.schedule.sparsity if isinstance(model, JointLoss) else None
     for one in given:
-        wide = one.target in ("", "encoder") or one.target.startswith("encoder.")
-        good = not wide or sparsity is None or not sparsity.stored()
+        stored = () if sparsity is None else sparsity.stored()
+        good = not any(_within(one.target, weight_name(name)) for name in stored)
         allowed = "left out: mest trains from groups that are drawn at random"
         check(good, "init_param", one.option, allowed)
         _check_fits(model, one, ignore_mismatch)
@@ -92,6 +93,11 @@ def check_init_param(
             f"has not; there is no {missing[0]}. ignore_init_mismatch: true begins "
             "with random weights there."
         )
+
+
+def _within(part: str, weight: str) -> bool:
+    """Whether a weight is in a part of the model; "" is all of it."""
+    return not part or f"{weight}.".startswith(f"{part}.")
 
 
 def _check_fits(model: torch.nn.Module, given: Given, ignore_mismatch: bool) -> None:

@@ -350,7 +350,7 @@ class JointLoss:
                 encoded = self._encode(batch)
                 loss, detail = self._sampled_loss(sampled, encoded, batch, teacher)
             # Largest first: the first one teaches the others.
-            teacher = teacher or self._teacher(encoded, batch)
+            teacher = teacher or self._teacher(sampled, encoded, batch)
             loss = sampled.weight * loss
             # The last one's graph is freed by the trainer's own backward pass.
             if sampled is not samples[-1] and not scales_gradients():
@@ -361,10 +361,11 @@ class JointLoss:
                 stats["k"] = sampled.gates.detach().sum()
         return total, stats
 
-    def _teacher(self, encoded: Encoded, batch: dict) -> Teacher:
+    def _teacher(self, sampled: Sampled, encoded: Encoded, batch: dict) -> Teacher:
         """The step's largest subnet; what it has right is noted, where it matters."""
         teacher = Teacher(self, encoded)
-        if self.ledger is not None:
+        # With `pairs`, a smaller one may lead, which has other utterances right.
+        if self.ledger is not None and all(sampled.subnet.units):
             best = teacher.log_probs.argmax(dim=-1)
             text = batch["text"], batch["text_lengths"]
             rates = error_rates(best, encoded.lengths, *text, self.blank_id)

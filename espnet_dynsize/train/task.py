@@ -199,6 +199,9 @@ class DynSizeASRTask(ASRTask):
                 model, args = super().build_model_from_file(located, model_file, device)
         if model_file is not None:
             _check_checkpoint(model, args, states, model_file)
+            if isinstance(model, JointLoss) and model.schedule.only is not None:
+                # Before it is final, its weights are not all zero that will be.
+                model.subnet(model.schedule.only)
             if isinstance(getattr(model, "encoder", None), Supernet):
                 remove_zeros(model.encoder)
         return model, args

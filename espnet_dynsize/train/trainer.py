@@ -19,7 +19,7 @@ from espnet_dynsize.core.keys import MODEL
 from espnet_dynsize.train.check import check_lasts
 from espnet_dynsize.train.crash import keep_checkpoint
 from espnet_dynsize.train.criteria import check_criteria
-from espnet_dynsize.train.forgetting import Thinned
+from espnet_dynsize.train.forgetting import Thinned, check_goes_on
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.options import PhasedTrainerOptions
 from espnet_dynsize.train.resume import is_first_rank, prepare_resume
@@ -67,10 +67,11 @@ class DynSizeTrainer(Trainer):
                 kwargs["schedulers"],
             )
             prepare_resume(model, trainer_options, updates, kwargs)
+            folder, epochs = Path(trainer_options.output_dir), trainer_options.max_epoch
+            check_goes_on(model.ledger, folder)
             if model.ledger is not None:
-                epochs, folder = trainer_options.max_epoch, trainer_options.output_dir
                 train_iter_factory = Thinned(
-                    train_iter_factory, model.ledger, epochs, Path(folder)
+                    train_iter_factory, model.ledger, epochs, folder
                 )
         super().run(
             model=model,

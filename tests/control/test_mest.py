@@ -70,6 +70,16 @@ def test_how_many_groups_there_are_and_are_stored(variant, stages):
     assert counts[80] == counts[100] == 10
 
 
+def test_a_later_stage_may_have_more_groups():
+    made = controller(mutation=[0.1, 0.2])
+    assert made.matrix[0].weight.shape == (14, 2)
+    counts = []
+    for update in range(1, TOTAL + 1):
+        advance(made, update, update)
+        counts.append(len(used(made)))
+    assert counts[0] == counts[48] == 12 and counts[49] == 14 and counts[-1] == 10
+
+
 def test_places_change_at_mutations_only_and_never_after_the_last_stage():
     made = controller()
     changed, before = [], used(made)
@@ -218,6 +228,11 @@ def test_places_of_a_checkpoint_are_checked():
         (dict(stages=[0.05, 0.5]), "from interval .0.1. on"),
         (dict(mutation=[0.1]), "mutation=.0.1. must be one share for each of the 2"),
         (dict(mutation=[0.6, 0.1]), "at most 0.5: what there is to mutate"),
+        (
+            dict(mutation=[0.5, 0.1], variant="em"),
+            "mutation=.0.5, .* must be less: no",
+        ),
+        (dict(target=0.999), "target=0.999 must be from 0.01 to 0.99"),
         (dict(mutation=[0.2, 0]), "must be above 0"),
         (dict(pattern="2:4"), "pattern=2:4 must be another than N:M for mest"),
         (dict(target=0.99), "target=0.99 must be less: nothing would be left"),

@@ -132,8 +132,8 @@ def test_the_ramp_scales_what_is_drawn():
     [
         (dict(levels=[0.5, 0.9]), "levels=.0.5, 0.9. must be increasing from 0"),
         (dict(levels=[0, 0.9, 0.5]), "must be increasing from 0"),
-        (dict(levels=[0, 0.5, 0.501]), "at least 0.01 apart"),
-        (dict(levels=[0]), "levels=.0. must be increasing from 0, .* or one above 0"),
+        (dict(levels=[0, 0.5, 0.501]), "0.99, 0.01 apart"),
+        (dict(levels=[0]), "levels=.0. must be increasing from 0 .* or one above 0"),
         (dict(start=0.7), "start, ramp_end, freeze=0.7, 0.65, 0.8 must be increasing"),
         (dict(freeze=0.5), "must be increasing parts of the run"),
         (dict(pattern="8by1"), "pattern=8by1 must be unstructured, rows"),

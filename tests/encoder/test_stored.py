@@ -83,6 +83,16 @@ def test_no_dense_matrix_is_kept_between_forward_and_backward():
     assert sum(p.numel() for p in made.parameters()) == 8 + 64
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_outputs_can_be_changed_in_place(outputs):
+    """As ESPnet's attention of RNN decoders does."""
+    made = stored(torch.nn.Linear(4, outputs, bias=False), "1x1", [0.0, 2.0])
+    out = made(torch.randn(2, 3, 4)).squeeze(2)
+    out.masked_fill_(out < 0, 0.0)
+    out.sum().backward()
+    assert made.weight.grad is not None
+
+
 def test_half_precision_under_autocast():
     dense = torch.nn.Linear(8, 8)
     made = stored(dense, "4x1", [float(i) for i in range(16)])
@@ -126,6 +136,10 @@ def test_a_replaced_group_begins_at_zero_and_so_does_its_momentum():
     assert torch.equal(made.weight[0], before[0]) and not made.weight[1:].any()
     assert state["exp_avg"][0].all() and not state["exp_avg"][1:].any()
     assert not state["exp_avg_sq"][1:].any() and state["step"] == 1
+    factored = {"row_var": torch.ones(3, 1), "col_var": torch.ones(1, 2)}
+    made.replace(torch.tensor([True, False, True]), factored)
+    assert factored["row_var"].flatten().tolist() == [1, 0, 1]
+    assert factored["col_var"].all()
     # Another optimizer's statistics, not there before its first step
     made.replace(torch.tensor([True, True, False]), {})
 

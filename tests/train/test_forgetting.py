@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import build, model_config
 from espnet2.iterators.multiple_iter_factory import MultipleIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from training import Killed, assert_same, train, until
 
 from espnet_dynsize.core.errors import ConfigError
@@ -140,6 +141,24 @@ def test_without_its_file_a_run_is_not_resumed(data, tmp_path):
         train(data, tmp_path / "asr", 4, forgetting=CONF)
 
 
+def test_a_run_goes_on_with_its_own_options(data, tmp_path):
+    train(data, tmp_path / "asr", 2, forgetting=CONF)
+    with pytest.raises(ConfigError, match="resume: .*forgetting=.* as the run began"):
+        train(data, tmp_path / "asr", 4, forgetting=CONF | {"drop": 0.1})
+    with pytest.raises(ConfigError, match="forgetting must be there, as the run in"):
+        train(data, tmp_path / "asr", 4)
+
+
+def test_only_the_full_network_is_asked(data, tmp_path, monkeypatch):
+    """With `pairs`, it sits out a third of the joint updates."""
+    seen = []
+    monkeypatch.setattr(Ledger, "observe", lambda self, names, _: seen.extend(names))
+    conf = dict(sandwich="pairs", forgetting={"drop": 0.1, "drop_at": 0.9})
+    train(data, tmp_path / "asr", 4, selector_conf={"search_updates": 1}, **conf)
+    # 12 utterances in four batches, 16 updates, of which every third is without it
+    assert 0.6 * 48 <= len(seen) <= 0.75 * 48
+
+
 def test_bad_options_are_refused(tmp_path):
     for conf, message in (
         ({"drop": 1.0}, "drop=1.0 must be"),
@@ -149,3 +168,6 @@ def test_bad_options_are_refused(tmp_path):
             build(model_config({"forgetting": conf}))
     with pytest.raises(ConfigError, match="iterator=MultipleIterFactory must be that"):
         Thinned(MultipleIterFactory([]), ledger(), 3, tmp_path)
+    mixed = SequenceIterFactory([], [("a",)], shuffle_within_batch=True)
+    with pytest.raises(ConfigError, match="shuffle_within_batch=True must be false"):
+        Thinned(mixed, ledger(), 3, tmp_path)

@@ -15,10 +15,12 @@ from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.encoder.stored import Stored
 from espnet_dynsize.train.model import DynSizeASRModel
+from espnet_dynsize.train.task import DynSizeASRTask
 
 MEST = dict(method="mest", target=0.5, interval=0.1, mutation=[0.2, 0.1])
 MEST |= dict(stages=[0.3, 0.6])
 PRUNED = dict(levels=[0.5], start=0.2, ramp_end=0.4, freeze=0.6, refresh_updates=2)
+SHORT = MEST | dict(interval=0.25, stages=[0.3, 0.5])
 METHODS = {
     "em_s": MEST,
     "em": MEST | dict(variant="em", gradient_weight=0.1),
@@ -76,12 +78,11 @@ def test_trains_resumes_averages_and_is_extracted(data, tmp_path, method, monkey
     assert len(linear) >= 10
     if method != "gradient":  # of uniform ones
         assert all(abs(shares[name] - 0.5) < 0.07 for name in linear)
-    assert_smaller(cut.directory / AVERAGE, exp / AVERAGE)
-
-
-def assert_smaller(sparse, dense) -> None:
-    stored = [sum(v.nbytes for v in torch.load(p).values()) for p in (sparse, dense)]
-    assert stored[0] < stored[1]
+    # Nearly half of the matrices, which are so small that what says where counts
+    packed = torch.load(cut.directory / AVERAGE)
+    sizes = [sum(v.nbytes for v in s.values()) for s in (packed, small.state_dict())]
+    matrices = sum(m.weight.nbytes for m in model.encoder.matrices().values())
+    assert sizes[0] < sizes[1] - 0.3 * matrices
 
 
 def mest_model(**changes):
@@ -149,10 +150,6 @@ def test_it_is_final_in_its_last_stage():
     assert model.schedule.phase is Phase.JOINT
     subnet = model.subnet("sparsity50")
     assert set(dict(subnet.sparsity).values()) == {0.5}
-    speech = batch()
-    with model.activate("sparsity50"):
-        same = log_probs(model.eval(), speech)
-    assert torch.equal(same, log_probs(model, speech))
     for wrong in ({NAME: 0.5}, dict(subnet.sparsity) | {NAME: 0.4}):
         with pytest.raises(ConfigError, match="must be 0.5, the only one there is"):
             model.activate(Subnet((True,) * 8).sparse(wrong))
@@ -191,7 +188,10 @@ def test_a_pruned_network_computes_sparse_where_nothing_is_said():
         (dict(sparsity=MEST | {"method": "rigl"}), "method=rigl must be"),
         (dict(sparsity={"method": "mest"}), "must be with target"),
         (dict(sparsity=MEST | {"levels": [0.5]}), "levels=.* is not an option of"),
-        (dict(sparsity=MEST | {"target": 0.999}), "target=0.999 must be less"),
+        (
+            dict(sparsity=MEST | {"target": 0.999}),
+            "target=0.999 must be from 0.01",
+        ),
         (dict(sparsity=MEST | {"target": 1}), "target=1 must be above 0 and below 1"),
     ],
 )
@@ -216,11 +216,40 @@ def test_frozen_matrices_are_refused(data, tmp_path):
 
 
 def test_weights_to_start_from_are_refused(data, tmp_path):
-    """They would be cut at random."""
+    """They would be cut at random; those of other parts are not."""
     train(data, tmp_path / "dense", 5)
-    given = f"--init_param={tmp_path / 'dense' / AVERAGE}:encoder:encoder"
-    with pytest.raises(ConfigError, match="init_param=.* must be left out: mest"):
-        run(data, tmp_path / "exp", "--max_epoch=5", given, **options(MEST))
+    dense = tmp_path / "dense" / AVERAGE
+    for part in ("encoder", "encoder.encoders.1"):
+        given = f"--init_param={dense}:{part}:{part}"
+        with pytest.raises(ConfigError, match="init_param=.* must be left out: mest"):
+            run(data, tmp_path / "exp", "--max_epoch=5", given, **options(MEST))
+    given = "--ignore_init_mismatch=true", f"--init_param={dense}:ctc:ctc"
+    run(data, tmp_path / "exp", "--max_epoch=1", *given, **options(SHORT))
+
+
+def test_a_step_that_a_scaler_skips_is_none():
+    """Fused optimizers are called for it, too, and skip it themselves."""
+    model = mest_model()
+    model.begin_training(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    for found, changes in ((1.0, 0), (0.0, 2)):
+        model.begin_update(0)
+        model.begin_update(0)
+        optimizer.found_inf = torch.tensor(found)
+        model.schedule.after_step(optimizer)
+        assert model.schedule.sparsity.changes == changes
+
+
+def test_before_it_is_final_a_pruned_network_does_not_decode(
+    data, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DynSizeASRModel, "forward", until(5))
+        train(data, tmp_path / "asr", 5, **options(PRUNED))
+    with pytest.raises(ConfigError, match="sparsity50 is not final"):
+        DynSizeASRTask.build_model_from_file(
+            tmp_path / "asr" / "config.yaml", tmp_path / "asr" / "latest.pth"
+        )
 
 
 @pytest.mark.parametrize("encoder", ["conformer", "e_branchformer", "transformer"])

@@ -13,8 +13,10 @@ from espnet_dynsize.core.pattern import Pattern
 UNSET = math.nan
 PATTERN = "4x1"
 KEY = "model_conf: sparsity"
-# Parts that are sparse where `pattern` names them → their output layers, always dense
-OUTPUTS = {"decoder": "output_layer", "joint_network": "lin_out"}
+# Parts that are sparse where `pattern` names them
+PARTS = ("decoder", "joint_network")
+# What ESPnet calls their output layers, which are always dense
+OUTPUTS = ("output_layer", "output", "lm_head", "lin_out")
 PatternOption = str | int | dict[str, str | int]
 
 
@@ -82,7 +84,7 @@ def _kinds(name: str) -> list[str]:
 
 def other_parts(given: object) -> list[str]:
     """The parts of a model besides its encoder that are to be sparse, too."""
-    return [part for part in OUTPUTS if isinstance(given, dict) and part in given]
+    return [part for part in PARTS if isinstance(given, dict) and part in given]
 
 
 def _check_level(

@@ -22,6 +22,7 @@ from espnet_dynsize.control.sparsity.base import (
     plain,
 )
 from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.members import percent
 from espnet_dynsize.core.pattern import Pattern
 from espnet_dynsize.core.schema import (
     Fraction,
@@ -82,6 +83,8 @@ class Mest:
         good = len(self.mutation) == len(self.stages)
         allowed = f"one share for each of the {len(self.stages)} stages before the last"
         check(good, f"{KEY}: mutation", list(self.mutation), allowed)
+        named = percent(self.target)
+        check(0 < named < 100, f"{KEY}: target", self.target, "from 0.01 to 0.99")
         kept = round(1 - self.target, 9)
         most = kept if self.variant == "em" else self.target
         good = min(self.mutation) > 0 and max(self.mutation) <= most
@@ -127,7 +130,7 @@ class MestSparsity(Sparsity):
         self._densities = {name: shares[name] for name in sparse}
         self.places = Places(
             {
-                name: (self._count(name, self._more(0)), math.prod(self._grid(name)))
+                name: (max(self._numbers(name)), math.prod(self._grid(name)))
                 for name in sparse
             }
         )
@@ -138,15 +141,32 @@ class MestSparsity(Sparsity):
     def _grid(self, name: str) -> tuple[int, int]:
         return self.patterns[name].grid(self._shapes[name])
 
+    def _numbers(self, name: str) -> list[int]:
+        """How many groups of a matrix there are in each stage.
+
+        Raises:
+            ConfigError: nothing would be left of it in one of them.
+        """
+        stages = range(len(self.options.mutation) + 1)
+        for key, value, least in (
+            ("target", self.options.target, self._count(name)),
+            ("mutation", self.options.mutation, min(map(self._left(name), stages))),
+        ):
+            allowed = f"less: nothing would be left of {name}"
+            check(least > 0, f"{KEY}: {key}", value, allowed)
+        return [self._count(name, self._more(stage)) for stage in stages]
+
+    def _left(self, name: str) -> Callable[[int], int]:
+        """Stage → the groups of a matrix that stay when others are replaced."""
+        soft = self.options.variant == "em_s"
+        return lambda stage: self._count(name, 0 if soft else -self._mutating(stage))
+
     def _count(self, name: str, more: float = 0.0) -> int:
         """Groups of a matrix at its density in the end, and `more` of all groups."""
         # Of matrices of another density, as much more in relation to it.
         factor = 1 + more / (1 - self.options.target)
         sparsity = max(1 - self._densities[name] * factor, 0.0)
-        number = self.patterns[name].count(self._shapes[name], sparsity)
-        allowed = f"less: nothing would be left of {name}"
-        check(number > 0, f"{KEY}: target", self.options.target, allowed)
-        return number
+        return self.patterns[name].count(self._shapes[name], sparsity)
 
     def _mutating(self, stage: int) -> float:
         """The share of groups that mutates in a stage."""
@@ -173,8 +193,8 @@ class MestSparsity(Sparsity):
         for name in self.patterns:
             number = math.prod(self._grid(name))
             drawn = torch.randperm(number, generator=generator)
-            places = self.places.of(name)
-            places.copy_(drawn[: len(places)].sort().values)
+            places, used = self.places.of(name), self._numbers(name)[0]
+            places[:used] = drawn[:used].sort().values.to(places)
         self._begun = True
 
     def stored(self) -> dict[str, Callable[[], torch.Tensor]]:
@@ -227,10 +247,8 @@ class MestSparsity(Sparsity):
         state: Mapping[str, object],
         generator: torch.Generator,
     ) -> None:
-        share, places = self._mutating(stage), self.places.of(name)
-        total = self._count(name, self._more(stage))
-        soft = self.options.variant == "em_s"
-        staying = self._count(name, 0.0 if soft else -share)
+        places, staying = self.places.of(name), self._left(name)(stage)
+        total = self._numbers(name)[stage]
         pattern, grid = self.patterns[name], self._grid(name)
 
         used = ~places.isnan()

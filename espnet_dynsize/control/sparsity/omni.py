@@ -61,7 +61,8 @@ class Omni:
     def __post_init__(self):
         names = [percent(level) for level in self.levels]
         good = names == sorted(set(names)) and (0 in names) == (len(names) > 1)
-        allowed = "increasing from 0, at least 0.01 apart, or one above 0"
+        good = good and names[-1] < 100
+        allowed = "increasing from 0 to at most 0.99, 0.01 apart, or one above 0"
         check(good, f"{KEY}: levels", list(self.levels), allowed)
         order = self.start <= self.ramp_end <= self.freeze
         times = f"{self.start}, {self.ramp_end}, {self.freeze}"
