@@ -10,9 +10,9 @@ a fifth of the speakers (`corpora.an4.read_folds`); the rows of folds have the e
 every utterance, whose words are in results/an4_words.json.
 """
 
-import re
 from pathlib import Path
 
+import bench
 import yaml
 from an4_methods import (
     ALONE,
@@ -36,21 +36,11 @@ from an4_methods import (
     config_file,
 )
 from an4_tables import write_tables
-from bench import (
-    RESULTS,
-    add_rows,
-    parser,
-    read_rows,
-    read_words,
-    run_all,
-    score,
-    train,
-)
+from bench import RESULTS, add_rows, begun, plain, score, train
 from blanks import CTC, JOINT, write_bias
 
 from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.keys import ENCODER_PREFIX
-from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
 from espnet_dynsize.deploy.extract import extract_changed
@@ -90,7 +80,7 @@ def _row(experiment, folder, method, layers, seed, origin) -> dict:
 
 
 def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
-    tag = f"{_plain(method)}_seed{seed}"
+    tag = f"{plain(method)}_seed{seed}"
     options = ["--seed", str(seed), *arguments(SUPERNETS[method])]
     if method == FINE_TUNED:
         row = _individual(experiment, WIDE[-1], seed)
@@ -108,7 +98,7 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
 def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
     blocks = layers // len(KINDS)
     tag = f"conformer{blocks}_seed{seed}"
-    options = [*_begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
+    options = [*begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
     folder, origin = train(experiment, CONFORMER, tag, options)
     return _row(experiment, folder, INDIVIDUAL, layers, seed, origin)
 
@@ -116,8 +106,8 @@ def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
 def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> dict:
     """Another model than a CTC Conformer, trained alone."""
     blocks, config = layers // len(KINDS), config_file(method)
-    tag = f"{_plain(method)}{blocks}_seed{seed}"
-    options = [*_begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
+    tag = f"{plain(method)}{blocks}_seed{seed}"
+    options = [*begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
     options += _options(experiment, method, seed)
     stock = _stock_config(experiment, config)
     folder, origin = train(experiment, stock, tag, options)
@@ -152,31 +142,13 @@ def _options(experiment: Experiment, method: str, seed: int) -> list[str]:
     return options
 
 
-def _plain(method: str) -> str:
-    return re.sub(r"[^\w.]+", "_", method)
-
-
 def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
     tag = f"alone_{row['layers']}_seed{seed}"
-    options = [*_begun(experiment, seed), "--encoder", "dynsize_conformer"]
+    options = [*begun(experiment, seed), "--encoder", "dynsize_conformer"]
     options += arguments({"encoder_conf": {"keep_layers": row["kept"]}})
     folder, origin = train(experiment, CONFORMER, tag, options)
     return _row(experiment, folder, ALONE, row["layers"], seed, origin)
 
 
-def _begun(experiment: Experiment, seed: int) -> list[str]:
-    """Options of a model that is trained alone: it begins as a family does."""
-    return ["--seed", str(seed), "--init_param", str(write_bias(experiment))]
-
-
-def main() -> None:
-    args = parser(__doc__, RUNNABLE).parse_args()
-    end_on_signals()
-    if not args.tables:
-        run_all(args, run)
-    write_tables(read_rows(ROWS), read_words(), ROWS)
-    print(ROWS.with_suffix(".md").read_text())
-
-
 if __name__ == "__main__":
-    main()
+    bench.main(__doc__, RUNNABLE, run, ROWS, write_tables)

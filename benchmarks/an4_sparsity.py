@@ -12,34 +12,29 @@ as many bytes as a sparsity leaves.
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import bench
 from an4_methods import CONF
-from bench import (
-    HERE,
-    RESULTS,
-    add_rows,
-    parser,
-    read_rows,
-    read_words,
-    run_all,
-    score,
-    train,
+from bench import HERE, RESULTS, add_rows, begun, plain, score, train
+from sparsity_tables import (
+    BOTH,
+    DENSE,
+    EM_SOFT,
+    NARROW,
+    OMNI,
+    ONE_SHOT,
+    PRUNED,
+    write_tables,
 )
-from blanks import write_bias
-from sparsity_tables import write_tables
 from trials import TRIALS
 
-from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.deploy.extract import extract_changed
 
 ROWS = RESULTS / "an4_sparsity.jsonl"
-DENSE, NARROW, ONE_SHOT = "dense", "narrow", "one-shot"
-PRUNED = "pruned to each"
-OMNI = "all sparsities at once"
 LEVELS = (0.5, 0.7, 0.8, 0.9)
 # Sparsity → width of a dense network of as many bytes
 WIDTHS = {0.5: 72, 0.7: 60, 0.8: 52, 0.9: 44}
@@ -70,7 +65,7 @@ def _sparsity(**options) -> list[str]:
 # Families of sparsities → what differs from train_asr_omni_sparsity.yaml
 FAMILIES = {
     OMNI: [],
-    "sizes and sparsities": [
+    BOTH: [
         *("--model_conf", "budgets={params: [0.2586, 0.5552, 1]}"),
         *("--model_conf", "selector=simple_top_k"),
         *("--model_conf", "selector_conf={search_fraction: 0.2}"),
@@ -89,7 +84,7 @@ FORGETTING = ["--model_conf", "forgetting={drop: 0.24}"]
 # Of one network each, for sparsities 0.8 and 0.9: options of the sparsity, others
 MEST = {
     "MEST EM": (EM, []),
-    "MEST EM&S": (EM_S, []),
+    EM_SOFT: (EM_S, []),
     "MEST EM&S, twice as long": (EM_S, TWICE),
     "MEST EM&S, twice as long, fewer utterances": (EM_S, [*TWICE, *FORGETTING]),
     "MEST EM&S, growth by gradient": (EM_S | {"growth": "gradient"}, []),
@@ -131,16 +126,15 @@ def _family(experiment: Experiment, method: str, seed: int) -> list[dict]:
 
 
 def _alone(experiment: Experiment, method: str, level: float, seed: int) -> dict:
-    make: Callable = {DENSE: _dense, NARROW: _dense, ONE_SHOT: _one_shot}.get(
-        method, _pruned
-    )
+    makers = {DENSE: _dense, NARROW: _dense, ONE_SHOT: _one_shot}
+    make = makers.get(method, _pruned)
     folder, origin = make(experiment, method, level, seed)
     return _row(experiment, folder, method, round(100 * level), seed, origin)
 
 
 def _dense(experiment: Experiment, method: str, level: float, seed: int):
     width = WIDTHS.get(level, 96)
-    options = [*_begun(experiment, seed), "--encoder_conf", f"output_size={width}"]
+    options = [*begun(experiment, seed), "--encoder_conf", f"output_size={width}"]
     options += ["--encoder_conf", f"linear_units={4 * width}"]
     config = CONF / "train_asr_conformer.yaml"
     return train(experiment, config, f"dense{width}_seed{seed}", options)
@@ -148,14 +142,11 @@ def _dense(experiment: Experiment, method: str, level: float, seed: int):
 
 def _one_shot(experiment: Experiment, method: str, level: float, seed: int):
     dense, _ = _dense(experiment, DENSE, 0, seed)
-    options = ["--seed", str(seed), *_one(levels=[level], start=0, ramp_end=0)]
+    at_once = dict(levels=[level], start=0, ramp_end=0, freeze=0.001)
+    options = ["--seed", str(seed), *_sparsity(**_SPARSE | at_once)]
     options += ["--init_param", str(dense / model_file(dense))]
     config = CONF / "train_asr_one_shot.yaml"
     return _cut(*train(experiment, config, _tag(method, seed, level), options))
-
-
-def _one(**options) -> list[str]:
-    return _sparsity(**_SPARSE | {"freeze": 0.001} | options)
 
 
 def _pruned(experiment: Experiment, method: str, level: float, seed: int):
@@ -175,14 +166,9 @@ def _cut(folder: Path, origin: dict) -> tuple[Path, dict]:
     return cut, origin
 
 
-def _begun(experiment: Experiment, seed: int) -> list[str]:
-    """Options of a stock model: it begins as a family does."""
-    return ["--seed", str(seed), "--init_param", str(write_bias(experiment))]
-
-
 def _tag(method: str, seed: int, level: float | None = None) -> str:
     per_cent = "" if level is None else f"_{round(100 * level)}"
-    return f"sparse_{re.sub(r'[^a-zA-Z0-9]+', '_', method)}{per_cent}_seed{seed}"
+    return f"sparse_{plain(method)}{per_cent}_seed{seed}"
 
 
 def _row(experiment, folder, method, sparsity, seed, origin) -> dict:
@@ -192,17 +178,8 @@ def _row(experiment, folder, method, sparsity, seed, origin) -> dict:
     return named | scored
 
 
-def main() -> None:
-    args = parser(__doc__, METHODS).parse_args()
-    end_on_signals()
+if __name__ == "__main__":
     # For `trials`, in other processes
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    if not args.tables:
-        run_all(args, run)
-    write_tables(read_rows(ROWS), read_words(), ROWS)
-    print(ROWS.with_suffix(".md").read_text())
-
-
-if __name__ == "__main__":
-    main()
+    bench.main(__doc__, METHODS, run, ROWS, write_tables)

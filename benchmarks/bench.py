@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import espnet2
 import torch
+from blanks import write_bias
 from folds import prepared
 
+from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
@@ -198,3 +201,37 @@ def _experiment(args, fold: str, threads: int) -> Experiment:
     exp = args.exp if fold == OFFICIAL else args.exp / f"fold{fold}"
     number = None if fold == OFFICIAL else int(fold)
     return prepared(args.corpus_dir, exp, number, threads, args.ngpu)
+
+
+def begun(experiment: Experiment, seed: int) -> list[str]:
+    """Options of a model that is trained alone: it begins as a family does."""
+    return ["--seed", str(seed), "--init_param", str(write_bias(experiment))]
+
+
+def plain(method: str) -> str:
+    """A method's name as a part of a folder's."""
+    return re.sub(r"[^\w.]+", "_", method)
+
+
+def main(
+    doc: str,
+    methods: Sequence[str],
+    run: Callable[[Experiment, str, str, int], None],
+    rows: Path,
+    write_tables: Callable[[list[dict], dict, Path], None],
+) -> None:
+    """Run what the command line asks for, then write and print the tables.
+
+    Args:
+        doc: Of the bench.
+        methods: What can be run.
+        run: See `run_all`.
+        rows: The file of the rows.
+        write_tables: Called with the rows, the words (`read_words`) and that file.
+    """
+    args = parser(doc, methods).parse_args()
+    end_on_signals()
+    if not args.tables:
+        run_all(args, run)
+    write_tables(read_rows(rows), read_words(), rows)
+    print(rows.with_suffix(".md").read_text())

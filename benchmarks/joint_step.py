@@ -195,16 +195,33 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def step_parser(doc: str) -> argparse.ArgumentParser:
+    """The options of every script that measures steps.
+
+    Args:
+        doc: Of the script.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--amp", action="store_true", help="mixed precision")
+    return parser
+
+
+def machine_of(args) -> str:
+    """What the steps ran on."""
+    if args.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {args.threads} thread(s)"
+
+
+def main() -> None:
+    parser = step_parser(__doc__)
     parser.add_argument("--name", help="of the result, for other machines or settings")
     parser.add_argument("--config", type=Path, default=CONFIG, help="of the family")
     parser.add_argument("--tokens", type=int, default=30, help="outputs")
     parser.add_argument("--seconds", type=float, default=3.0, help="of an utterance")
-    parser.add_argument("--amp", action="store_true", help="mixed precision")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -227,12 +244,9 @@ def main() -> None:
         )
         for key, ratio in ratios.items()
     ]
-    machine = f"{platform.machine()} CPU, {args.threads} thread(s)"
-    if args.device == "cuda":
-        machine = torch.cuda.get_device_name()
     options = {key: str(value) for key, value in vars(args).items()}
     options["config"] = str(args.config.resolve().relative_to(HERE.parent))
-    result = dict(machine=machine, options=options, rows=rows)
+    result = dict(machine=machine_of(args), options=options, rows=rows)
     path = HERE / "results" / "_".join(filter(None, ["joint_step", args.name]))
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(rows))

@@ -8,14 +8,20 @@ turn. The state of the matrices is what there is between two steps: parameters,
 gradients, Adam's moments and the groups' places. Peak memory counts activations, too.
 """
 
-import argparse
 import json
-import platform
 import statistics
 
 import torch
 from an4_methods import CONF
-from joint_step import HERE, batch, build, peak_bytes, timed_step
+from joint_step import (
+    HERE,
+    batch,
+    build,
+    machine_of,
+    peak_bytes,
+    step_parser,
+    timed_step,
+)
 
 import espnet_dynsize
 from espnet_dynsize.encoder.stored import Stored
@@ -100,20 +106,14 @@ def markdown(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--amp", action="store_true", help="mixed precision")
-    args = parser.parse_args()
+    args = step_parser(__doc__).parse_args()
     args.config, args.tokens, args.seconds = CONF / "train_asr_mest.yaml", 30, 3.0
     torch.set_num_threads(args.threads)
     espnet_dynsize.register()
     rows = measured(args, matrices(args))
-    machine = f"{platform.machine()} CPU, {args.threads} thread(s)"
-    if args.device == "cuda":
-        machine = torch.cuda.get_device_name()
-    result = dict(machine=machine, repeats=args.repeats, amp=args.amp, rows=rows)
+    result = dict(
+        machine=machine_of(args), repeats=args.repeats, amp=args.amp, rows=rows
+    )
     path = HERE / "results" / "sparse_step.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(rows))

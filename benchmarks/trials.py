@@ -14,7 +14,7 @@ import torch
 
 from espnet_dynsize.encoder.sparse import Masked
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.train.objectives import Distillation, _valid
+from espnet_dynsize.train.objectives import Distillation
 
 # Of the divergence of Wang et al. (AlphaNet, arXiv 2102.07954): the larger of both
 # signs, with importance ratios of at most this
@@ -24,15 +24,11 @@ LARGEST_RATIO = 5.0
 def straight_through() -> None:
     """What a mask takes away gets a gradient all the same."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        now = self.switch.now
-        mask = (now.masks or {}).get(self.place) if now is not None else None
-        if mask is None:
-            return super(Masked, self).forward(x)
-        masked = self.weight * mask.to(self.weight)
-        return self.compute(x, self.weight + (masked - self.weight).detach())
+    def masked(self, mask: torch.Tensor) -> torch.Tensor:
+        left = self.weight * mask.to(self.weight)
+        return self.weight + (left - self.weight).detach()
 
-    Masked.forward = forward
+    Masked.masked = masked
 
 
 def scaled_dropout() -> None:
@@ -61,19 +57,13 @@ def scaled_dropout() -> None:
 def alpha_divergence() -> None:
     """The adaptive α-divergence of AlphaNet in place of the KL divergence."""
 
-    def distil(self, model, sampled, encoded, batch, teacher):
-        if teacher is None:
-            return 0.0, {}
-        output = model.ctc.log_softmax(encoded.last)  # [B, T, V]
-        sides = [_divergence(output, teacher.log_probs, alpha) for alpha in (-1, 1)]
-        larger = sides[0][0] > sides[1][0]
-        frames = torch.where(larger, sides[0][1], sides[1][1])  # [B, T]
-        speaks = teacher.emitted >= self.EMITTED * batch["text_lengths"]
-        counted = _valid(encoded.lengths, frames) & speaks[:, None]
-        distance = (frames * counted).sum() / frames.size(0)
-        return self.weight * distance, {"loss_distill": distance.detach()}
+    def larger(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        (first, loss), (second, other) = (
+            _divergence(output, target, alpha) for alpha in (-1, 1)
+        )
+        return torch.where(first > second, loss, other)
 
-    Distillation.__call__ = distil
+    Distillation.divergence = staticmethod(larger)
 
 
 def _divergence(output: torch.Tensor, target: torch.Tensor, alpha: int) -> tuple:

@@ -34,8 +34,12 @@ class Masked:
         mask = (now.masks or {}).get(self.place) if now is not None else None
         if mask is None:
             return super().forward(x)
+        return self.compute(x, self.masked(mask))
+
+    def masked(self, mask: torch.Tensor) -> torch.Tensor:
+        """The weight under a mask of its shape."""
         # The model may have been moved, or cast, since the mask was made.
-        return self.compute(x, self.weight * mask.to(self.weight))
+        return self.weight * mask.to(self.weight)
 
 
 def _linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

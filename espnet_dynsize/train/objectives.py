@@ -112,14 +112,20 @@ class Distillation:
         target = teacher.log_probs  # [B, T, V]
         # Without the dropout that ESPnet's CTC loss may have before its output layer.
         output = model.ctc.log_softmax(encoded.last)
-        # Σ_v p_teacher · (log p_teacher - log p_subnet): torch has the target second.
-        frames = torch.nn.functional.kl_div(
-            output, target, reduction="none", log_target=True
-        ).sum(dim=-1)  # [B, T]
+        frames = self.divergence(output, target)  # [B, T]
         speaks = teacher.emitted >= self.EMITTED * batch["text_lengths"]  # [B]
         counted = _valid(encoded.lengths, frames) & speaks[:, None]  # [B, T]
         distance = (frames * counted).sum() / frames.size(0)
         return self.weight * distance, {"loss_distill": distance.detach()}
+
+    @staticmethod
+    def divergence(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Of every frame [B, T], from log probabilities [B, T, V]."""
+        # Σ_v p_teacher · (log p_teacher - log p_subnet): torch has the target second.
+        divergence = torch.nn.functional.kl_div(
+            output, target, reduction="none", log_target=True
+        )
+        return divergence.sum(dim=-1)
 
 
 def _valid(lengths: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
