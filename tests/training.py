@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from conftest import TOKENS, encoder_conf, split
@@ -94,6 +95,28 @@ def run(data, exp, *extra, **changes):
     espnet_dynsize.register()
     DynSizeASRTask.main(cmd=train_arguments(data, exp, extra, **changes))
     return torch.load(exp / "checkpoint.pth", weights_only=False)
+
+
+def train_killed(data, exp, epochs, kills, monkeypatch, **changes):
+    """A run that is killed after these updates, and goes on each time."""
+    for update in kills:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(DynSizeASRModel, "forward", until(update))
+            train(data, exp, epochs, **changes)
+    return train(data, exp, epochs, **changes)
+
+
+def step_through(model, updates, data):
+    """Train a model for so many updates with Adam; returns the optimizer."""
+    model.begin_training(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer.register_step_post_hook(lambda o, *_: model.schedule.after_step(o))
+    for _ in range(updates):
+        model.begin_update(0)
+        optimizer.zero_grad()
+        model(**data)[0].sum().backward()
+        optimizer.step()
+    return optimizer
 
 
 def until(update):

@@ -104,11 +104,8 @@ class Sandwich:
 
     def _pruned(self, update: int) -> Sampled:
         """The network that is pruned to one sparsity, as it is by now."""
-        full, sparsity = self._full(), self.sparsity
-        share = sparsity.ramp(update) * sparsity.options.levels[0]
-        subnet = full.subnet.sparse(sparsity.of_level(share))
-        masks = sparsity.masks(dict(subnet.sparsity))
-        return dataclasses.replace(full, subnet=subnet, masks=masks)
+        (level,) = self.sparsity.options.levels
+        return self._masked(self._full(), self.sparsity.by_now(level, update))
 
     def _sparse(self, update: int, generator: torch.Generator) -> Sampled | None:
         """The sparse subnet that trains in an update; None: a dense one does."""
@@ -124,9 +121,13 @@ class Sandwich:
             return None
         turn = update // every
         drawn = self.sparsity.drawn(update, turn, generator)
-        subnet = subnets[size].sparse(drawn)
+        dense = Sampled(subnets[size], self.subnet_weight, "sparse")
+        return self._masked(dense, drawn)
+
+    def _masked(self, dense: Sampled, sparsity: dict[str, float]) -> Sampled:
+        subnet = dense.subnet.sparse(sparsity)
         masks = self.sparsity.masks(dict(subnet.sparsity))
-        return Sampled(subnet, self.subnet_weight, "sparse", masks=masks)
+        return dataclasses.replace(dense, subnet=subnet, masks=masks)
 
     def _smaller(self, size: int, subnet: Subnet) -> Sampled:
         return Sampled(subnet, self.subnet_weight, str(size))

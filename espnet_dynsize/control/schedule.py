@@ -171,9 +171,8 @@ class Schedule(Counters):
                 if len(names) > 1 and not wanted:
                     continue
                 # Of one member alone, the dense network is watched until then.
-                ramp = self.sparsity.ramp(self.now) if on else 0.0
-                share = ramp * self._level(member)
-                subnet = subnet.sparse(self.sparsity.of_level(share))
+                share = self.sparsity.by_now(self._level(member), self.now)
+                subnet = subnet.sparse(share)
             watched[member.name] = subnet
         return watched
 

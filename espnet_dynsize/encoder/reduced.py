@@ -2,7 +2,7 @@
 
 import torch
 
-from espnet_dynsize.encoder.sparse import is_matrix
+from espnet_dynsize.encoder.sparse import is_matrix, over_rows
 from espnet_dynsize.encoder.swap import swap_class
 
 # Shares of zeros from which on it saves time on a CPU (docs/results.md): outputs of
@@ -28,10 +28,7 @@ class Reduced:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project as the stock module does."""
-        if len(self.whole) == 2:
-            return self._project(x)
-        # A pointwise convolution: [B, inputs, T]
-        return self._project(x.transpose(1, 2)).transpose(1, 2)
+        return over_rows(self._project, x, self.whole)
 
     def _project(self, x: torch.Tensor) -> torch.Tensor:
         if self.columns is not None:

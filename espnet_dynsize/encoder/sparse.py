@@ -57,6 +57,21 @@ def is_matrix(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.Linear)
 
 
+def over_rows(
+    project: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, shape: torch.Size
+) -> torch.Tensor:
+    """What a matrix makes of its input, by a function of rows [..., inputs].
+
+    Args:
+        project: The function.
+        x: [..., inputs]; of a pointwise convolution [B, inputs, T].
+        shape: Of the matrix's weight.
+    """
+    if len(shape) == 2:
+        return project(x)
+    return project(x.transpose(1, 2)).transpose(1, 2)
+
+
 def make_masked(module: torch.nn.Module, place: str, switch: Switch) -> None:
     """Let a matrix compute under masks; its parameters stay where they are.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from espnet_dynsize.core.pattern import Pattern
+from espnet_dynsize.encoder.sparse import over_rows
 from espnet_dynsize.encoder.swap import swap_class
 
 
@@ -32,10 +33,7 @@ class Stored:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project as the stock module does."""
-        if len(self.dense_shape) == 2:
-            return self._project(x)
-        # A pointwise convolution: [B, inputs, T]
-        return self._project(x.transpose(1, 2)).transpose(1, 2)
+        return over_rows(self._project, x, self.dense_shape)
 
     def _project(self, x: torch.Tensor) -> torch.Tensor:
         # Shaped outside: nobody may change a view in place that was made inside.

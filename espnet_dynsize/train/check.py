@@ -231,7 +231,7 @@ def check_trainable(model: torch.nn.Module, freeze_param: list[str]) -> None:
     allowed = "without the schedule, whose scores the search learns"
     check(learns, "freeze_param", freeze_param, allowed)
     sparsity = model.schedule.sparsity
-    for name in () if sparsity is None else sparsity.stored():
+    for name in () if sparsity is None else sparsity.stored:
         trains = sparsity.modules_of[name].weight.requires_grad
         allowed = f"without {name}, whose groups of weights are replaced"
         check(trains, "freeze_param", freeze_param, allowed)

@@ -22,8 +22,10 @@ from espnet2.samplers.abs_sampler import AbsSampler
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.schema import Share, check_options
+from espnet_dynsize.train.ranks import is_first_rank
 
 KEY = "model_conf: forgetting"
+FILES = "forgetting"  # folder in that of a run
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,13 @@ class Ledger:
         """Put together what the ranks have seen, and write it to a file."""
         changed = {name: self.histories[name] for name in self._changed}
         self._changed.clear()
-        first = True
         if torch.distributed.is_initialized():
             parts: list = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, changed)
             for part in parts:
                 self.histories |= part
-            first = torch.distributed.get_rank() == 0
         self.epoch = epoch
-        if first:
+        if is_first_rank():
             self._write(folder, epoch)
 
     def _write(self, folder: Path, epoch: int) -> None:
@@ -187,7 +187,7 @@ class Ledger:
 
 
 def _path(folder: Path, epoch: int) -> Path:
-    return Path(folder) / "forgetting" / f"{epoch}epoch.json"
+    return folder / FILES / f"{epoch}epoch.json"
 
 
 def error_rates(
@@ -288,10 +288,10 @@ def check_goes_on(ledger: Ledger | None, folder: Path) -> None:
     Raises:
         ConfigError: there is no ledger, but the folder has one's files.
     """
-    if ledger is None and _path(folder, 0).parent.is_dir():
+    if ledger is None and (folder / FILES).is_dir():
         raise ConfigError(
             f"{KEY} must be there, as the run in {folder} began with it: its files are "
-            f"in {_path(folder, 0).parent}."
+            f"in {folder / FILES}."
         )
 
 

@@ -80,7 +80,7 @@ def check_init_param(
     """
     sparsity = model.schedule.sparsity if isinstance(model, JointLoss) else None
     for one in given:
-        stored = () if sparsity is None else sparsity.stored()
+        stored = () if sparsity is None else sparsity.stored
         good = not any(_within(one.target, weight_name(name)) for name in stored)
         allowed = "left out: mest trains from groups that are drawn at random"
         check(good, "init_param", one.option, allowed)

@@ -18,7 +18,7 @@ from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, S
 from espnet_dynsize.core.signature import merged_signature
 from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
 from espnet_dynsize.encoder.norm import SizedBatchNorm1d
-from espnet_dynsize.encoder.stored import Stored, make_stored
+from espnet_dynsize.encoder.stored import make_stored
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.build import (
     BudgetKind,
@@ -273,11 +273,9 @@ class JointLoss:
         """
         sparsity = self.schedule.sparsity
         if sparsity is not None:
-            sparsity.begin_training(seed)
-            for name, places in sparsity.stored().items():
+            for name, places in sparsity.begin_training(seed).items():
                 matrix, pattern = sparsity.modules_of[name], sparsity.patterns[name]
-                if not isinstance(matrix, Stored):
-                    make_stored(matrix, pattern, places)
+                make_stored(matrix, pattern, places)
 
     def begin_update(self, seed: int) -> None:
         """Advance the schedule by one update; call it before the update's first batch.

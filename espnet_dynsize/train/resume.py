@@ -1,7 +1,7 @@
 """What a resumed run must have in common with the one that began."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from espnet_dynsize.train.crash import (
 )
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.options import PhasedTrainerOptions
+from espnet_dynsize.train.ranks import first_rank_first, is_first_rank
 
 # What they say is in the checkpoint, and comes from there in a resumed run
 _KEPT = {"optim": optim_classes, "scheduler": scheduler_classes}
@@ -174,7 +175,7 @@ def prepare_resume(
     if not options.resume:
         return
     folder = Path(options.output_dir)
-    checkpoint = _first_rank_first(lambda: load_checkpoint(folder))
+    checkpoint = first_rank_first(lambda: load_checkpoint(folder))
     if checkpoint is None:
         return
     states = check_resumed(model, checkpoint, folder / CHECKPOINT)
@@ -255,19 +256,3 @@ def _groups(state: dict) -> list[tuple]:
 def _keys(state: dict | None) -> list[str] | None:
     # ReduceLROnPlateau has this one only after its first step.
     return None if state is None else sorted({*state} - {"_last_lr"})
-
-
-def _first_rank_first(load: Callable):
-    """Let the first rank, which may mend the file, load before the others."""
-    if not torch.distributed.is_initialized():
-        return load()
-    # The first one may replace a cut checkpoint by the one before it.
-    loaded = load() if is_first_rank() else None
-    torch.distributed.barrier()
-    return loaded if is_first_rank() else load()
-
-
-def is_first_rank() -> bool:
-    """Whether this process is the first of a distributed training, or alone."""
-    distributed = torch.distributed
-    return not distributed.is_initialized() or distributed.get_rank() == 0

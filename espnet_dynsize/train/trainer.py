@@ -22,7 +22,8 @@ from espnet_dynsize.train.criteria import check_criteria
 from espnet_dynsize.train.forgetting import Thinned, check_goes_on
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.options import PhasedTrainerOptions
-from espnet_dynsize.train.resume import is_first_rank, prepare_resume
+from espnet_dynsize.train.ranks import is_first_rank
+from espnet_dynsize.train.resume import prepare_resume
 from espnet_dynsize.train.scores import check_score_lr
 
 

@@ -27,8 +27,7 @@ def controller(**options) -> MestSparsity:
     chosen = mest(**options)
     made = MestSparsity(chosen, matrices, find_patterns(chosen, matrices))
     made.plan(TOTAL)
-    made.begin_training(0)
-    for name, places in made.stored().items():
+    for name, places in made.begin_training(0).items():
         make_stored(matrices[name], made.patterns[name], places)
     made.matrix = [matrices[NAME]]  # in a list: not one of its modules
     return made

@@ -57,7 +57,7 @@ def test_the_ramp_is_cubic_and_ends():
 
 def test_groups_are_ranked_anew_until_they_are_frozen():
     made = controller(refresh_updates=10)
-    weight = made._modules_of[FIRST].weight
+    weight = made.modules_of[FIRST].weight
     advance(made, 34)
     assert made.ranks.of(FIRST).isnan().all()
     advance(made, 35)

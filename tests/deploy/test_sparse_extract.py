@@ -8,6 +8,7 @@ import yaml
 from conftest import batch, build, log_probs, model_config, randomise
 from espnet2.tasks.asr import ASRTask
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
+from training import step_through
 
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
@@ -243,15 +244,8 @@ def test_decoder_and_joint_network_are_sparse_where_they_are_named(
     torch.manual_seed(0)
     model = build(config).train()
     model.schedule.plan(20)
-    model.begin_training(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    optimizer.register_step_post_hook(lambda o, *_: model.schedule.after_step(o))
     data = batch()
-    for _ in range(20):
-        model.begin_update(0)
-        optimizer.zero_grad()
-        model(**data)[0].sum().backward()
-        optimizer.step()
+    step_through(model, 20, data)
     sparse = set(model.schedule.sparsity.patterns)
     assert {name.split(".")[0] for name in sparse} == {"encoders", part}
     last = {name.split(".")[-1] for name in sparse if name.startswith(part)}

@@ -9,7 +9,7 @@ import torch
 from conftest import build, model_config
 from espnet2.iterators.multiple_iter_factory import MultipleIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from training import Killed, assert_same, train, until
+from training import assert_same, train, train_killed
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.extract import extract
@@ -110,17 +110,13 @@ def test_fewer_utterances_train_in_as_many_updates_and_resume(
         whole = train(data, tmp_path / "whole", 10, **changes)
     assert whole["model"]["schedule.update"] == 40
     assert [len(names) for names in seen[:4]] == [12] * 4
-    # A batch, of three, keeps one at least.
     # Four, but for one that would leave its batch of three empty
     assert all(8 <= len(names) <= 9 for names in seen[4:])
     assert all({f"utt{n:02}" for n in range(6, 12)} < names for names in seen[4:])
     assert resample or all(names == seen[4] for names in seen[5:])
 
-    for kill in (6, 18, 30):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(DynSizeASRModel, "forward", until(kill))
-            train(data, tmp_path / "parts", 10, **changes)
-    parts = train(data, tmp_path / "parts", 10, **changes)
+    kills = (6, 18, 30)
+    parts = train_killed(data, tmp_path / "parts", 10, kills, monkeypatch, **changes)
     assert_same(parts["model"], whole["model"])
     files = sorted(p.name for p in (tmp_path / "parts" / "forgetting").iterdir())
     assert files == ["10epoch.json", "9epoch.json"]

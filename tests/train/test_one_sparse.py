@@ -5,7 +5,15 @@ import copy
 import pytest
 import torch
 from conftest import batch, build, log_probs, model_config, randomise
-from training import Killed, assert_same, run, train, until
+from training import (
+    Killed,
+    assert_same,
+    run,
+    step_through,
+    train,
+    train_killed,
+    until,
+)
 
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.core.errors import ConfigError
@@ -52,11 +60,8 @@ def test_trains_resumes_averages_and_is_extracted(data, tmp_path, method, monkey
     """20 updates; mutations at 2, 4, 6, …, the last one at 12."""
     changes = options(METHODS[method])
     whole = train(data, tmp_path / "whole", 5, **changes)
-    for kill in (3, 7, 14):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(DynSizeASRModel, "forward", until(kill))
-            train(data, tmp_path / "parts", 5, **changes)
-    parts = train(data, tmp_path / "parts", 5, **changes)
+    kills = (3, 7, 14)
+    parts = train_killed(data, tmp_path / "parts", 5, kills, monkeypatch, **changes)
     assert_same(parts["model"], whole["model"])
     torch.testing.assert_close(
         parts["optimizers"][0]["state"], whole["optimizers"][0]["state"], rtol=0, atol=0
@@ -95,14 +100,7 @@ def mest_model(**changes):
 def test_parameters_gradients_and_optimizer_are_those_of_what_is_stored():
     model = mest_model(target=0.8, mutation=[0.05, 0.05])
     dense = {n: m.weight.numel() for n, m in model.encoder.matrices().items()}
-    model.begin_training(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    optimizer.register_step_post_hook(lambda o, *_: model.schedule.after_step(o))
-    for _ in range(3):
-        model.begin_update(0)
-        optimizer.zero_grad()
-        model(**batch())[0].sum().backward()
-        optimizer.step()
+    optimizer = step_through(model, 3, batch())
     matrices = model.encoder.matrices()
     assert set(matrices) == set(dense)
     stored = 0
@@ -263,14 +261,7 @@ def test_what_is_stored_computes_as_what_is_opened(encoder, pattern):
         config |= dict(encoder=f"dynsize_{encoder}", encoder_conf=shape)
     model, opened, speech = build(config).train(), build(config).eval(), batch()
     model.schedule.plan(20)
-    model.begin_training(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    optimizer.register_step_post_hook(lambda o, *_: model.schedule.after_step(o))
-    for _ in range(12):
-        model.begin_update(0)
-        optimizer.zero_grad()
-        model(**speech)[0].sum().backward()
-        optimizer.step()
+    step_through(model, 12, speech)
     assert model.schedule.sparsity.final
     opened.load_state_dict(model.state_dict())
     same = dict(rtol=1e-5, atol=1e-5)

@@ -1,7 +1,8 @@
 """What all ways to train sparse matrices have in common."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -100,7 +101,7 @@ def _check_level(
     check(left < groups, key, level, allowed)
 
 
-class Sparsity(Controller):
+class Sparsity(Controller, ABC):
     """Says how sparse matrices are, and when that changes.
 
     `ready` is unset (NaN) until nothing changes any more; so an average that has seen
@@ -122,8 +123,9 @@ class Sparsity(Controller):
         self.options = options
         self.patterns = dict(patterns)
         # In a dictionary, which registers nothing: they are the encoder's.
-        self._modules_of = {name: weights[name] for name in patterns}
-        self._shapes = {n: m.weight.shape for n, m in self._modules_of.items()}
+        self.modules_of = {name: weights[name] for name in patterns}
+        # Of the dense weights, also where less is stored
+        self._shapes = {n: m.weight.shape for n, m in self.modules_of.items()}
         # The updates at which something changes; see `Options.shares`
         self.register_buffer("updates", torch.full((len(options.shares),), UNSET))
         self.register_buffer("ready", torch.full((), UNSET))
@@ -132,11 +134,6 @@ class Sparsity(Controller):
     def matrices(self) -> dict[str, int]:
         """Name → number of weights, of every matrix with a pattern."""
         return {name: math.prod(shape) for name, shape in self._shapes.items()}
-
-    @property
-    def modules_of(self) -> dict[str, torch.nn.Module]:
-        """Name → the matrix, of every one with a pattern."""
-        return dict(self._modules_of)
 
     @property
     def final(self) -> bool:
@@ -172,15 +169,21 @@ class Sparsity(Controller):
             ConfigError: it would.
         """
 
-    def begin_training(self, seed: int) -> None:
+    @property
+    def stored(self) -> Collection[str]:
+        """Names of the matrices that store some of their groups only, in training."""
+        return ()
+
+    def begin_training(self, seed: int) -> dict[str, Callable[[], torch.Tensor]]:
         """Called before optimizers are built.
 
         Args:
             seed: The run's seed.
-        """
 
-    def stored(self) -> dict[str, Callable[[], torch.Tensor]]:
-        """Name of a matrix that stores some groups only → what gives their places."""
+        Returns:
+            Name of a matrix that stores some groups only, from now on → what gives
+            their places.
+        """
         return {}
 
     def before_loading(self, states: Mapping[str, torch.Tensor], prefix: str) -> None:
@@ -199,25 +202,29 @@ class Sparsity(Controller):
             return "holds updates that are not in order"
         return super().misfit(name, value)
 
+    @abstractmethod
     def started(self, update: int) -> bool:
         """Whether there is something sparse in an update."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ramp(self, update: int) -> float:
-        """The part of its sparsity that a subnet has in an update."""
-        raise NotImplementedError
+        """The part of its sparsity that a subnet has in an update; first 0."""
 
+    @abstractmethod
     def of_level(self, level: float) -> dict[str, float]:
         """Matrix → sparsity, at a level."""
-        raise NotImplementedError
 
+    def by_now(self, level: float, update: int) -> dict[str, float]:
+        """Matrix → the sparsity of a level in an update."""
+        return self.of_level(self.ramp(update) * level)
+
+    @abstractmethod
     def masks(self, sparsity: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """Matrix → 1 and 0 of its weight's shape: what a sparsity leaves.
 
         Raises:
             ConfigError: a name is no matrix with a pattern, or has not this sparsity.
         """
-        raise NotImplementedError
 
     def check_names(self, names: Iterable[str]) -> None:
         """Refuse what is no matrix with a pattern.

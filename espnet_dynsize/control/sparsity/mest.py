@@ -6,7 +6,7 @@ begin, from zero, in their place. Only groups that are used are stored.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -128,9 +128,13 @@ class MestSparsity(Sparsity):
         sparse = {n: pattern for n, pattern in patterns.items() if shares[n] < 1}
         super().__init__(options, weights, sparse)
         self._densities = {name: shares[name] for name in sparse}
+        self._check_counts()
         self.places = Places(
             {
-                name: (max(self._numbers(name)), math.prod(self._grid(name)))
+                name: (
+                    max(self._total(name, stage) for stage in self._stages),
+                    math.prod(self._grid(name)),
+                )
                 for name in sparse
             }
         )
@@ -141,25 +145,31 @@ class MestSparsity(Sparsity):
     def _grid(self, name: str) -> tuple[int, int]:
         return self.patterns[name].grid(self._shapes[name])
 
-    def _numbers(self, name: str) -> list[int]:
-        """How many groups of a matrix there are in each stage.
+    def _check_counts(self) -> None:
+        """Refuse options with which nothing would be left of a matrix in some stage."""
+        for name in self.patterns:
+            staying = min(self._staying(name, stage) for stage in self._stages)
+            for key, least in (("target", self._count(name)), ("mutation", staying)):
+                value = getattr(self.options, key)
+                allowed = f"less: nothing would be left of {name}"
+                check(least > 0, f"{KEY}: {key}", value, allowed)
 
-        Raises:
-            ConfigError: nothing would be left of it in one of them.
-        """
-        stages = range(len(self.options.mutation) + 1)
-        for key, value, least in (
-            ("target", self.options.target, self._count(name)),
-            ("mutation", self.options.mutation, min(map(self._left(name), stages))),
-        ):
-            allowed = f"less: nothing would be left of {name}"
-            check(least > 0, f"{KEY}: {key}", value, allowed)
-        return [self._count(name, self._more(stage)) for stage in stages]
+    @property
+    def _stages(self) -> range:
+        return range(len(self.options.stages) + 1)
 
-    def _left(self, name: str) -> Callable[[int], int]:
-        """Stage → the groups of a matrix that stay when others are replaced."""
-        soft = self.options.variant == "em_s"
-        return lambda stage: self._count(name, 0 if soft else -self._mutating(stage))
+    def _total(self, name: str, stage: int) -> int:
+        """Groups of a matrix after a mutation of a stage."""
+        more = self._mutating(stage) if self._soft else 0.0
+        return self._count(name, more)
+
+    def _staying(self, name: str, stage: int) -> int:
+        """Those of them that were there before it."""
+        return self._count(name, 0.0 if self._soft else -self._mutating(stage))
+
+    @property
+    def _soft(self) -> bool:
+        return self.options.variant == "em_s"
 
     def _count(self, name: str, more: float = 0.0) -> int:
         """Groups of a matrix at its density in the end, and `more` of all groups."""
@@ -169,15 +179,8 @@ class MestSparsity(Sparsity):
         return self.patterns[name].count(self._shapes[name], sparsity)
 
     def _mutating(self, stage: int) -> float:
-        """The share of groups that mutates in a stage."""
-        return self.options.mutation[stage] if self._mutates(stage) else 0.0
-
-    def _mutates(self, stage: int) -> bool:
-        return stage < len(self.options.mutation)
-
-    def _more(self, stage: int) -> float:
-        """The share of groups that there are beyond the target, in a stage."""
-        return self._mutating(stage) if self.options.variant == "em_s" else 0.0
+        """The share of groups that mutates in a stage: in the last one, none."""
+        return (*self.options.mutation, 0.0)[stage]
 
     def reset(self) -> None:
         # The places stay: they are where the weights are.
@@ -185,19 +188,21 @@ class MestSparsity(Sparsity):
         self.ready.fill_(UNSET)
         self.changes.zero_()
 
-    def begin_training(self, seed: int) -> None:
+    @property
+    def stored(self) -> Collection[str]:
+        return self.patterns
+
+    def begin_training(self, seed: int) -> dict[str, Callable[[], torch.Tensor]]:
         """Draw the first groups; see `Sparsity.begin_training`."""
         if self._begun:  # Lightning's setup may come twice
-            return
+            return {}
         generator = torch.Generator().manual_seed(seed)
         for name in self.patterns:
             number = math.prod(self._grid(name))
             drawn = torch.randperm(number, generator=generator)
-            places, used = self.places.of(name), self._numbers(name)[0]
+            places, used = self.places.of(name), self._total(name, 0)
             places[:used] = drawn[:used].sort().values.to(places)
         self._begun = True
-
-    def stored(self) -> dict[str, Callable[[], torch.Tensor]]:
         return {n: functools.partial(self.places.of, n) for n in self.patterns}
 
     def before_loading(self, states: Mapping[str, torch.Tensor], prefix: str) -> None:
@@ -211,7 +216,7 @@ class MestSparsity(Sparsity):
         if not (self.planned and self._begun):
             raise RuntimeError("plan() and begin_training() come before training.")
         if self.options.growth == "gradient" and self._due(update):
-            for name, module in self._modules_of.items():
+            for name, module in self.modules_of.items():
                 module.seen = torch.zeros(math.prod(self._grid(name)))
 
     def _due(self, update: int) -> int:
@@ -232,11 +237,11 @@ class MestSparsity(Sparsity):
         if not number:
             return
         stage = sum(update >= end for end in self.read("updates")[1:])
-        for name, module in self._modules_of.items():
+        for name, module in self.modules_of.items():
             state = optimizer.state.get(module.weight, {})
             self._mutate(name, module, stage, state, generator)
         self.changes.fill_(number)
-        if not self._mutates(stage):
+        if stage == self._stages[-1]:
             self.ready.fill_(1.0)
 
     def _mutate(
@@ -247,8 +252,8 @@ class MestSparsity(Sparsity):
         state: Mapping[str, object],
         generator: torch.Generator,
     ) -> None:
-        places, staying = self.places.of(name), self._left(name)(stage)
-        total = self._numbers(name)[stage]
+        places, staying = self.places.of(name), self._staying(name, stage)
+        total = self._total(name, stage)
         pattern, grid = self.patterns[name], self._grid(name)
 
         used = ~places.isnan()

@@ -122,17 +122,19 @@ class OmniSparsity(Sparsity):
     @torch.no_grad()
     def _rank(self, generator: torch.Generator) -> None:
         for name, pattern in self.patterns.items():
-            magnitudes = pattern.magnitudes(self._modules_of[name].weight)
+            magnitudes = pattern.magnitudes(self.modules_of[name].weight)
             self.ranks.of(name).copy_(pattern.ranks(magnitudes, generator))
 
     def started(self, update: int) -> bool:
         return self.planned and update >= self.read("updates")[0]
 
     def ramp(self, update: int) -> float:
+        if not self.started(update):
+            return 0.0
         start, end, _ = self.read("updates")
         if update >= end:  # also where both are the same
             return 1.0
-        left = 1 - max(update - start, 0) / (end - start)
+        left = 1 - (update - start) / (end - start)
         return 1 - left**3
 
     def of_level(self, level: float) -> dict[str, float]:
@@ -174,7 +176,7 @@ class OmniSparsity(Sparsity):
         return {n: self._mask(n, share) for n, share in sparsity.items() if share > 0}
 
     def _mask(self, name: str, share: float) -> torch.Tensor:
-        weight, ranks = self._modules_of[name].weight, self.ranks.of(name)
+        weight, ranks = self.modules_of[name].weight, self.ranks.of(name)
         if bool(ranks.isnan().any()):
             raise ConfigError(f"sparsity: the groups of {name} have no ranks yet.")
         pattern = self.patterns[name]
