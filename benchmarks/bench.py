@@ -9,9 +9,11 @@ import platform
 import re
 import subprocess
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import espnet2
 import torch
@@ -33,6 +35,8 @@ OFFICIAL = "official"
 # What stands before its error rates' names → data directory
 SETS = {"": "test", "dev_": "valid"}
 _WRITING = threading.Lock()
+# Of folders; two methods can begin with the same network.
+_TRAINING: dict[Path, threading.Lock] = defaultdict(threading.Lock)
 
 
 def train(
@@ -65,7 +69,8 @@ def train(
     # Of the first rows it is not known.
     if origin.pop("told", digest) != digest:
         raise ValueError(f"{path.parent} was trained with other options: rename it.")
-    return experiment.train(config, tag, options), origin
+    with _TRAINING[path.parent]:
+        return experiment.train(config, tag, options), origin
 
 
 def score(
@@ -175,22 +180,27 @@ def parser(doc: str, methods: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def run_all(
-    args: argparse.Namespace, run: Callable[[Experiment, str, str, int], None]
+    args: argparse.Namespace,
+    run: Callable[[Experiment, str, Any, int], None],
+    parts: Callable[[str], Sequence] = lambda method: [method],
 ) -> None:
-    """Call `run(experiment, fold, method, seed)` for all that is asked for.
+    """Call `run(experiment, fold, part, seed)` for all that is asked for.
 
     Args:
         args: See `parser`.
         run: Adds the rows.
+        parts: Of a method: what trains in a run of its own. The method itself by
+            default.
     """
     logging.disable(logging.WARNING)
     threads = max((os.cpu_count() or 1) // args.jobs, 1)
     experiments = {fold: _experiment(args, fold, threads) for fold in args.folds}
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [
-            pool.submit(run, experiment, fold, method, seed)
+            pool.submit(run, experiment, fold, part, seed)
             for seed in args.seeds
             for method in args.methods
+            for part in parts(method)
             for fold, experiment in experiments.items()
         ]
         for job in jobs:
@@ -216,9 +226,10 @@ def plain(method: str) -> str:
 def main(
     doc: str,
     methods: Sequence[str],
-    run: Callable[[Experiment, str, str, int], None],
+    run: Callable[[Experiment, str, Any, int], None],
     rows: Path,
     write_tables: Callable[[list[dict], dict, Path], None],
+    **options,
 ) -> None:
     """Run what the command line asks for, then write and print the tables.
 
@@ -228,10 +239,11 @@ def main(
         run: See `run_all`.
         rows: The file of the rows.
         write_tables: Called with the rows, the words (`read_words`) and that file.
+        **options: Of `run_all`.
     """
     args = parser(doc, methods).parse_args()
     end_on_signals()
     if not args.tables:
-        run_all(args, run)
+        run_all(args, run, **options)
     write_tables(read_rows(rows), read_words(), rows)
     print(rows.with_suffix(".md").read_text())

@@ -5,8 +5,8 @@ import torch
 from espnet_dynsize.encoder.sparse import is_matrix, over_rows
 from espnet_dynsize.encoder.swap import swap_class
 
-# Shares of zeros from which on it saves time on a CPU (docs/results.md): outputs of
-# rows that are left have to be put in their places.
+# Shares of zeros from which on it saves time on a CPU (benchmarks/zero_rows.py):
+# outputs of rows that are left have to be put in their places.
 ROWS, COLUMNS = 0.5, 0.25
 
 
