@@ -38,6 +38,7 @@ ENCODER_KEYS = (
     "conv_norm",
     "convolution_first",
     "skip_empty_blocks",
+    "respect_lengths",
 )
 
 

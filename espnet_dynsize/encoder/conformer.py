@@ -1,19 +1,15 @@
 """`dynsize_conformer`: ESPnet's Conformer as a supernet."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.legacy.nets.pytorch_backend.conformer.encoder_layer import EncoderLayer
 
-from espnet_dynsize.core.schema import check_value
 from espnet_dynsize.encoder.branches import ScaledFeedForward, SelfAttention
 from espnet_dynsize.encoder.layers import Block
-from espnet_dynsize.encoder.norm import ChannelLayerNorm
+from espnet_dynsize.encoder.norm import ConvNorm, set_conv_norm
 from espnet_dynsize.encoder.supernet import Supernet
-
-ConvNorm = Literal["batch_norm", "layer_norm"]
 
 
 class ConformerBlock(SelfAttention, ScaledFeedForward, Block, EncoderLayer):
@@ -78,11 +74,5 @@ class DynSizeConformerEncoder(Supernet, ConformerEncoder):
         if convolution_first:
             # On the instance, before its blocks are built: the class keeps its own.
             self.block_class = ConvolutionFirstBlock
-        check_value("encoder_conf: conv_norm", conv_norm, ConvNorm)
         super().__init__(input_size, **options)
-        for block in self.blocks if conv_norm == "layer_norm" else []:
-            # None without `use_cnn_module`, or where a cut model has lost the layer.
-            if block.conv_module is not None:
-                # What is called `norm` is handed [B, C, T] by ESPnet's module.
-                channels = block.conv_module.norm.num_features
-                block.conv_module.norm = ChannelLayerNorm(channels)
+        set_conv_norm(self.blocks, conv_norm)

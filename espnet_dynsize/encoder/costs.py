@@ -64,8 +64,10 @@ def _count(encoder: Supernet, units: Sequence[int]) -> float:
         encoder.activate(Subnet.of(units, encoder.num_units)),
         count_flops() as counter,
     ):
-        # With `interctc_use_conditioning`, the encoder asks for posteriors.
-        encoder(x, torch.tensor([FRAMES], device=device), ctc=_NoPosteriors(encoder))
+        conditioned = getattr(encoder, "interctc_use_conditioning", False)
+        # Then, the encoder asks for posteriors.
+        others = {"ctc": _NoPosteriors(encoder)} if conditioned else {}
+        encoder(x, torch.tensor([FRAMES], device=device), **others)
     return float(counter.get_total_flops())
 
 

@@ -5,6 +5,9 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     _subsample_mask,
 )
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling_without_posenc import (
+    Conv2dSubsamplingWOPosEnc,
+)
 
 from espnet_dynsize.encoder.swap import swap_class
 from espnet_dynsize.encoder.switch import Switch
@@ -89,18 +92,39 @@ class SeparableConv2dSubsampling(Conv2dSubsampling):
         pos_enc: torch.nn.Module | None = None,
     ):
         super().__init__(idim, odim, dropout_rate, pos_enc)
-        # Kernels and strides along time and frequency are those of `conv2d`, so its
-        # `forward`, its lengths and the shape of `out` hold.
-        self.conv = torch.nn.Sequential(
-            torch.nn.Conv2d(1, odim, 3, 2),
-            torch.nn.ReLU(inplace=True),
-            torch.nn.Conv2d(odim, odim, 3, 2, groups=odim),
-            torch.nn.Conv2d(odim, odim, 1),
-            torch.nn.ReLU(inplace=True),
-        )
+        self.conv = _separable(odim)
+
+
+class SeparableWithoutPositions(Conv2dSubsamplingWOPosEnc):
+    """The same for streaming encoders, which add positions afterwards.
+
+    Args:
+        idim: Feature dimension.
+        odim: Output dimension.
+        dropout_rate: Not used, as in the stock class.
+        pos_enc: None.
+    """
+
+    def __init__(self, idim: int, odim: int, dropout_rate: float, pos_enc: None = None):
+        super().__init__(idim, odim, dropout_rate, kernels=[3, 3], strides=[2, 2])
+        self.conv = _separable(odim)
+
+
+def _separable(odim: int) -> torch.nn.Sequential:
+    # Kernels and strides along time and frequency are those of `conv2d`, so its
+    # `forward`, its lengths and the shape of `out` hold.
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, odim, 3, 2),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.Conv2d(odim, odim, 3, 2, groups=odim),
+        torch.nn.Conv2d(odim, odim, 1),
+        torch.nn.ReLU(inplace=True),
+    )
 
 
 FRONT_ENDS = {"vgg": VGGSubsampling, "separable_conv2d": SeparableConv2dSubsampling}
+# Of streaming encoders
+STREAMING_FRONT_ENDS = {"separable_conv2d": SeparableWithoutPositions}
 
 
 class SharedFrontEnd:

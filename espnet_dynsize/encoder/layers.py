@@ -22,6 +22,7 @@ class Block:
         layers: The block's layers in the order in which they compute.
         switch: Names the subnet that computes.
         skip_empty: A block without any kept layer is skipped, final norm included.
+        counts: Where a batch has several rows for an utterance, how many for each.
     """
 
     norms: dict[str, str | None]
@@ -30,6 +31,7 @@ class Block:
     layers: list[Layer]
     switch: Switch
     skip_empty: bool
+    counts: list[int] | None = None
 
     @classmethod
     def take_over(
@@ -106,6 +108,13 @@ class Block:
         if cache is not None:
             raise NotImplementedError("A supernet block has no incremental cache.")
         x, pos_emb = x_input if isinstance(x_input, tuple) else (x_input, None)
+        x = self.add_layers(x, pos_emb, mask)
+        return (x if pos_emb is None else (x, pos_emb)), mask
+
+    def add_layers(
+        self, x: torch.Tensor, pos_emb: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """x [B, T, D] after the layers of the subnet that computes now."""
         now = self.switch.now
         # One thread at a time: ESPnet's attention leaves its weights in an attribute
         # and reads them again, and views put other parameters into modules.
@@ -118,7 +127,7 @@ class Block:
                     x = getattr(self, layer.norm)(x)
             if self._has_final_norm(now):
                 x = self.norm_final(x)
-        return (x if pos_emb is None else (x, pos_emb)), mask
+        return x
 
     def _add(
         self,
@@ -157,7 +166,8 @@ class Block:
         if now is None or now.drop is None or not self.training:
             return Rows()
         # A layer is dropped whole: not if the smaller subnet needs one of its units.
-        return Rows.draw(x, min(now.drop[unit] for unit in layer.units))
+        p = min(now.drop[unit] for unit in layer.units)
+        return Rows.draw(x, p, self.counts)
 
     def _has_final_norm(self, now: Sampled | None) -> bool:
         if getattr(self, "norm_final", None) is None:

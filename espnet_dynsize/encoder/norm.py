@@ -1,12 +1,16 @@
 """Norms that are right for every subnet."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.schema import check_value
 from espnet_dynsize.core.subnet import FULL
 from espnet_dynsize.encoder.switch import Switch
+
+ConvNorm = Literal["batch_norm", "layer_norm"]
 
 
 class ChannelLayerNorm(torch.nn.LayerNorm):
@@ -15,6 +19,25 @@ class ChannelLayerNorm(torch.nn.LayerNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # [B, C, T] -> [B, T, C] and back: LayerNorm norms the last dimension.
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def set_conv_norm(blocks: Iterable[torch.nn.Module], conv_norm: ConvNorm) -> None:
+    """Give the convolution modules of Conformer blocks their norm.
+
+    Args:
+        blocks: As ESPnet builds them, with batch norms.
+        conv_norm: What the option of that name says.
+
+    Raises:
+        ConfigError: it is not allowed.
+    """
+    check_value("encoder_conf: conv_norm", conv_norm, ConvNorm)
+    for block in blocks if conv_norm == "layer_norm" else []:
+        # None without `use_cnn_module`, or where a cut model has lost the layer.
+        if block.conv_module is not None:
+            # What is called `norm` is handed [B, C, T] by ESPnet's module.
+            channels = block.conv_module.norm.num_features
+            block.conv_module.norm = ChannelLayerNorm(channels)
 
 
 class SizedBatchNorm1d(torch.nn.BatchNorm1d):

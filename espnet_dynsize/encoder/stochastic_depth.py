@@ -1,5 +1,6 @@
 """Stochastic depth that does not compute what it drops."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,24 @@ class Rows(NamedTuple):
     scale: float = 1.0
 
     @classmethod
-    def draw(cls, x: torch.Tensor, p: float) -> "Rows":
-        """Drop each sequence of [B, T, D] with probability p."""
+    def draw(
+        cls, x: torch.Tensor, p: float, counts: Sequence[int] | None = None
+    ) -> "Rows":
+        """Drop each sequence of [B, T, D] with probability p.
+
+        Args:
+            x: The sequences.
+            p: The probability.
+            counts: So many of them, one after another, are one utterance, and are
+                dropped together; None: each is one.
+        """
         if p == 0.0:
             return cls()
         # Drawn on the CPU, so that no device has to be waited for.
-        index = (torch.rand(x.size(0)) >= p).nonzero().flatten()
+        kept = torch.rand(x.size(0) if counts is None else len(counts)) >= p
+        if counts is not None:
+            kept = kept.repeat_interleave(torch.tensor(counts))
+        index = kept.nonzero().flatten()
         # Scaled, so that on average the layer adds what it adds in evaluation.
         return cls(index.to(x.device), 1.0 / (1.0 - p))
 

@@ -49,13 +49,17 @@ class Supernet:
         keep_layers: Build these layers only: what `extract` writes for a cut model.
         keep_components: The same with `granularity: component`.
         **stock: Options of the stock encoder. Its `input_layer` can also be one of
-            `FRONT_ENDS`.
+            `front_ends`.
+
+    Attributes:
+        front_ends: Name of an `input_layer` that ESPnet lacks → its class.
 
     Raises:
         ConfigError: a value is not allowed.
     """
 
     block_class: type[Block]
+    front_ends = FRONT_ENDS
     input_size: int
     is_cut: bool
     switch: Switch
@@ -82,7 +86,7 @@ class Supernet:
         else:
             allowed = "left out with granularity=layer"
             check(ffn_chunks is None, "encoder_conf: ffn_chunks", ffn_chunks, allowed)
-        front_end = FRONT_ENDS.get(stock.get("input_layer"))
+        front_end = self.front_ends.get(stock.get("input_layer"))
         if front_end is not None:
             # ESPnet refuses names that it does not know; of its `conv2d`, only the
             # positional encoding is kept.
@@ -93,9 +97,8 @@ class Supernet:
         except ValueError as error:  # such as an unknown input_layer
             raise ConfigError(f"encoder_conf: {error}.") from error
         if front_end is not None:
-            self.embed = front_end(
-                input_size, self.output_size(), 0.0, self.embed.pos_enc
-            )
+            pos_enc = getattr(self.embed, "pos_enc", None)
+            self.embed = front_end(input_size, self.output_size(), 0.0, pos_enc)
         self.register_load_state_dict_pre_hook(_make_dense)
         self.input_size = input_size
         self.is_cut = keep_layers is not None or keep_components is not None

@@ -2,12 +2,18 @@
 
 from espnet_dynsize.core.keys import MODEL
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.encoder.contextual import (
+    DynSizeContextualBlockConformerEncoder,
+    DynSizeContextualBlockTransformerEncoder,
+)
 from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
 from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
 from espnet_dynsize.train.model import DynSizeASRModel
 
 ENCODERS = {
     "dynsize_conformer": DynSizeConformerEncoder,
+    "dynsize_contextual_block_conformer": DynSizeContextualBlockConformerEncoder,
+    "dynsize_contextual_block_transformer": DynSizeContextualBlockTransformerEncoder,
     "dynsize_e_branchformer": DynSizeEBranchformerEncoder,
     "dynsize_transformer": DynSizeTransformerEncoder,
 }

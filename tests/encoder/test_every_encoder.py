@@ -25,6 +25,8 @@ SHAPE = dict(
 )
 CGMLP = dict(cgmlp_linear_units=16, cgmlp_conv_kernel=3)
 MACARON = dict(use_ffn=True, macaron_ffn=True, **CGMLP)
+# As ESPnet, where padding is a part of an utterance; test_contextual.py has the rest
+BLOCKS = dict(block_size=8, hop_size=3, look_ahead=2, respect_lengths=False)
 # Encoder, options that differ from its defaults, layers in a block
 CASES = [
     ("conformer", {"macaron_style": True, "cnn_module_kernel": 3}, 4),
@@ -52,16 +54,28 @@ CASES = [
     ("transformer", {"positionwise_layer_type": "conv1d"}, 2),
     ("transformer", {"input_layer": "conv2d"}, 2),
     ("transformer", {"interctc_layer_idx": [1]}, 2),
+    (
+        "contextual_block_conformer",
+        {**BLOCKS, "macaron_style": True, "cnn_module_kernel": 3},
+        4,
+    ),
+    ("contextual_block_conformer", {**BLOCKS, "use_cnn_module": False}, 2),
+    ("contextual_block_transformer", BLOCKS, 2),
+    (
+        "contextual_block_transformer",
+        {**BLOCKS, "normalize_before": False, "concat_after": True},
+        2,
+    ),
 ]
 every_case = pytest.mark.parametrize("name, options, layers", CASES, ids=str)
 
 
 def make(name, options, **changes):
     """A supernet, and its stock encoder."""
-    conf = {**SHAPE, **options, **changes}
-    supernet = ENCODERS[f"dynsize_{name}"](20, **conf)
-    stock = encoder_choices.get_class(name)(20, **{**SHAPE, **options})
-    return supernet, stock
+    conf = {**SHAPE, **options}
+    supernet = ENCODERS[f"dynsize_{name}"](20, **conf, **changes)
+    conf.pop("respect_lengths", None)
+    return supernet, encoder_choices.get_class(name)(20, **conf)
 
 
 def features():
@@ -77,7 +91,7 @@ def outputs(encoder, inputs):
 
 @every_case
 def test_full_size_equals_stock_bit_for_bit(name, options, layers):
-    changes = {"conv_norm": "batch_norm"} if name == "conformer" else {}
+    changes = {"conv_norm": "batch_norm"} if "conformer" in name else {}
     supernet, stock = make(name, options, **changes)
     supernet.load_state_dict(stock.state_dict())
     inputs = features()
@@ -118,7 +132,7 @@ def test_extracted_equals_masked(tmp_path, name, options, layers, form):
 
 def random_model(name, options, layers, conv_norm):
     encoder, family = split({**SHAPE, **options})
-    if name == "conformer":
+    if "conformer" in name:
         encoder["conv_norm"] = conv_norm
     config = model_config(sizes=[3 * layers // 2, 3 * layers], **family) | dict(
         input_size=20, encoder=f"dynsize_{name}", encoder_conf=encoder
@@ -188,6 +202,8 @@ def test_espnet_sees_all_options_and_their_defaults(name):
     defaults = get_default_kwargs(ENCODERS[name])
     own = get_default_kwargs(Supernet.__init__)
     wanted = {**get_default_kwargs(stock), **own}
+    if "contextual" in name:  # these have to be written
+        wanted |= dict.fromkeys(("block_size", "hop_size", "look_ahead"))
     wanted = {k: v for k, v in wanted.items() if k not in ("self", "stock")}
     assert {k: defaults[k] for k in wanted} == wanted
     assert "input_size" in inspect.signature(ENCODERS[name]).parameters

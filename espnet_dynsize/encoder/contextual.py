@@ -1,0 +1,393 @@
+"""`dynsize_contextual_block_…`: ESPnet's streaming encoders as supernets.
+
+Contextual block processing (arXiv 1910.07204): overlapping blocks of frames, of which
+each hands its context, one vector a layer, to the next one.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import torch
+from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+    ContextualBlockConformerEncoder,
+)
+from espnet2.asr.encoder.contextual_block_transformer_encoder import (
+    ContextualBlockTransformerEncoder,
+)
+from espnet2.legacy.nets.pytorch_backend.conformer.contextual_block_encoder_layer import (  # noqa: E501
+    ContextualBlockEncoderLayer as ConformerLayer,
+)
+from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
+from espnet2.legacy.nets.pytorch_backend.transformer.contextual_block_encoder_layer import (  # noqa: E501
+    ContextualBlockEncoderLayer as TransformerLayer,
+)
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling_without_posenc import (
+    Conv2dSubsamplingWOPosEnc,
+)
+
+from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.schema import Range, check_value
+from espnet_dynsize.encoder.branches import ScaledFeedForward, SelfAttention
+from espnet_dynsize.encoder.front_end import STREAMING_FRONT_ENDS
+from espnet_dynsize.encoder.layers import Block
+from espnet_dynsize.encoder.norm import ConvNorm, set_conv_norm
+from espnet_dynsize.encoder.supernet import Supernet
+from espnet_dynsize.encoder.swap import swap_class
+
+# In ESPnet's state between chunks
+_BUFFER = "buffer_before_downsampling"
+
+
+class BlockRows(NamedTuple):
+    """The blocks of a batch, one after another: M rows.
+
+    Args:
+        utterance: The utterance that a row is of, [M].
+        number: Its number in the utterance, [M].
+        previous: The row whose context a row gets: the one before it, or itself where
+            an utterance begins, [M].
+        counts: Rows of each utterance.
+    """
+
+    utterance: torch.Tensor
+    number: torch.Tensor
+    previous: torch.Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, counts: list[int], device: torch.device) -> "BlockRows":
+        """The rows of utterances of so many blocks."""
+        blocks = [(u, i) for u, count in enumerate(counts) for i in range(count)]
+        previous = [row - (i > 0) for row, (_, i) in enumerate(blocks)]
+        table = [[u, i, row] for (u, i), row in zip(blocks, previous)]
+        return cls(*torch.tensor(table, device=device).T, counts)
+
+
+class ContextualBlock(SelfAttention, Block):
+    """Mixin for ESPnet's block of layers, whose last frame is the context."""
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        infer_mode: bool = False,
+        past_ctx: BlockRows | torch.Tensor | None = None,
+        next_ctx: torch.Tensor | None = None,
+        is_short_segment: bool = False,
+        layer_idx: int = 0,
+    ) -> tuple:
+        """Encode like the stock block; returns what the next one takes.
+
+        Args:
+            x: Rows [M, L + 2, D], of which the first frame is the context that comes in
+                and the last one what goes out; or whole utterances [B, T, D]. With
+                `infer_mode`, in evaluation, [1, M, L + 2, D].
+            mask: Of attention, of that shape with L + 2 in place of D, or [B, 1, T].
+            infer_mode: One utterance is encoded chunk by chunk.
+            past_ctx: What the rows are. With `infer_mode`, each block's context from
+                the chunk before, [1, blocks, D].
+            next_ctx: Each block's context for the next chunk, as far as it is known.
+            is_short_segment: The rows are one utterance, without contexts.
+            layer_idx: The block's number.
+        """
+        if self.training or not infer_mode:
+            self.counts = None if past_ctx is None else past_ctx.counts
+            x = self.add_layers(x, None, mask)
+            if past_ctx is not None:
+                x = torch.cat([x[past_ctx.previous, -1:], x[:, 1:]], dim=1)
+            return x, mask, False, past_ctx, next_ctx, False, layer_idx + 1
+        rows = None if mask is None else mask.flatten(0, 1)
+        x = self.add_layers(x.flatten(0, 1), None, rows).unflatten(0, x.shape[:2])
+        if not is_short_segment:
+            if next_ctx is None:
+                next_ctx = x.new_zeros(1, self.total_layer_num, x.size(-1))
+            last = x[:, :, -1:]  # [1, M, 1, D]
+            # As in training, an utterance's first block gets its own.
+            first = last[:, 0] if past_ctx is None else past_ctx[:, layer_idx, None]
+            x = torch.cat([torch.cat([first[None], last[:, :-1]], 1), x[:, :, 1:]], 2)
+            next_ctx[:, layer_idx] = x[:, -1, -1]
+        return x, mask, True, past_ctx, next_ctx, is_short_segment, layer_idx + 1
+
+
+class ContextualConformerBlock(ScaledFeedForward, ContextualBlock, ConformerLayer):
+    """ESPnet's Conformer block of blocks of frames, layer by layer."""
+
+    norms = {
+        "feed_forward_macaron": "norm_ff_macaron",
+        "self_attn": "norm1",
+        "conv_module": "norm_conv",
+        "feed_forward": "norm2",
+    }
+
+    def _conv_module(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if mask is not None and mask.size(1) > 1:
+            # A frame is there if it asks or is asked.
+            mask = mask.any(1, keepdim=True) | mask.any(2).unsqueeze(1)
+        return self.dropout(call(x, mask_pad=mask if self.respect_lengths else None))
+
+
+class ContextualTransformerBlock(ContextualBlock, TransformerLayer):
+    """ESPnet's Transformer block of blocks of frames, layer by layer."""
+
+    norms = {"self_attn": "norm1", "feed_forward": "norm2"}
+
+    def _feed_forward(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return self.dropout(call(x))
+
+
+class _PositionsOfMaximum:
+    """Mixin for the positional encoding, which is handed what `Tensor.max` returns."""
+
+    def forward(self, x, start_idx: int = 0) -> torch.Tensor:
+        return super().forward(x if torch.is_tensor(x) else x.values, start_idx)
+
+
+class ContextualSupernet(Supernet):
+    """A streaming encoder: blocks of `block_size` frames that begin `hop_size` apart.
+
+    Sizes in frames, after subsampling. A block puts out `hop_size` frames, and has seen
+    `look_ahead` frames after these.
+
+    Args:
+        input_size: Feature dimension.
+        block_size: Frames of a block; 0: all of the utterance, which cannot be decoded
+            chunk by chunk.
+        hop_size: From one block to the next one.
+        look_ahead: Frames of a block after those that it puts out.
+        respect_lengths: Utterances in a padded batch are encoded as alone. With
+            `false`, padding is a part of them, as in ESPnet.
+        **stock: Options of `Supernet` and of the stock encoder.
+
+    Raises:
+        ConfigError: a value is not allowed, or one of the three sizes is missing.
+    """
+
+    front_ends = STREAMING_FRONT_ENDS
+
+    def __init__(
+        self,
+        input_size: int,
+        block_size: int | None = None,
+        hop_size: int | None = None,
+        look_ahead: int | None = None,
+        respect_lengths: bool = True,
+        **stock,
+    ):
+        sizes = dict(block_size=block_size, hop_size=hop_size, look_ahead=look_ahead)
+        _check_sizes(**sizes)
+        check_value("encoder_conf: respect_lengths", respect_lengths, bool)
+        super().__init__(input_size, **sizes, **stock)
+        for block in self.blocks:
+            block.respect_lengths = respect_lengths
+        self.respect_lengths = respect_lengths
+        inside = self.embed if isinstance(self.embed, torch.nn.Sequential) else ()
+        if any(isinstance(part, type(self.pos_enc)) for part in inside):
+            # ESPnet's Conformer: once more, and from 0 in every chunk.
+            raise ConfigError(
+                "encoder_conf: input_layer=None must be a layer: positions would be "
+                "added twice."
+            )
+        if not self.init_average:
+            # ESPnet takes the maximum's indices along, and its encoding crashes.
+            allowed = "true with init_average=false"
+            check(self.ctx_pos_enc, "encoder_conf: ctx_pos_enc", False, allowed)
+            swap_class(self.pos_enc, _PositionsOfMaximum)
+
+    def forward_infer(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        prev_states: dict | None = None,
+        is_final: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor, dict | None]:
+        """Encode the next features of an utterance.
+
+        Args:
+            xs_pad: [1, L, D].
+            ilens: [1].
+            prev_states: What was returned for those before; None at the beginning.
+            is_final: There are no others.
+
+        Returns:
+            The outputs [1, T, D] that are known by now, their number, and what is to be
+            handed over with the next features.
+        """
+        before = None if prev_states is None else prev_states[_BUFFER]
+        total = xs_pad.size(1) + (0 if before is None else before.size(1))
+        encoded, lengths, states = super().forward_infer(
+            xs_pad, ilens, prev_states, is_final
+        )
+        if self.subsample == 1 and states is not None and total > 2:
+            # ESPnet keeps two frames, of which it has encoded one.
+            states[_BUFFER] = states[_BUFFER][:, 1:]
+            states["ilens_buffer"] = states["ilens_buffer"] - 1
+        return encoded, lengths, states
+
+    def forward_train(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        prev_states: None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Encode whole utterances.
+
+        Args:
+            xs_pad: Features [B, L, D].
+            ilens: [B].
+            prev_states: Not used, as in the stock encoder.
+
+        Returns:
+            [B, T, D], lengths [B] and None.
+        """
+        mask = (~make_pad_mask(ilens)[:, None]).to(xs_pad.device)
+        xs = xs_pad
+        if isinstance(self.embed, Conv2dSubsamplingWOPosEnc):
+            xs, mask = self.embed(xs, mask)
+        elif self.embed is not None:
+            xs = self.embed(xs)
+        olens = mask.squeeze(1).sum(1)
+        lengths = olens.tolist() if self.respect_lengths else [xs.size(1)] * len(xs)
+        if self.block_size == 0 or max(lengths) <= self.block_size:
+            ys, *_ = self.encoders(self.pos_enc(xs), mask, False, None, None)
+        else:
+            ys = self._encode_blocks(xs, lengths)
+        return self.after_norm(ys) if self.normalize_before else ys, olens, None
+
+    def _encode_blocks(self, xs: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        """Outputs [B, T, D] of frames that have no positions yet."""
+        size, hop = self.block_size, self.hop_size
+        counts = [max(-(-(length - size) // hop), 0) + 1 for length in lengths]
+        rows = BlockRows.of(counts, xs.device)
+        ends = torch.tensor(lengths, device=xs.device)
+        frames = rows.number[:, None] * hop + torch.arange(size, device=xs.device)
+        inside = frames < ends[rows.utterance, None]  # [M, L]
+        index = rows.utterance[:, None], frames.clamp(max=xs.size(1) - 1)
+        # Frames that the last block of each utterance has
+        left = [n - (count - 1) * hop for n, count in zip(lengths, counts)]
+        contexts = self._contexts(xs[index], left, rows)  # [M, D]
+        blocks = self.pos_enc(xs)[index] * inside.unsqueeze(-1)  # [M, L, D]
+        around = contexts[rows.previous, None], blocks, contexts[:, None]
+        mask = _attended(inside, (ends <= size)[rows.utterance])
+        ys, *_ = self.encoders(torch.cat(around, dim=1), mask, False, rows)
+        return self._put_out(ys, ends, counts, xs.size(1))
+
+    def _contexts(
+        self, blocks: torch.Tensor, left: list[int], rows: BlockRows
+    ) -> torch.Tensor:
+        """What each row's context begins with, [M, D]: mean or maximum of its frames.
+
+        Args:
+            blocks: [M, L, D].
+            left: Frames of each utterance's last one.
+            rows: Which they are.
+        """
+        pool = torch.mean if self.init_average else torch.amax
+        contexts = pool(blocks, 1)
+        # One by one, and not as masked sums: then they are ESPnet's to the last bit.
+        for row, number in zip(itertools.accumulate(rows.counts), left):
+            contexts[row - 1] = pool(blocks[row - 1, :number], 0)
+        if not self.ctx_pos_enc:
+            return contexts
+        index = rows.utterance, rows.number
+        shape = len(rows.counts), max(rows.counts), contexts.size(-1)
+        placed = contexts.new_zeros(shape).index_put(index, contexts)
+        return self.pos_enc(placed)[index]
+
+    def _put_out(
+        self, ys: torch.Tensor, ends: torch.Tensor, counts: list[int], frames: int
+    ) -> torch.Tensor:
+        """Each frame from the first block that has it and what it looks ahead to.
+
+        Args:
+            ys: Rows [M, L + 2, D].
+            ends: Lengths of the utterances [B].
+            counts: Their numbers of blocks.
+            frames: T.
+
+        Returns:
+            [B, T, D].
+        """
+        device = ys.device
+        counted = torch.tensor(counts, device=device)[:, None]
+        first = counted.cumsum(0) - counted
+        frame = torch.arange(frames, device=device)[None]  # [1, T]
+        number = (frame - self.block_size + self.look_ahead) // self.hop_size + 1
+        # The first block puts out what is before, the last one all that is left.
+        number = number.clamp(min=0).minimum(counted - 1)  # [B, T]
+        place = frame - number * self.hop_size + 1
+        found = ys[first + number, place.clamp(max=self.block_size)]
+        return found * (frame < ends[:, None]).unsqueeze(-1)
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for key, value in sizes.items():
+        # ESPnet's streaming script looks for all three in the config.
+        good = value is not None
+        check(good, f"encoder_conf: {key}", value, "written in the config")
+        least = 1 if key == "hop_size" else 0
+        number = Annotated[int, Range(least)]
+        check_value(f"encoder_conf: {key}", value, number)
+    size, hop, ahead = sizes.values()
+    allowed = f"0 or at least hop_size + look_ahead = {hop + ahead}"
+    good = size == 0 or size >= hop + ahead
+    check(good, "encoder_conf: block_size", size, allowed)
+
+
+def _attended(inside: torch.Tensor, short: torch.Tensor) -> torch.Tensor:
+    """Which frame [M, L + 2, ·] attends to which [·, ·, L + 2].
+
+    In blocks, all to all but what goes out, also to what is behind the end, as in
+    ESPnet; what comes in attends to nothing. In a short utterance, all its frames to
+    each other: it has no contexts.
+
+    Args:
+        inside: Frames that are in the utterance, [M, L].
+        short: Rows that are a whole utterance, [M].
+    """
+    alone = torch.nn.functional.pad(inside, (1, 1))
+    asks, asked = torch.ones_like(alone), torch.ones_like(alone)
+    asks[:, 0], asked[:, -1] = False, False
+    asks, asked = (torch.where(short[:, None], alone, x) for x in (asks, asked))
+    return asks.unsqueeze(2) & asked.unsqueeze(1)
+
+
+class DynSizeContextualBlockConformerEncoder(
+    ContextualSupernet, ContextualBlockConformerEncoder
+):
+    """ESPnet's streaming Conformer; a block has up to four layers.
+
+    Args:
+        input_size: Feature dimension.
+        conv_norm: See `DynSizeConformerEncoder`.
+        **options: Options of `ContextualSupernet`, `Supernet` and the stock encoder.
+
+    Raises:
+        ConfigError: a value is not allowed.
+    """
+
+    block_class = ContextualConformerBlock
+
+    def __init__(self, input_size: int, conv_norm: ConvNorm = "batch_norm", **options):
+        super().__init__(input_size, **options)
+        set_conv_norm(self.blocks, conv_norm)
+
+
+class DynSizeContextualBlockTransformerEncoder(
+    ContextualSupernet, ContextualBlockTransformerEncoder
+):
+    """ESPnet's streaming Transformer; a block has two layers."""
+
+    block_class = ContextualTransformerBlock
