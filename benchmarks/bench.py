@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -190,17 +191,18 @@ def run_all(
         args: See `parser`.
         run: Adds the rows.
         parts: Of a method: what trains in a run of its own. The method itself by
-            default.
+            default. The first ones of all methods come first.
     """
     logging.disable(logging.WARNING)
     threads = max((os.cpu_count() or 1) // args.jobs, 1)
     experiments = {fold: _experiment(args, fold, threads) for fold in args.folds}
+    ranks = zip_longest(*map(parts, args.methods))
+    ordered = [part for rank in ranks for part in rank if part is not None]
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [
             pool.submit(run, experiment, fold, part, seed)
             for seed in args.seeds
-            for method in args.methods
-            for part in parts(method)
+            for part in ordered
             for fold, experiment in experiments.items()
         ]
         for job in jobs:

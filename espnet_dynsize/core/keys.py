@@ -103,6 +103,12 @@ def is_plugin(config: Mapping) -> bool:
     return str(config.get("encoder")).startswith(ENCODER_PREFIX)
 
 
+def streams(config: Mapping) -> bool:
+    """Whether the config's encoder is one that encodes chunk by chunk."""
+    name = str(config.get("encoder")).removeprefix(ENCODER_PREFIX)
+    return name.startswith("contextual_block_")
+
+
 def is_family(config: Mapping) -> bool:
     """Whether the config describes a supernet with sizes."""
     conf = config.get("model_conf") or {}

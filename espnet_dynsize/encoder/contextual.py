@@ -163,8 +163,8 @@ class ContextualSupernet(Supernet):
 
     Args:
         input_size: Feature dimension.
-        block_size: Frames of a block; 0: all of the utterance, which cannot be decoded
-            chunk by chunk.
+        block_size: Frames of a block. (ESPnet's 0, all of the utterance, does not
+            stream.)
         hop_size: From one block to the next one.
         look_ahead: Frames of a block after those that it puts out.
         respect_lengths: Utterances in a padded batch are encoded as alone. With
@@ -260,7 +260,7 @@ class ContextualSupernet(Supernet):
             xs = self.embed(xs)
         olens = mask.squeeze(1).sum(1)
         lengths = olens.tolist() if self.respect_lengths else [xs.size(1)] * len(xs)
-        if self.block_size == 0 or max(lengths) <= self.block_size:
+        if max(lengths) <= self.block_size:
             ys, *_ = self.encoders(self.pos_enc(xs), mask, False, None, None)
         else:
             ys = self._encode_blocks(xs, lengths)
@@ -337,13 +337,12 @@ def _check_sizes(**sizes: int | None) -> None:
         # ESPnet's streaming script looks for all three in the config.
         good = value is not None
         check(good, f"encoder_conf: {key}", value, "written in the config")
-        least = 1 if key == "hop_size" else 0
+        least = 0 if key == "look_ahead" else 1
         number = Annotated[int, Range(least)]
         check_value(f"encoder_conf: {key}", value, number)
     size, hop, ahead = sizes.values()
-    allowed = f"0 or at least hop_size + look_ahead = {hop + ahead}"
-    good = size == 0 or size >= hop + ahead
-    check(good, "encoder_conf: block_size", size, allowed)
+    allowed = f"at least hop_size + look_ahead = {hop + ahead}"
+    check(size >= hop + ahead, "encoder_conf: block_size", size, allowed)
 
 
 def _attended(inside: torch.Tensor, short: torch.Tensor) -> torch.Tensor:

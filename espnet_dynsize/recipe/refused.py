@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_dynsize.core.errors import ConfigError, one_line
-from espnet_dynsize.core.keys import check_criteria
+from espnet_dynsize.core.keys import check_criteria, streams
 from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import decoding
 from espnet_dynsize.recipe.asr_sh import DECODE, TRAIN
@@ -34,7 +34,6 @@ _ALONE = ("1", "")
 _NO_PROMPTS = "a family trains on transcripts without prompts"
 _ONE_SPEAKER = "a family recognises one speaker"
 RULES = (
-    Rule("use_streaming", _OFF, "its encoders do not stream"),
     Rule("use_maskctc", _OFF, "it has no Mask-CTC decoder"),
     Rule("use_k2", _OFF, "nobody has tried its sizes with k2"),
     Rule(
@@ -93,6 +92,12 @@ def check_family(options: Options, config: Mapping) -> None:
         raise ConfigError(
             f"--python '{python}' must be '{_PYTHON}' for a family: ESPnet alone does "
             "not know its encoders."
+        )
+    if options.true("use_streaming") and not streams(config):
+        raise ConfigError(
+            f"--use_streaming true needs an encoder that streams in "
+            f"{options.get('asr_config')}, such as dynsize_contextual_block_conformer, "
+            f"not {config.get('encoder')}."
         )
     _check_splits(options, config)
     _check_checkpoint(options, config)

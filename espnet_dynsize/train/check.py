@@ -27,6 +27,7 @@ from espnet_dynsize.core.schema import (
     is_number_as_text,
 )
 from espnet_dynsize.train.choices import ENCODERS, MODELS, plain_name
+from espnet_dynsize.train.streaming import check_streaming
 
 # Arguments of ESPnet's models that are not options
 _PARTS = (
@@ -135,6 +136,8 @@ def check_training(args: argparse.Namespace) -> None:
     # Infinity is a way to say that nothing is clipped.
     number = type(args.grad_clip) in (int, float)
     check(number and args.grad_clip > 0, "grad_clip", args.grad_clip, "above 0")
+    if not args.collect_stats:  # where asr.sh says nothing of `normalize`
+        check_streaming(vars(args))
     _check_optimizer(args)
     check_criterion("early_stopping_criterion", args.early_stopping_criterion)
     check_criteria(args.best_model_criterion)

@@ -257,7 +257,7 @@ def test_a_config_without_a_family_is_left_to_asr_sh(recipe):
             ["--skip_upload_hf", "false", "--hf_repo", "name"],
             "hf_repo=name must be USER/NAME of letters",
         ),
-        (["--use_streaming", "true"], r"--use_streaming true must be false for a fam"),
+        (["--use_streaming", "true"], r"--use_streaming true needs an encoder that st"),
         (
             ["--skip_stages", "12,13"],
             r"--skip_stages '12,13' must be numbers of stages",

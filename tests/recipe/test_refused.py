@@ -12,7 +12,7 @@ from espnet_dynsize.recipe.options import parse
 from espnet_dynsize.recipe.refused import RULES, check_decoding, check_family
 
 EGS = Path(__file__).resolve().parents[2] / "egs2"
-FAMILY = {"model_conf": {"sizes": [8, 24]}}
+FAMILY = {"encoder": "dynsize_conformer", "model_conf": {"sizes": [8, 24]}}
 
 
 def options(*argv):
@@ -22,7 +22,7 @@ def options(*argv):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--use_streaming", "true"], "must be false for a family: its encoders do"),
+        (["--use_streaming", "true"], "needs an encoder that streams in .*, not dyns"),
         (["--use_k2", "true"], "must be false for a family: nobody has tried"),
         (["--use_lightning", "true"], "must be false for a family: ESPnet2's"),
         (["--asr_task", "asr_transducer"], "must be asr for a family: asr_trans"),
@@ -39,6 +39,11 @@ def options(*argv):
 def test_what_a_family_cannot_do(argv, message):
     with pytest.raises(ConfigError, match=f"^{argv[0]} .*{message}"):
         check_family(options(*argv), FAMILY)
+
+
+def test_a_family_can_stream():
+    streaming = FAMILY | {"encoder": "dynsize_contextual_block_transformer"}
+    check_family(options("--use_streaming", "true"), streaming)
 
 
 def test_every_rule_is_about_something():

@@ -1,0 +1,107 @@
+"""Streaming encoders with ESPnet's streaming script, and what it would misread."""
+
+import pytest
+import torch
+from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
+from experiment import AVERAGED, HYBRID, experiment
+
+import espnet_dynsize
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.deploy.extract import extract
+from espnet_dynsize.train.streaming import check_streaming
+
+GOOD = dict(
+    encoder="dynsize_contextual_block_conformer",
+    frontend="default",
+    frontend_conf={},
+    normalize="global_mvn",
+    preencoder=None,
+    postencoder=None,
+    decoder=None,
+)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"frontend": None}, "frontend=None must be default with encoder: dynsize_con"),
+        ({"frontend": "s3prl"}, "frontend=s3prl must be default"),
+        (
+            {"frontend_conf": {"center": False}},
+            "frontend_conf: center=False must be tr",
+        ),
+        ({"normalize": "utterance_mvn"}, "normalize=utterance_mvn must be global_mvn"),
+        ({"preencoder": "linear"}, "preencoder=linear must be null"),
+        ({"postencoder": "length_adaptor"}, "postencoder=length_adaptor must be null"),
+        ({"decoder": "transducer"}, "decoder=transducer must be null or one with att"),
+    ],
+)
+def test_what_the_script_would_misread(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        check_streaming(GOOD | changes)
+    check_streaming(GOOD | changes | {"encoder": "dynsize_conformer"})
+
+
+@pytest.mark.parametrize("changes", [{}, {"normalize": None}, {"decoder": "rnn"}])
+def test_what_streams(changes):
+    check_streaming(GOOD | changes)
+
+
+ENCODER = dict(
+    output_size=8,
+    attention_heads=2,
+    linear_units=12,
+    num_blocks=2,
+    macaron_style=True,
+    cnn_module_kernel=3,
+    input_layer="conv2d",
+    block_size=8,
+    hop_size=4,
+    look_ahead=2,
+)
+
+
+@pytest.fixture(params=[{}, HYBRID], ids=["ctc", "hybrid"])
+def folder(tmp_path, request):
+    """A streaming family."""
+    changes = dict(normalize=None, encoder="dynsize_contextual_block_conformer")
+    changes |= dict(encoder_conf=ENCODER, **request.param)
+    if request.param:
+        changes["model_conf"] = {"ctc_weight": 0.5, "sizes": [3, 5, 8]}
+    folder, _ = experiment(tmp_path / "asr", **changes)
+    return folder
+
+
+def decode(script, audio, chunk):
+    """The text of ESPnet's streaming script, and what its encoder has put out."""
+    heard = []
+    hook = script.beam_search.register_forward_pre_hook(
+        lambda module, args, kwargs: heard.append(kwargs["x"]), with_kwargs=True
+    )
+    pieces = audio.split(chunk)
+    for piece in pieces[:-1]:
+        script(piece, is_final=False)
+    ((text, *_), *_) = script(pieces[-1], is_final=True)
+    hook.remove()
+    return text, torch.cat(heard)
+
+
+def test_the_script_decodes_every_size(folder):
+    espnet_dynsize.register()
+    audio = torch.randn(16_000 * 2)
+    for extracted in extract(folder, AVERAGED, []):
+        config = extracted.directory / "config.yaml"
+        model, options = load_model(extracted.directory, AVERAGED)
+        weight = 0.5 if options["decoder"] else 1.0
+        script = Speech2TextStreaming(
+            asr_train_config=config,
+            asr_model_file=config.parent / AVERAGED,
+            ctc_weight=weight,
+            beam_size=3,
+        )
+        expected, _ = model.encode(audio[None], torch.tensor([len(audio)]))
+        for chunk in (4_000, 9_000, len(audio)):
+            text, heard = decode(script, audio, chunk)
+            assert text
+            torch.testing.assert_close(heard, expected[0], atol=1e-5, rtol=0)
