@@ -199,7 +199,7 @@ def test_stochastic_depth_drops_a_layer_for_a_whole_utterance():
         ({"look_ahead": None}, "encoder_conf: look_ahead=None must be written in"),
         (
             {"block_size": 4},
-            "encoder_conf: block_size=4 must be at least hop_size .+ l",
+            "encoder_conf: block_size=4 must be at least hop_size .+",
         ),
         ({"block_size": 0}, "encoder_conf: block_size=0 must be"),
         ({"hop_size": 0}, "encoder_conf: hop_size=0 must be"),

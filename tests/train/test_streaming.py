@@ -29,7 +29,7 @@ GOOD = dict(
         ({"frontend": "s3prl"}, "frontend=s3prl must be default"),
         (
             {"frontend_conf": {"center": False}},
-            "frontend_conf: center=False must be tr",
+            "frontend_conf: center=False must be",
         ),
         ({"normalize": "utterance_mvn"}, "normalize=utterance_mvn must be global_mvn"),
         ({"preencoder": "linear"}, "preencoder=linear must be null"),
