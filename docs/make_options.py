@@ -17,7 +17,8 @@ from espnet_dynsize.control.sparsity.mest import Mest
 from espnet_dynsize.control.sparsity.omni import Omni
 from espnet_dynsize.core.schema import words
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
-from espnet_dynsize.encoder.front_end import FRONT_ENDS
+from espnet_dynsize.encoder.contextual import ContextualSupernet
+from espnet_dynsize.encoder.front_end import FRONT_ENDS, STREAMING_FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.choices import ENCODERS
 from espnet_dynsize.train.forgetting import Forgetting
@@ -70,7 +71,11 @@ def page() -> str:
     parts = [INTRO, "## encoder\n", _choices(ENCODERS)]
     parts += ["## encoder_conf\n", "Of every encoder:\n", table(Supernet)]
     parts += ["Of `dynsize_conformer` besides:\n", table(DynSizeConformerEncoder)]
+    parts += ["Of streaming encoders besides (and `conv_norm` of their Conformer):\n"]
+    parts += [table(ContextualSupernet)]
     parts += ["### input_layer\n", "Besides ESPnet's:\n", _choices(FRONT_ENDS)]
+    names = ", ".join(f"`{name}`" for name in STREAMING_FRONT_ENDS)
+    parts += [f"Of these, streaming encoders have {names}.\n"]
     parts += ["## model_conf\n", "With `model: dynsize`:\n", table(JointLoss)]
     parts += ["### sparsity\n", "Of a family of sparsities, or one of them:\n"]
     parts += [table(Omni), "Of sparse training:\n", table(Mest)]

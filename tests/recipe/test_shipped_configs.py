@@ -11,7 +11,7 @@ import pytest
 import torch
 from an4_methods import SUPERNETS, arguments, config_file
 from conftest import TOKENS, build
-from espnet2.bin import asr_inference
+from espnet2.bin import asr_inference, asr_inference_streaming
 from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.lm import LMTask
 
@@ -71,7 +71,9 @@ def test_what_decodes_and_language_models(path):
     """With no key that ESPnet does not know."""
     given = load_config(path)
     if path.name.startswith("decode"):
-        known = {action.dest for action in asr_inference.get_parser()._actions}
+        streams = "streaming" in path.name
+        script = asr_inference_streaming if streams else asr_inference
+        known = {action.dest for action in script.get_parser()._actions}
         assert set(given) <= known
         return
     defaults = LMTask.get_default_config()
@@ -144,12 +146,12 @@ def sparsities_train_and_are_cut(model, config, optimizer, scheduler, dtypes):
 
 
 def update(model, optimizer, scheduler, dtypes=nullcontext) -> float:
-    """One training step on a second of noise."""
+    """One training step on seconds of noise, more than a streaming encoder's block."""
     if hasattr(model, "begin_update"):
         model.begin_update(0)
     data = dict(
-        speech=torch.randn(2, 16000),
-        speech_lengths=torch.tensor([16000, 12000]),
+        speech=torch.randn(2, 32000),
+        speech_lengths=torch.tensor([32000, 12000]),
         text=torch.tensor([[2, 3, 4], [3, 2, -1]]),
         text_lengths=torch.tensor([3, 2]),
     )
