@@ -21,6 +21,7 @@ from espnet_dynsize.control.selection import Search
 from espnet_dynsize.control.selectors import SELECTORS
 from espnet_dynsize.core.keys import ENCODER_KEYS, FAMILY_KEYS
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.encoder.contextual import ContextualSupernet
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.choices import ENCODERS
@@ -81,7 +82,9 @@ def test_the_options_page_is_what_the_script_makes(options_page):
 
 def test_every_key_has_a_row(options_page):
     assert set(rows(options_page, "## model_conf")) == set(FAMILY_KEYS)
-    assert set(rows(options_page, "## encoder_conf")) == set(ENCODER_KEYS)
+    # ESPnet's, which have no defaults here
+    sizes = {"block_size", "hop_size", "look_ahead"}
+    assert set(rows(options_page, "## encoder_conf")) == {*ENCODER_KEYS, *sizes}
     assert set(rows(options_page, "## encoder")) == set(ENCODERS)
     assert set(rows(options_page, "### input_layer")) == set(FRONT_ENDS)
     search = rows(options_page, "#### Options of the search")
@@ -92,7 +95,10 @@ def test_every_key_has_a_row(options_page):
     "heading, classes",
     [
         ("## model_conf", [JointLoss]),
-        ("## encoder_conf", [Supernet, DynSizeConformerEncoder]),
+        (
+            "## encoder_conf",
+            [Supernet, DynSizeConformerEncoder, ContextualSupernet],
+        ),
         ("#### Options of the search", [Search]),
         *((f"#### {name}", [selector]) for name, selector in SELECTORS.items()),
     ],

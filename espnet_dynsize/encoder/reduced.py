@@ -7,7 +7,7 @@ from espnet_dynsize.encoder.swap import swap_class
 
 # Shares of zeros from which on it saves time on a CPU (benchmarks/zero_rows.py):
 # outputs of rows that are left have to be put in their places.
-ROWS, COLUMNS = 0.5, 0.25
+ROWS, COLUMNS = 0.7, 0.5
 
 
 class Reduced:
