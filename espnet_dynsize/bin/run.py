@@ -89,7 +89,8 @@ def refuse_streaming(arguments: list[str]) -> None:
     ESPnet asserts it without a word.
 
     Raises:
-        ConfigError: it is one of the plugin's that does not stream.
+        ConfigError: it is one of the plugin's that does not stream, or see
+            `check_streaming`.
     """
     # No other program needs them, and all start with this module.
     from espnet_dynsize.core.errors import check
@@ -105,6 +106,10 @@ def refuse_streaming(arguments: list[str]) -> None:
         allowed = "one that streams, such as dynsize_contextual_block_conformer"
         good = not is_plugin(config) or streams(config)
         check(good, f"{config_file}: encoder", encoder, allowed)
+        if is_plugin(config):
+            from espnet_dynsize.train.streaming import check_streaming
+
+            check_streaming(config)
 
 
 def _run_script(script: str, arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from espnet_dynsize.core.errors import ConfigError, printable
+from espnet_dynsize.core.errors import ConfigError, check, printable
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -15,12 +15,23 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="write what a model hears in audio files",
         description="For every file: its name, the text, the seconds it took and "
         "the real-time factor, between tabs. Any sampling rate and length; channels "
-        "are averaged, and what is longer than 30 s is cut at silences. A file that "
+        "are averaged, and what is longer than 30 s is cut at silences. With "
+        "--streaming, the audio is heard as if it were spoken now: what is heard by "
+        "then goes to stderr, and the line has the name, the text, the seconds that "
+        "the encoder waits for, the time that a chunk takes (median and 95th "
+        "percentile, in per cent of its duration) and the median delay of the words "
+        "after their end. A file that "
         "cannot be done gets a line on stderr, its name and the reason; the others "
         "are done, and the exit code is 2.",
     )
     parser.add_argument("model", type=Path, help="zip, or folder of a trained model")
-    parser.add_argument("audio", nargs="+", type=Path, help="wav, flac, ogg, … files")
+    parser.add_argument(
+        "audio",
+        nargs="+",
+        type=Path,
+        help="wav, flac, ogg, … files; with --streaming, - is standard input: 16-bit "
+        "samples of one channel at the model's rate, without a header",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--size",
@@ -34,6 +45,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--beam_size", type=int, help="default: ESPnet's; 1 for a model with only CTC"
     )
     parser.add_argument("--device", default="cpu", help="%(default)s")
+    parser.add_argument(
+        "--streaming", action="store_true", help="chunk by chunk, as audio comes"
+    )
+    parser.add_argument(
+        "--chunk", type=float, default=0.2, help="seconds of audio (%(default)s)"
+    )
     parser.set_defaults(function=main)
 
 
@@ -50,15 +67,28 @@ def main(args: argparse.Namespace) -> int:
     logging.disable(logging.WARNING)
     options = {} if args.beam_size is None else {"beam_size": args.beam_size}
     recogniser = open_model(
-        args.model, chosen, args.model_file, device=args.device, **options
+        args.model,
+        chosen,
+        args.model_file,
+        device=args.device,
+        streaming=args.streaming,
+        **options,
     )
-    _check_model(recogniser, args.model)
+    if args.streaming:
+        check(args.chunk > 0, "--chunk", args.chunk, "above 0")
+    else:
+        _check_model(recogniser, args.model)
     failed = False
     hidden = len(args.audio) < 2 or not sys.stderr.isatty()
     for path in tqdm(args.audio, unit="file", file=sys.stderr, disable=hidden):
         # tqdm.write moves the bar out of the way.
         try:
-            tqdm.write(_line(recogniser, path), file=sys.stdout)
+            line = (
+                _streamed(recogniser, path, args.chunk)
+                if args.streaming
+                else _line(recogniser, path)
+            )
+            tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
         except ConfigError as error:
             tqdm.write(printable(str(error)), file=sys.stderr)
@@ -82,3 +112,40 @@ def _line(recogniser, path: Path) -> str:
     seconds = time.perf_counter() - start
     rtf = seconds / audio_seconds
     return f"{shown(path)}\t{printable(text)}\t{seconds:.2f} s\tRTF {rtf:.3f}"
+
+
+def _streamed(recogniser, path: Path, seconds: float) -> str:
+    """Name, text and latencies of a file that is heard chunk by chunk."""
+    from espnet_dynsize.deploy.audio import shown
+    from espnet_dynsize.deploy.latency import listen
+
+    samples = max(round(seconds * recogniser.rate), 1)
+    chunks = _spoken(samples) if str(path) == "-" else _read(recogniser, path, samples)
+    text, latency = listen(recogniser, chunks, _show)
+    words = "–" if latency.words is None else f"{latency.words:.2f} s"
+    parts = f"{latency.median:.1%} {latency.percentile:.1%}"
+    waits = f"waits {recogniser.delay:.2f} s"
+    name = "-" if str(path) == "-" else shown(path)
+    return "\t".join((name, printable(text), waits, f"chunk {parts}", f"words {words}"))
+
+
+def _show(heard) -> None:
+    print(f"{heard.seconds:.2f} s\t{printable(heard.text)}", file=sys.stderr)
+
+
+def _read(recogniser, path: Path, samples: int):
+    from espnet_dynsize.deploy.audio import read_audio, resampled
+
+    audio = resampled(*read_audio(path), recogniser.rate).numpy()
+    for begin in range(0, len(audio), samples):
+        yield audio[begin : begin + samples]
+
+
+def _spoken(samples: int):
+    """16-bit samples as they come through standard input."""
+    import numpy as np
+
+    while data := sys.stdin.buffer.read(2 * samples):
+        whole = len(data) - len(data) % 2
+        if whole:
+            yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 2**15

@@ -10,12 +10,12 @@ from typing import Literal, NoReturn
 
 import torch
 import yaml
-from espnet2.bin import asr_inference
+from espnet2.bin import asr_inference, asr_inference_streaming
 
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.errors import ConfigError, check
-from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
+from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units, streams
 from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
 from espnet_dynsize.core.schema import Count, check_value
 from espnet_dynsize.core.subnet import Subnet
@@ -26,12 +26,17 @@ from espnet_dynsize.deploy.experiment import find_checkpoint, load_files
 from espnet_dynsize.deploy.language_model import check_language_model
 from espnet_dynsize.deploy.named import check_named
 from espnet_dynsize.deploy.recogniser import Recogniser
+from espnet_dynsize.deploy.streaming import StreamingRecogniser
 from espnet_dynsize.train.model import JointLoss
+from espnet_dynsize.train.streaming import check_streaming
 from espnet_dynsize.train.task import DynSizeASRTask
 
 CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
 # Options of `Speech2Text` that are arguments here, or not for this
-_TAKEN = ("self", CONFIG, CHECKPOINT, "streaming", "enh_s2t_task", "multi_asr")
+_TAKEN = (
+    *("self", CONFIG, CHECKPOINT, "streaming", "enh_s2t_task", "multi_asr"),
+    *("asr_model", "asr_train_args"),
+)
 # In half precision, ESPnet's search fails.
 Dtype = Literal["float32", "float64", "bfloat16"]
 # Options of `Speech2Text` that count before the config's keys
@@ -42,8 +47,9 @@ def load(
     path: str | Path,
     size: int | str | Subnet | None = None,
     model_file: str = "",
+    streaming: bool = False,
     **options,
-) -> Recogniser:
+) -> Recogniser | StreamingRecogniser:
     """Open a trained model at one size.
 
     Args:
@@ -55,6 +61,7 @@ def load(
             `16_sparsity70`), or any `Subnet` of a supernet; None: the full network, or
             the one that a cut model has.
         model_file: Checkpoint in the folder; empty: see `find_checkpoint`.
+        streaming: It is handed audio as it comes, and tells what it has heard by then.
         **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
             Left out: those with which a packed model was scored, if it says so; else a
             model that has only CTC is decoded greedily.
@@ -63,12 +70,13 @@ def load(
         ESPnet's `Speech2Text` that checks its input: call it with audio (array
         [samples], at the sampling rate of training) and get
         `[(text, tokens, ids, hypothesis), …]`; `transcribe(samples, rate)` takes audio
-        of any length and rate.
+        of any length and rate. With `streaming`, see `StreamingRecogniser`.
 
     Raises:
-        ConfigError: the path holds no model of this plugin, or not this size.
+        ConfigError: the path holds no model of this plugin, or not this size, or one
+            that does not stream.
     """
-    return open_model(path, size, model_file, plugin_only=True, **options)
+    return open_model(path, size, model_file, True, streaming, **options)
 
 
 def open_model(
@@ -76,13 +84,21 @@ def open_model(
     size: int | str | Subnet | None = None,
     model_file: str = "",
     plugin_only: bool = False,
+    streaming: bool = False,
     **options,
-) -> Recogniser:
+) -> Recogniser | StreamingRecogniser:
     """`load` that also opens models without this plugin, unless `plugin_only`."""
-    asr_inference.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
+    for module in (asr_inference, asr_inference_streaming):
+        module.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
+    check_value("streaming", streaming, bool)
+    taker = StreamingRecogniser if streaming else Recogniser
     _check_path("path", path)
     model_file = model_file or ""
     _check_path("model_file", model_file, empty=True)
+    known = _options_of(taker)
+    for key in options:
+        allowed = "left out: load has no such option"
+        check(key in known, key, options[key], allowed)
     _check_options(options)
     decoding.check_search(options)
     _check_size(size)
@@ -97,11 +113,17 @@ def open_model(
         check_language_model({**files, **options}, located)
         if size is not None and kept_units(config) is None:
             files |= _extracted(config, files, size, Path(folder.name))
+        if streaming:
+            encoder = config.get("encoder")
+            allowed = "one that streams, such as dynsize_contextual_block_conformer"
+            check(streams(config), f"{path}: encoder", encoder, allowed)
+            check_streaming(config)
         kept = decoding.read(Path(files[CONFIG]).parent)
+        kept = {key: value for key, value in kept.items() if key in known}
         options = {**decoding.default_search(config), **kept, **options}
         decoding.check_fits(options, config)
         with opening():
-            recogniser = Recogniser(**{**files, **options})
+            recogniser = taker(**{**files, **options})
             if not isinstance(recogniser.asr_model, JointLoss):
                 recogniser.asr_model.activate = _refuse_activate
     except BaseException:
@@ -124,11 +146,13 @@ def _check_path(key: str, value: object, empty: bool = False) -> None:
     check(good, key, value, "a string or a pathlib.Path")
 
 
+def _options_of(taker: type) -> set[str]:
+    """The options that a recogniser has besides those that are arguments here."""
+    stock = taker.__mro__[1]
+    return inspect.signature(stock.__init__).parameters.keys() - set(_TAKEN)
+
+
 def _check_options(options: Mapping[str, object]) -> None:
-    known = inspect.signature(asr_inference.Speech2Text.__init__).parameters.keys()
-    for key, value in options.items():
-        allowed = "left out: load has no such option"
-        check(key in known - set(_TAKEN), key, value, allowed)
     for key, annotation in (("nbest", Count), ("dtype", Dtype)):
         if key in options:
             check_value(key, options[key], annotation)

@@ -12,12 +12,12 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet2.layers.stft import Stft
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     TooShortUttError,
-    check_short_utt,
 )
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.audio import check_finite, check_rate, transcribe
 from espnet_dynsize.deploy.experiment import sampling_rate
+from espnet_dynsize.encoder import front_end
 
 LONGEST = 300  # seconds at once: attention needs memory by the square of the length
 FEATURES_PER_SECOND = 100  # as ESPnet's and Kaldi's are
@@ -289,9 +289,7 @@ def _check_length(
 
 def least_frames(model: ESPnetASRModel) -> int:
     """The shortest features that the encoder's subsampling takes."""
-    embed = getattr(getattr(model, "encoder", None), "embed", None)
-    too_short, frames = check_short_utt(embed, 0)
-    return frames if too_short else 1
+    return front_end.least_frames(getattr(model.encoder, "embed", None))
 
 
 def least_samples(model: ESPnetASRModel) -> int:

@@ -22,6 +22,7 @@ from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet2.legacy.nets.pytorch_backend.transformer.contextual_block_encoder_layer import (  # noqa: E501
     ContextualBlockEncoderLayer as TransformerLayer,
 )
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling_without_posenc import (
     Conv2dSubsamplingWOPosEnc,
 )
@@ -29,7 +30,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling_without_posenc 
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.schema import Range, check_value
 from espnet_dynsize.encoder.branches import ScaledFeedForward, SelfAttention
-from espnet_dynsize.encoder.front_end import STREAMING_FRONT_ENDS
+from espnet_dynsize.encoder.front_end import STREAMING_FRONT_ENDS, least_frames
 from espnet_dynsize.encoder.layers import Block
 from espnet_dynsize.encoder.norm import ConvNorm, set_conv_norm
 from espnet_dynsize.encoder.supernet import Supernet
@@ -148,11 +149,18 @@ class ContextualTransformerBlock(ContextualBlock, TransformerLayer):
         return self.dropout(call(x))
 
 
-class _PositionsOfMaximum:
-    """Mixin for the positional encoding, which is handed what `Tensor.max` returns."""
+class SharedPositions:
+    """Mixin for the positional encoding.
 
-    def forward(self, x, start_idx: int = 0) -> torch.Tensor:
-        return super().forward(x if torch.is_tensor(x) else x.values, start_idx)
+    Attributes:
+        switch: Its lock is held: ESPnet replaces the table for longer inputs.
+    """
+
+    def forward(self, x: torch.Tensor, start_idx: int = 0) -> torch.Tensor:
+        """Add positions to [B, T, D], or to the maximum that `Tensor.max` returns."""
+        x = x if torch.is_tensor(x) else x.values
+        with self.switch.lock:
+            return super().forward(x, start_idx)
 
 
 class ContextualSupernet(Supernet):
@@ -163,10 +171,10 @@ class ContextualSupernet(Supernet):
 
     Args:
         input_size: Feature dimension.
-        block_size: Frames of a block. (ESPnet's 0, all of the utterance, does not
-            stream.)
-        hop_size: From one block to the next one.
-        look_ahead: Frames of a block after those that it puts out.
+        block_size: Frames of a block; needed. (ESPnet's 0, all of the utterance, does
+            not stream.)
+        hop_size: From one block to the next one; needed.
+        look_ahead: Frames of a block after those that it puts out; needed.
         respect_lengths: Utterances in a padded batch are encoded as alone. With
             `false`, padding is a part of them, as in ESPnet.
         **stock: Options of `Supernet` and of the stock encoder.
@@ -200,11 +208,19 @@ class ContextualSupernet(Supernet):
                 "encoder_conf: input_layer=None must be a layer: positions would be "
                 "added twice."
             )
-        if not self.init_average:
-            # ESPnet takes the maximum's indices along, and its encoding crashes.
-            allowed = "true with init_average=false"
-            check(self.ctx_pos_enc, "encoder_conf: ctx_pos_enc", False, allowed)
-            swap_class(self.pos_enc, _PositionsOfMaximum)
+        feed_forward = stock.get("positionwise_layer_type", "linear")
+        if respect_lengths and feed_forward != "linear":
+            raise ConfigError(
+                f"encoder_conf: positionwise_layer_type={feed_forward} needs "
+                "respect_lengths: false: its convolutions read the padding of short "
+                "utterances."
+            )
+        swap_class(self.pos_enc, SharedPositions)
+        self.pos_enc.switch = self.switch
+        # ESPnet takes the maximum's indices along: only the encoding can drop them.
+        good = self.init_average or self.ctx_pos_enc
+        allowed = "true with init_average=false"
+        check(good, "encoder_conf: ctx_pos_enc", self.ctx_pos_enc, allowed)
 
     def forward_infer(
         self,
@@ -224,17 +240,27 @@ class ContextualSupernet(Supernet):
         Returns:
             The outputs [1, T, D] that are known by now, their number, and what is to be
             handed over with the next features.
+
+        Raises:
+            TooShortUttError: all of the utterance is too short for the subsampling.
         """
         before = None if prev_states is None else prev_states[_BUFFER]
         total = xs_pad.size(1) + (0 if before is None else before.size(1))
-        encoded, lengths, states = super().forward_infer(
-            xs_pad, ilens, prev_states, is_final
-        )
+        if is_final:
+            self._check_length(total)
+        encoded, _, states = super().forward_infer(xs_pad, ilens, prev_states, is_final)
         if self.subsample == 1 and states is not None and total > 2:
             # ESPnet keeps two frames, of which it has encoded one.
             states[_BUFFER] = states[_BUFFER][:, 1:]
             states["ilens_buffer"] = states["ilens_buffer"] - 1
-        return encoded, lengths, states
+        # ESPnet says 0 of short utterances, or nothing.
+        return encoded, ilens.new_tensor([encoded.size(1)]), states
+
+    def _check_length(self, frames: int) -> None:
+        least = least_frames(self.embed)
+        if frames < least:
+            message = f"has {frames} frames and needs at least {least}"
+            raise TooShortUttError(message, frames, least)
 
     def forward_train(
         self,
@@ -251,7 +277,11 @@ class ContextualSupernet(Supernet):
 
         Returns:
             [B, T, D], lengths [B] and None.
+
+        Raises:
+            TooShortUttError: the longest is too short for the subsampling.
         """
+        self._check_length(xs_pad.size(1))
         mask = (~make_pad_mask(ilens)[:, None]).to(xs_pad.device)
         xs = xs_pad
         if isinstance(self.embed, Conv2dSubsamplingWOPosEnc):
@@ -295,10 +325,12 @@ class ContextualSupernet(Supernet):
             rows: Which they are.
         """
         pool = torch.mean if self.init_average else torch.amax
-        contexts = pool(blocks, 1)
+        # A copy: a maximum's gradient needs what it was.
+        contexts = pool(blocks, 1).clone()
         # One by one, and not as masked sums: then they are ESPnet's to the last bit.
         for row, number in zip(itertools.accumulate(rows.counts), left):
-            contexts[row - 1] = pool(blocks[row - 1, :number], 0)
+            # Of an utterance without frames, anything, but not the mean of nothing.
+            contexts[row - 1] = pool(blocks[row - 1, : max(number, 1)], 0)
         if not self.ctx_pos_enc:
             return contexts
         index = rows.utterance, rows.number
@@ -329,7 +361,7 @@ class ContextualSupernet(Supernet):
         number = number.clamp(min=0).minimum(counted - 1)  # [B, T]
         place = frame - number * self.hop_size + 1
         found = ys[first + number, place.clamp(max=self.block_size)]
-        return found * (frame < ends[:, None]).unsqueeze(-1)
+        return found.masked_fill((frame >= ends[:, None]).unsqueeze(-1), 0.0)
 
 
 def _check_sizes(**sizes: int | None) -> None:

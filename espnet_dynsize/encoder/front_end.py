@@ -4,6 +4,7 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     _subsample_mask,
+    check_short_utt,
 )
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling_without_posenc import (
     Conv2dSubsamplingWOPosEnc,
@@ -125,6 +126,17 @@ def _separable(odim: int) -> torch.nn.Sequential:
 FRONT_ENDS = {"vgg": VGGSubsampling, "separable_conv2d": SeparableConv2dSubsampling}
 # Of streaming encoders
 STREAMING_FRONT_ENDS = {"separable_conv2d": SeparableWithoutPositions}
+
+
+def least_frames(embed: torch.nn.Module | None) -> int:
+    """The shortest features that a subsampling takes."""
+    if isinstance(embed, Conv2dSubsamplingWOPosEnc):
+        frames = 1
+        for kernel, stride in zip(embed.kernels[::-1], embed.strides[::-1]):
+            frames = (frames - 1) * stride + kernel
+        return frames
+    too_short, frames = check_short_utt(embed, 0)
+    return frames if too_short else 1
 
 
 class SharedFrontEnd:

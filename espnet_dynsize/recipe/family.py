@@ -82,6 +82,8 @@ def _check_training(options: Options, config: dict) -> None:
         return
     # asr.sh splits them at spaces, too, and knows no quotes in them.
     more = options.get("asr_args").split()
+    if options.get("feats_normalize") == "global_mvn":
+        more = ["--normalize", "global_mvn", *more]
     pretrained = options.get("pretrained_model")
     if pretrained and options.runs(TRAIN):
         more += ["--init_param", pretrained]

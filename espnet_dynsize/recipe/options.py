@@ -18,6 +18,7 @@ DEFAULTS = {
     "dumpdir": "dump",
     "expdir": "exp",
     "feats_type": "raw",
+    "feats_normalize": "global_mvn",
     "token_type": "bpe",
     "nbpe": "30",
     "bpemode": "unigram",

@@ -29,6 +29,19 @@ class Rule(NamedTuple):
     why: str
 
 
+# Options of asr_inference_streaming that asr_inference lacks, and the other way round
+ONLY_STREAMING = {
+    *("sim_chunk_length", "disable_repetition_detection"),
+    *("encoded_feat_length_limit", "decoder_text_length_limit"),
+}
+ONLY_WHOLE = {
+    *("ctc_window_margin", "enh_s2t_task", "hugging_face_decoder", "lang_prompt_token"),
+    *("hugging_face_decoder_conf", "max_mask_parallel", "max_seq_len", "model_tag"),
+    *("multi_asr", "ngram_file", "ngram_weight", "nlp_prompt_token", "partial_ar"),
+    *("prompt_token_file", "quantize_asr_model", "quantize_dtype", "quantize_lm"),
+    *("quantize_modules", "streaming", "threshold_probability", "time_sync"),
+    "transducer_conf",
+}
 _OFF = ("false", "")
 _ALONE = ("1", "")
 _NO_PROMPTS = "a family trains on transcripts without prompts"
@@ -147,7 +160,9 @@ def check_decoding(options: Options, config: Mapping) -> None:
     """
     if not options.runs(DECODE):
         return
-    given = decoding.of_search(decoding_config(options))
+    whole = decoding_config(options)
+    _check_script(options, whole)
+    given = decoding.of_search(whole)
     decoding.check_kept("decoding", given)
     conf = {**decoding.DEFAULTS, **given}
     for use, weight in (("use_lm", "lm_weight"), ("use_ngram", "ngram_weight")):
@@ -169,6 +184,28 @@ def check_decoding(options: Options, config: Mapping) -> None:
         raise ConfigError(
             f"--ngram_num {number} needs --inference_ngram {number}gram.bin: asr.sh "
             "decodes with 3gram.bin else."
+        )
+
+
+def _check_script(options: Options, conf: Mapping) -> None:
+    """ESPnet's two scripts do not have the same options."""
+    if not options.true("use_streaming"):
+        for key in ONLY_STREAMING & set(conf):
+            raise ConfigError(
+                f"decoding: {key}={conf[key]} needs --use_streaming true."
+            )
+        return
+    for key in ONLY_WHOLE & set(conf):
+        raise ConfigError(
+            f"decoding: {key}={conf[key]} is not for --use_streaming true."
+        )
+    if options.true("use_ngram"):
+        raise ConfigError("--use_ngram true is not for --use_streaming true.")
+    batches = options.get("batch_size"), str(conf.get("batch_size", ""))
+    if not {*batches} <= {"1", ""}:
+        raise ConfigError(
+            f"--batch_size {' '.join(batches).strip()} must be 1 with --use_streaming "
+            "true."
         )
 
 

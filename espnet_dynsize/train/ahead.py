@@ -41,7 +41,9 @@ def check_ahead(arguments: Sequence[str], audio: bool) -> None:
     args = parser.parse_args([*arguments, "--ngpu", "0"])
     check_config(vars(args))
     # Whether a package is there is to be asked in the recipe's environment.
-    check_training(argparse.Namespace(**{**vars(args), "use_tensorboard": False}))
+    size = None if audio else LEAST
+    known = {**vars(args), "use_tensorboard": False, "input_size": size}
+    check_training(argparse.Namespace(**known))
     _check_parts(args)
     conf = args.model_conf
     if "." not in str(conf.get("selector", ".")):

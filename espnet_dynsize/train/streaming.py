@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
-from espnet_dynsize.core.errors import ConfigError, check
+from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
+from espnet2.tasks.asr import decoder_choices
+
+from espnet_dynsize.core.errors import check
 from espnet_dynsize.core.keys import streams
 
 _SCRIPT = "asr_inference_streaming"
@@ -25,6 +28,9 @@ def check_streaming(config: Mapping) -> None:
     if not streams(config):
         return
     encoder = config["encoder"]
+    size = config.get("input_size")
+    allowed = f"null with encoder: {encoder}: {_SCRIPT} takes audio"
+    check(size is None, "input_size", size, allowed)
     frontend, normalize = config.get("frontend"), config.get("normalize")
     allowed = f"default with encoder: {encoder}: {_SCRIPT} makes no other features"
     check(frontend == "default", "frontend", frontend, allowed)
@@ -36,8 +42,9 @@ def check_streaming(config: Mapping) -> None:
     for part in _LEFT_OUT:
         allowed = f"null with encoder: {encoder}: {_SCRIPT} leaves it out"
         check(config.get(part) is None, part, config.get(part), allowed)
-    if config.get("decoder") == "transducer":
-        raise ConfigError(
-            f"decoder=transducer must be null or one with attention with encoder: "
-            f"{encoder}: {_SCRIPT} has no transducer."
-        )
+    decoder = config.get("decoder")
+    # Names that ESPnet does not know are not for here.
+    stock = decoder_choices.classes.get(decoder)
+    scores = stock is None or issubclass(stock, BatchScorerInterface)
+    allowed = f"null or transformer with encoder: {encoder}: {_SCRIPT} cannot use it"
+    check(scores, "decoder", decoder, allowed)

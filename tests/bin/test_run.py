@@ -6,6 +6,7 @@ import pytest
 from training import train_arguments, write_data
 
 from espnet_dynsize.bin.run import refuse_streaming
+from espnet_dynsize.core.errors import ConfigError
 
 # Of what a process has used, by `resource.getrusage`
 CPU_SECONDS = ("ru_utime", "ru_stime")
@@ -153,7 +154,11 @@ def test_streaming_is_refused_for_encoders_that_do_not_stream(tmp_path):
     ended = run("-m", module, option, str(config))
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert "config.yaml: encoder=dynsize_conformer must be one that" in ended.stderr
-    for prefix in ("", "dynsize_"):
-        config.write_text(f"encoder: {prefix}contextual_block_conformer\n")
+    named = "contextual_block_conformer\nfrontend: default\nnormalize: "
+    for prefix in ("encoder: ", "encoder: dynsize_"):
+        config.write_text(f"{prefix}{named}global_mvn\n")
+        refuse_streaming([option, str(config)])
+    config.write_text(f"encoder: dynsize_{named}utterance_mvn\n")
+    with pytest.raises(ConfigError, match="normalize=utterance_mvn must be global_"):
         refuse_streaming([option, str(config)])
     refuse_streaming([])

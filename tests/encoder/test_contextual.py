@@ -1,7 +1,11 @@
 """The streaming encoders: what they have besides `test_every_encoder.py`."""
 
+import copy
+import pickle
+
 import pytest
 import torch
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.tasks.asr import encoder_choices
 
 from espnet_dynsize.core.errors import ConfigError
@@ -19,6 +23,7 @@ CASES = [
     ("conformer", {**BLOCKS, "hop_size": 8, "look_ahead": 0}),
     ("transformer", {"input_layer": "conv2d8"}),
     ("transformer", {"normalize_before": False, "concat_after": True}),
+    ("transformer", {"input_layer": "linear", "ctx_pos_enc": False}),
 ]
 every_case = pytest.mark.parametrize("name, options", CASES, ids=str)
 # Of 8 frames and fewer after subsampling, and of more
@@ -148,6 +153,35 @@ def test_the_maximum_of_a_block_can_begin_its_context():
     assert (mean(x, length)[0] - whole).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("init_average", [True, False])
+def test_gradients_are_finite_also_with_an_utterance_without_frames(init_average):
+    encoder = supernet(init_average=init_average).train()
+    x, lengths = torch.randn(3, 131, 20), torch.tensor([131, 70, 5])
+    y, counts, _ = encoder(x, lengths)
+    assert counts.tolist() == [32, 16, 0] and (y[2] == y[2, 0]).all()
+    y[:2].square().sum().backward()
+    gradients = [p.grad for p in encoder.parameters()]
+    assert all(bool(g.isfinite().all()) for g in gradients if g is not None)
+
+
+@pytest.mark.parametrize("chunks", [[5], [3, 2]])
+def test_too_short_for_the_subsampling(chunks):
+    encoder = supernet().eval()
+    with pytest.raises(TooShortUttError):
+        in_chunks(encoder, torch.randn(1, sum(chunks), 20), chunks[0])
+    with pytest.raises(TooShortUttError):
+        encoder(*utterance(sum(chunks)))
+    assert encoder(*utterance(7))[1].tolist() == [1]
+
+
+def test_copies_and_threads_have_locks_of_their_own():
+    encoder = supernet().eval()
+    x, length = utterance(131)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(encoder)))
+    assert torch.equal(copied(x, length)[0], encoder(x, length)[0])
+    assert copied.pos_enc.switch.lock is not encoder.pos_enc.switch.lock
+
+
 def test_a_block_s_context_comes_from_the_one_before():
     """Two layers hand on what the first block has seen, not only its neighbours."""
     encoder = supernet("transformer", input_layer="linear", ctx_pos_enc=False).eval()
@@ -207,6 +241,10 @@ def test_stochastic_depth_drops_a_layer_for_a_whole_utterance():
         ({"block_size": 8.0}, "encoder_conf: block_size=8.0 must be"),
         ({"input_layer": None}, "encoder_conf: input_layer=None must be a layer"),
         ({"input_layer": "vgg"}, "encoder_conf: unknown input_layer: vgg"),
+        (
+            {"positionwise_layer_type": "conv1d"},
+            "positionwise_layer_type=conv1d needs respect_lengths: false",
+        ),
         ({"respect_lengths": 1}, "encoder_conf: respect_lengths=1 must be"),
         (
             {"init_average": False, "ctx_pos_enc": False},

@@ -5,11 +5,18 @@ import re
 from pathlib import Path
 
 import pytest
+from espnet2.bin import asr_inference, asr_inference_streaming
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.recipe.asr_sh import read_defaults
 from espnet_dynsize.recipe.options import parse
-from espnet_dynsize.recipe.refused import RULES, check_decoding, check_family
+from espnet_dynsize.recipe.refused import (
+    ONLY_STREAMING,
+    ONLY_WHOLE,
+    RULES,
+    check_decoding,
+    check_family,
+)
 
 EGS = Path(__file__).resolve().parents[2] / "egs2"
 FAMILY = {"encoder": "dynsize_conformer", "model_conf": {"sizes": [8, 24]}}
@@ -44,6 +51,39 @@ def test_what_a_family_cannot_do(argv, message):
 def test_a_family_can_stream():
     streaming = FAMILY | {"encoder": "dynsize_contextual_block_transformer"}
     check_family(options("--use_streaming", "true"), streaming)
+
+
+@pytest.mark.parametrize(
+    "argv, args, message",
+    [
+        ([], "--sim_chunk_length 640", "sim_chunk_length=640 needs --use_streaming tr"),
+        (["--use_streaming", "true"], "--ngram_weight 1", "ngram_weight=1 is not for"),
+        (["--use_streaming", "true", "--use_ngram", "true"], "", "--use_ngram true is"),
+        (
+            ["--use_streaming", "true", "--batch_size", "2"],
+            "",
+            "--batch_size 2 must",
+        ),
+        (
+            ["--use_streaming", "true"],
+            "--batch_size 2",
+            "--batch_size 2 must be",
+        ),
+    ],
+)
+def test_options_of_the_other_script(argv, args, message):
+    given = options("--stage", "12", *argv, "--inference_args", args)
+    with pytest.raises(ConfigError, match=message):
+        check_decoding(given, FAMILY)
+
+
+def test_what_options_the_scripts_have():
+    whole, streaming = (
+        {action.dest for action in script.get_parser()._actions}
+        for script in (asr_inference, asr_inference_streaming)
+    )
+    assert streaming - whole == ONLY_STREAMING
+    assert whole - streaming == ONLY_WHOLE
 
 
 def test_every_rule_is_about_something():

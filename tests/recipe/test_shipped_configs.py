@@ -16,9 +16,13 @@ from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.lm import LMTask
 
 import espnet_dynsize
+from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import family_sizes
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.deploy.cut import cut
+from espnet_dynsize.recipe.family import _check_training
+from espnet_dynsize.recipe.options import parse
+from espnet_dynsize.recipe.refused import check_decoding, check_family
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.task import DynSizeASRTask
 
@@ -125,6 +129,23 @@ def test_config_builds_trains_and_is_cut(path, cuda_dtypes):
         assert len(kept) == sum(subnet.units)
         assert "sizes" not in config["model_conf"] or len(kept) == size
         assert set(build(small).state_dict()) == set(states)
+
+
+@pytest.mark.parametrize("name", ["an4", "librispeech", "tedlium2"])
+def test_run_sh_takes_the_streaming_config(name):
+    path = ROOT / f"egs2/{name}_dynsize/asr1/conf/train_asr_streaming.yaml"
+    config = load_config(path)
+    phase, criterion, _ = config["best_model_criterion"][0]
+    argv = ["--python", "espnet-dynsize run", "--asr_config", str(path)]
+    argv += ["--inference_asr_model", f"{phase}.{criterion}.ave.pth", "--use_streaming"]
+    argv += ["true", "--inference_config", str(path.with_name("decode_streaming.yaml"))]
+    given = parse(argv)
+    check_family(given, config)
+    check_decoding(given, config)
+    _check_training(given, config)
+    for wrong in ("--feats_normalize utterance_mvn", "--feats_type extracted"):
+        with pytest.raises(ConfigError, match="normalize=utt|input_size=.* be null"):
+            _check_training(parse([*argv, *wrong.split()]), config)
 
 
 def sparsities_train_and_are_cut(model, config, optimizer, scheduler, dtypes):

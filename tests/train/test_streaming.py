@@ -34,7 +34,9 @@ GOOD = dict(
         ({"normalize": "utterance_mvn"}, "normalize=utterance_mvn must be global_mvn"),
         ({"preencoder": "linear"}, "preencoder=linear must be null"),
         ({"postencoder": "length_adaptor"}, "postencoder=length_adaptor must be null"),
-        ({"decoder": "transducer"}, "decoder=transducer must be null or one with att"),
+        ({"input_size": 80}, "input_size=80 must be null with encoder: dynsize_con"),
+        ({"decoder": "transducer"}, "decoder=transducer must be null or transformer"),
+        ({"decoder": "rnn"}, "decoder=rnn must be null or transformer with encoder"),
     ],
 )
 def test_what_the_script_would_misread(changes, message):
@@ -43,7 +45,9 @@ def test_what_the_script_would_misread(changes, message):
     check_streaming(GOOD | changes | {"encoder": "dynsize_conformer"})
 
 
-@pytest.mark.parametrize("changes", [{}, {"normalize": None}, {"decoder": "rnn"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"normalize": None}, {"decoder": "transformer"}]
+)
 def test_what_streams(changes):
     check_streaming(GOOD | changes)
 

@@ -78,6 +78,11 @@ def _check_stock_parts(conf: dict) -> None:
             "format=stock is not for convolution_first: stock ESPnet has the attention "
             "first."
         )
+    if not conf.get("init_average", True):
+        raise ConfigError(
+            "format=stock is not for init_average: false, with which stock ESPnet "
+            "fails."
+        )
     if conf.get("input_layer") in FRONT_ENDS:
         raise ConfigError(
             f"format=stock is not for input_layer={conf['input_layer']}, which stock "

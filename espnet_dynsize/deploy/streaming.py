@@ -1,0 +1,184 @@
+"""Speech recognised while it is spoken, chunk by chunk."""
+
+import numpy as np
+import torch
+from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
+
+from espnet_dynsize.core.errors import check
+from espnet_dynsize.deploy.experiment import sampling_rate
+from espnet_dynsize.deploy.recogniser import checked_audio, least_frames
+
+
+class OnlineFeatures:
+    """The features of audio that comes in parts: those of the whole, frame by frame.
+
+    A frame is put out when all samples of its window are there. (ESPnet's script loses
+    frames where the first part is not longer than a window.)
+
+    Args:
+        model: Makes them, with a `DefaultFrontend` that centres its windows.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self._model = model
+        stft = model.frontend.stft
+        self._hop, self._n_fft = stft.hop_length, stft.n_fft
+        # Frames whose windows reach over an end of what is transformed; one to spare
+        self._margin = -(-self._n_fft // 2 // self._hop) + 1
+        self._samples = torch.empty(0)
+        # Of frames: the number of the first that is transformed, and of those put out
+        self._first, self.done = 0, 0
+
+    def add(self, samples: torch.Tensor, final: bool) -> torch.Tensor:
+        """The frames [1, L, D] that are known by now.
+
+        Args:
+            samples: What has come, [n].
+            final: Nothing will come after it.
+        """
+        self._samples = torch.cat([self._samples, samples])
+        known = self._first + self._frames(len(self._samples), final)
+        if known <= self.done:
+            return torch.empty(1, 0, self._model.frontend.output_size())
+        parameter = next(self._model.parameters())
+        speech = self._samples[None].to(parameter)
+        lengths = torch.tensor([speech.size(1)], device=speech.device)
+        features, lengths = self._model._extract_feats(speech, lengths)
+        if self._model.normalize is not None:
+            features, _ = self._model.normalize(features, lengths)
+        features = features[:, self.done - self._first : known - self._first]
+        self.done = known
+        first = max(known - self._margin, 0)
+        self._samples = self._samples[(first - self._first) * self._hop :]
+        self._first = first
+        return features
+
+    def _frames(self, samples: int, final: bool) -> int:
+        """How many frames the samples have whose windows are whole."""
+        mirrored = self._n_fft // 2  # at both ends, for which more is needed
+        if samples <= mirrored:
+            return 0
+        padded = samples + (2 if final else 1) * mirrored
+        return (padded - self._n_fft) // self._hop + 1
+
+
+class StreamingRecogniser(Speech2TextStreaming):
+    """ESPnet's streaming recogniser, which is handed audio as it comes.
+
+    With ESPnet's blockwise beam search (arXiv 2006.14941), which is told the encoder's
+    blocks; a model that has only CTC takes the best token of every frame unless it is
+    given a `beam_size` above 1. One object hears one stream; `finish` ends an
+    utterance, and the next one may follow.
+
+    Attributes:
+        rate: Samples a second of the audio that it takes.
+        text: What has been heard of the utterance by now.
+        tokens: The same in tokens.
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        config = vars(self.asr_train_args)
+        self.rate = sampling_rate(config)
+        search = self.beam_search
+        # ESPnet's script leaves them at 40, 16 and 16.
+        for key in ("block_size", "hop_size", "look_ahead"):
+            setattr(search, key, config["encoder_conf"][key])
+        self._greedy = search.beam_size == 1 and search.weights["ctc"] == 1.0
+
+    def reset(self) -> None:
+        """Forget the utterance."""
+        super().reset()
+        self._hold([])
+        self._features = OnlineFeatures(self.asr_model)
+        self._path: list[int] = []
+        self._last = self.asr_model.blank_id
+
+    @property
+    def delay(self) -> float:
+        """Seconds that the encoder waits for after a frame, at most.
+
+        The first frame that a block puts out has to wait for the block's last one.
+        """
+        encoder = self.asr_model.encoder
+        frames = encoder.hop_size + encoder.look_ahead
+        return frames * self.frame_seconds
+
+    @property
+    def frame_seconds(self) -> float:
+        """Of audio that a frame of the encoder stands for."""
+        hop = self.asr_model.frontend.hop_length
+        return self.asr_model.encoder.subsample * hop / self.rate
+
+    def accept(
+        self, samples: np.ndarray | torch.Tensor, rate: int | None = None
+    ) -> str:
+        """Hear the next samples.
+
+        Args:
+            samples: [n], floats or integers, see `Recogniser`.
+            rate: Of the samples; None: they have the right one.
+
+        Returns:
+            What has been heard of the utterance by now; later samples may change it.
+
+        Raises:
+            ConfigError: they are no audio at the model's sampling rate.
+        """
+        if rate is not None:
+            check(rate == self.rate, "sampling rate", rate, f"{self.rate}, the model's")
+        self._hear(checked_audio(samples).float().cpu(), final=False)
+        return self.text
+
+    def finish(self) -> str:
+        """The text of the utterance, which has ended; empty if it is too short."""
+        self._hear(torch.empty(0), final=True)
+        # They can be read until the next utterance begins.
+        text, tokens = self.text, self.tokens
+        self.reset()
+        self.text, self.tokens = text, tokens
+        return text
+
+    @torch.no_grad()
+    def _hear(self, samples: torch.Tensor, final: bool) -> None:
+        features = self._features.add(samples, final)
+        # The encoder's last call needs no new frames, only some at all.
+        if self._features.done < (least_frames(self.asr_model) if final else 1):
+            return
+        if features.size(1) == 0 and not final:
+            return
+        features = features.to(next(self.asr_model.parameters()))
+        encoded, _, self.encoder_states = self.asr_model.encoder(
+            features,
+            torch.tensor([features.size(1)], device=features.device),
+            self.encoder_states,
+            is_final=final,
+            infer_mode=True,
+        )
+        self._search(encoded[0], final)
+
+    def _search(self, encoded: torch.Tensor, final: bool) -> None:
+        if self._greedy:
+            for token in self.asr_model.ctc.argmax(encoded[None])[0].tolist():
+                if token != self._last:
+                    self._path.append(token)
+                self._last = token
+            self._hold(self._path)
+            return
+        options = dict(maxlenratio=self.maxlenratio, minlenratio=self.minlenratio)
+        found = self.beam_search(x=encoded, is_final=final, **options)
+        running = self.beam_search.running_hyps
+        if final and found:
+            self._hold(found[0].yseq.tolist())
+        # Of those that go on; at the end, where none has come to its own.
+        elif running is not None and len(running) > 0:
+            best = int(running.score.argmax())
+            self._hold(running.yseq[best, : running.length[best]].tolist())
+
+    def _hold(self, path: list[int]) -> None:
+        """Take tokens, with blanks, beginning and end among them, for what is heard."""
+        others = (self.asr_model.blank_id, self.asr_model.sos, self.asr_model.eos)
+        tokens = [token for token in path if token not in others]
+        self.tokens: list[str] = self.converter.ids2tokens(tokens)
+        join = " ".join if self.tokenizer is None else self.tokenizer.tokens2text
+        self.text = join(self.tokens)

@@ -1,0 +1,284 @@
+"""Speech that is recognised while it is spoken."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
+from espnet2.text.build_tokenizer import build_tokenizer
+from experiment import AVERAGED, HYBRID, experiment
+from soundfile import write
+
+import espnet_dynsize
+from espnet_dynsize.bin.main import main
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.deploy.latency import Heard, appearances, listen, word_ends
+from espnet_dynsize.deploy.streaming import OnlineFeatures
+
+ENCODER = dict(
+    output_size=8,
+    attention_heads=2,
+    linear_units=12,
+    num_blocks=2,
+    macaron_style=True,
+    cnn_module_kernel=3,
+    input_layer="conv2d",
+    block_size=8,
+    hop_size=4,
+    look_ahead=2,
+)
+
+
+def streaming_experiment(folder, **changes):
+    changes = dict(encoder_conf=ENCODER, normalize=None, **changes)
+    changes["encoder"] = "dynsize_contextual_block_conformer"
+    experiment(folder, **changes)
+    states = torch.load(folder / AVERAGED)
+    # Models begin with blanks; this one is to say something.
+    for name, value in states.items():
+        if name.endswith("bias"):
+            value.zero_()
+    torch.save(states, folder / AVERAGED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ctc(tmp_path_factory):
+    torch.manual_seed(3)
+    return streaming_experiment(tmp_path_factory.mktemp("ctc") / "asr")
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    conf = {"ctc_weight": 0.5, "sizes": [3, 5, 8]}
+    folder = tmp_path_factory.mktemp("hybrid") / "asr"
+    return streaming_experiment(folder, model_conf=conf, **HYBRID)
+
+
+def noise(seconds):
+    """Noise that is another one every 50 ms: louder, softer, higher, lower."""
+    random = np.random.default_rng(7)
+    samples = random.standard_normal(int(16_000 * seconds)).astype(np.float32)
+    for begin in range(0, len(samples), 800):
+        part = samples[begin : begin + 800]
+        part *= 10 ** random.uniform(-3, 0)
+        samples[begin : begin + 800] = np.convolve(part, random.random(9), "same")[
+            : len(part)
+        ]
+    return samples
+
+
+def in_parts(recogniser, audio, samples):
+    heard = [
+        recogniser.accept(audio[begin : begin + samples])
+        for begin in range(0, len(audio), samples)
+    ]
+    return recogniser.finish(), heard
+
+
+# -- features --
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        dict(n_fft=512, hop_length=128),
+        dict(n_fft=512, win_length=400, hop_length=160),
+        dict(n_fft=256, hop_length=200),
+        dict(n_fft=255, win_length=100, hop_length=33),
+        dict(n_fft=1024, win_length=400, hop_length=160),
+        dict(n_fft=64, hop_length=160),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("samples", [5_000, 4_999, 600])
+def test_features_of_parts_are_those_of_the_whole(conf, samples):
+    frontend = DefaultFrontend(n_mels=12, **conf)
+    model = torch.nn.Module()
+    model.frontend, model.normalize = frontend, None
+    model.weight = torch.nn.Parameter(torch.zeros(1))
+    model._extract_feats = frontend
+    audio = torch.randn(samples)
+    whole, lengths = frontend(audio[None], torch.tensor([samples]))
+    for part in (1, 37, 160, 400, 1_000, samples):
+        if samples // part > 200:
+            continue
+        features, found = OnlineFeatures(model), []
+        for piece in audio.split(part):
+            found.append(features.add(piece, False))
+        found.append(features.add(torch.empty(0), True))
+        found = torch.cat(found, dim=1)
+        assert features.done == int(lengths)
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+
+
+# -- recognisers --
+
+
+def best_path(recogniser, audio):
+    """The text of the whole utterance, by the best token of every frame."""
+    model = recogniser.asr_model
+    encoded, _ = model.encode(torch.from_numpy(audio)[None], torch.tensor([len(audio)]))
+    best = torch.unique_consecutive(model.ctc.argmax(encoded)[0]).tolist()
+    tokens = [t for t in best if t not in (model.blank_id, model.eos)]
+    return recogniser.tokenizer.tokens2text(recogniser.converter.ids2tokens(tokens))
+
+
+@pytest.mark.parametrize("size", [3, 5, 8, None])
+def test_parts_of_any_length_are_heard_as_the_whole(ctc, size):
+    recogniser = espnet_dynsize.load(ctc, size, streaming=True)
+    audio = noise(2.3)
+    expected = best_path(recogniser, audio)
+    assert len(expected) > 5
+    for samples in (100, 1_111, 9_000, len(audio)):
+        # One after another: nothing is left of the one before.
+        text, heard = in_parts(recogniser, audio, samples)
+        assert text == expected
+        assert all(expected.startswith(partial) for partial in heard)
+    recogniser.reset()
+    assert recogniser.text == ""
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_the_search_is_that_of_espnet_s_script(hybrid, beam_size):
+    audio = noise(2.3)
+    recogniser = espnet_dynsize.load(hybrid, streaming=True, beam_size=beam_size)
+    options = dict(asr_train_config=hybrid / "config.yaml", beam_size=beam_size)
+    script = Speech2TextStreaming(asr_model_file=hybrid / AVERAGED, **options)
+    for key in ("block_size", "hop_size", "look_ahead"):
+        setattr(script.beam_search, key, ENCODER[key])
+    for samples in (4_000, 9_000):
+        for begin in range(0, len(audio) - samples, samples):
+            script(audio[begin : begin + samples], is_final=False)
+        ((expected, *_), *_) = script(audio[begin + samples :], is_final=True)
+        text, _ = in_parts(recogniser, audio, samples)
+        assert text == expected
+
+
+def test_two_streams_at_once(ctc):
+    first, second = (espnet_dynsize.load(ctc, streaming=True) for _ in range(2))
+    audio = noise(2.0)
+    expected = best_path(first, audio), best_path(first, audio[8_000:])
+    for begin in range(0, 32_000, 4_000):
+        first.accept(audio[begin : begin + 4_000])
+        if begin >= 8_000:
+            second.accept(audio[begin : begin + 4_000])
+    assert (first.finish(), second.finish()) == expected
+
+
+@pytest.mark.parametrize("seconds", [1 / 16_000, 0.02, 0.04])
+def test_too_little_is_silence(ctc, hybrid, seconds):
+    for folder in (ctc, hybrid):
+        recogniser = espnet_dynsize.load(folder, streaming=True)
+        assert in_parts(recogniser, noise(seconds), 200)[0] == ""
+        assert recogniser.finish() == ""
+
+
+def test_silence_and_a_long_stream(ctc):
+    recogniser = espnet_dynsize.load(ctc, 3, streaming=True)
+    for audio in (np.zeros(16_000, np.float32), noise(60)):
+        assert in_parts(recogniser, audio, 16_000)[0] == best_path(recogniser, audio)
+
+
+def test_integers_are_scaled(ctc):
+    recogniser = espnet_dynsize.load(ctc, streaming=True)
+    audio = (noise(1.0) * 2_000).astype(np.int16)
+    text, _ = in_parts(recogniser, audio, 5_000)
+    assert text == best_path(recogniser, audio.astype(np.float32) / 2**15)
+
+
+def test_the_encoder_waits_for_hop_and_look_ahead(ctc):
+    recogniser = espnet_dynsize.load(ctc, streaming=True)
+    assert recogniser.delay == pytest.approx((4 + 2) * 4 * 160 / 16_000)
+
+
+def test_what_is_refused(ctc, tmp_path):
+    recogniser = espnet_dynsize.load(ctc, streaming=True)
+    with pytest.raises(ConfigError, match="sampling rate=8000 must be 16000, the mod"):
+        recogniser.accept(noise(0.1), 8_000)
+    with pytest.raises(ConfigError, match="speech has 1 values that are not finite"):
+        recogniser.accept(np.array([np.nan], np.float32))
+    with pytest.raises(ConfigError, match="nosuch=1 must be left out: load has no"):
+        espnet_dynsize.load(ctc, streaming=True, nosuch=1)
+    with pytest.raises(ConfigError, match="asr_model=1 must be left out: load has no"):
+        espnet_dynsize.load(ctc, streaming=True, asr_model=1)
+    with pytest.raises(ConfigError, match="streaming=1 must be"):
+        espnet_dynsize.load(ctc, streaming=1)
+    whole, _ = experiment(tmp_path / "asr")
+    with pytest.raises(ConfigError, match="encoder=dynsize_conformer must be one that"):
+        espnet_dynsize.load(whole, streaming=True)
+
+
+# -- latency --
+
+
+def test_words_appear_when_they_are_there_for_good():
+    history = [
+        Heard(0.2, ""),
+        Heard(0.4, "A"),
+        Heard(0.6, "A C"),
+        Heard(0.8, "A B"),
+        Heard(1.0, "B"),
+        Heard(1.2, "A B C"),
+    ]
+    assert appearances(history) == [1.2, 1.2, 1.2]
+    assert appearances(history[:4]) == [0.4, 0.8]
+    assert appearances([Heard(0.2, "")]) == []
+
+
+def test_where_words_end():
+    """A model that says A at frames 1 and 2, a space, and B twice."""
+    path = [0, 1, 1, 2, 3, 0, 3, 0]
+    frames = torch.nn.functional.one_hot(torch.tensor([path]), 4) * 10.0
+    known = ["<blank>", "A", "<space>", "B"]
+    recogniser = SimpleNamespace(
+        rate=100,
+        frame_seconds=0.25,
+        tokenizer=build_tokenizer("char"),
+        converter=SimpleNamespace(tokens2ids=lambda t: [known.index(x) for x in t]),
+        asr_model=SimpleNamespace(
+            blank_id=0,
+            parameters=lambda: iter([torch.zeros(1)]),
+            encode=lambda speech, lengths: (frames, None),
+            ctc=SimpleNamespace(log_softmax=lambda x: x.log_softmax(-1)),
+        ),
+    )
+    audio, tokens = np.zeros(200, np.float32), ["A", "<space>", "B", "B"]
+    assert word_ends(recogniser, audio, tokens) == [0.75, 1.75]
+    assert word_ends(recogniser, audio, tokens * 2) is None  # too many for 8 frames
+    assert word_ends(recogniser, audio, []) is None
+    recogniser.asr_model.ctc = None
+    assert word_ends(recogniser, audio, tokens) is None
+
+
+def test_listening_measures(ctc):
+    recogniser = espnet_dynsize.load(ctc, streaming=True)
+    audio, shown = noise(2.0), []
+    chunks = [audio[i : i + 3_200] for i in range(0, len(audio), 3_200)]
+    text, latency = listen(recogniser, chunks, shown.append)
+    assert text == best_path(recogniser, audio)
+    assert 0 < latency.median <= latency.percentile
+    assert [heard.seconds for heard in shown] == sorted({h.seconds for h in shown})
+    assert all(a.text != b.text for a, b in zip(shown, shown[1:]))
+    assert latency.words is not None
+
+
+def test_the_command(ctc, tmp_path, capsys, monkeypatch):
+    audio = noise(1.0) / 10
+    samples = (audio * 2**15).astype("<i2")
+    write(tmp_path / "a.wav", samples, 16_000)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(samples)))
+    options = ["transcribe", str(ctc), "--streaming", "--size", "3"]
+    assert main([*options, str(tmp_path / "a.wav"), "-"]) == 0
+    out, err = capsys.readouterr()
+    lines = [line.split("\t") for line in out.splitlines()]
+    recogniser = espnet_dynsize.load(ctc, 3)
+    expected = best_path(recogniser, samples.astype(np.float32) / 2**15)
+    assert [line[1] for line in lines] == [expected] * 2
+    assert lines[1][0] == "-" and lines[0][2] == "waits 0.24 s"
+    assert err.count(" s\t") >= 2
+    assert main([*options, "--chunk", "0", "-"]) == 2
