@@ -137,6 +137,7 @@ def test_run_sh_takes_the_streaming_config(name):
     config = load_config(path)
     phase, criterion, _ = config["best_model_criterion"][0]
     argv = ["--python", "espnet-dynsize run", "--asr_config", str(path)]
+    argv += ["--use_lm", "false"]
     argv += ["--inference_asr_model", f"{phase}.{criterion}.ave.pth", "--use_streaming"]
     argv += ["true", "--inference_config", str(path.with_name("decode_streaming.yaml"))]
     given = parse(argv)
