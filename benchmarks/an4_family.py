@@ -24,23 +24,22 @@ from an4_methods import (
     JOINT_BIAS,
     KINDS,
     METHODS,
-    MODELS,
-    NARROW,
     OWN_KIND,
     RUNNABLE,
     STOCK,
+    STREAMING,
     SUPERNETS,
     TRANSDUCERS,
     WIDE,
     arguments,
     config_file,
+    layers_of,
 )
 from an4_tables import write_tables
 from bench import RESULTS, add_rows, begun, plain, score, train
 from blanks import CTC, JOINT, write_bias
 
-from espnet_dynsize.core.files import whole
-from espnet_dynsize.core.keys import ENCODER_PREFIX
+from espnet_dynsize.core.keys import ENCODER_PREFIX, streams
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
 from espnet_dynsize.deploy.extract import extract_changed
@@ -54,7 +53,7 @@ def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
     if method == INDIVIDUAL:
         rows = [_individual(experiment, layers, seed) for layers in WIDE[::-1]]
     elif method in OWN_KIND.values():
-        sizes = NARROW[::-2]
+        sizes = layers_of(method)[::-2]
         rows = [_own_kind(experiment, method, layers, seed) for layers in sizes]
     elif method in TRANSDUCERS:
         rows = [_own_kind(experiment, method, WIDE[-1], seed)]
@@ -88,10 +87,9 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
         options += ["--init_param", str(stock / model_file(stock))]
     supernet, origin = train(experiment, config_file(method), tag, options)
     folders = extract_changed(supernet, model_file(supernet))
-    layers = NARROW if method in MODELS else WIDE
     return [
         _row(experiment, folder, method, layers, seed, origin)
-        for layers, folder in zip(layers, folders.values())
+        for layers, folder in zip(layers_of(method), folders.values())
     ]
 
 
@@ -109,6 +107,7 @@ def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> di
     tag = f"{plain(method)}{blocks}_seed{seed}"
     options = [*begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
     options += _options(experiment, method, seed)
+    options += arguments(STREAMING.get(method.removesuffix(", alone"), {}))
     stock = _stock_config(experiment, config)
     folder, origin = train(experiment, stock, tag, options)
     return _row(experiment, folder, method, layers, seed, origin)
@@ -116,7 +115,10 @@ def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> di
 
 def _stock_config(experiment: Experiment, config: Path) -> Path:
     """What train_asr_conformer.yaml is to the family's config, for another family."""
-    encoder = load_config(config)["encoder"].removeprefix(ENCODER_PREFIX)
+    given = load_config(config)
+    # ESPnet's streaming encoders take padding for speech: ours, without the family.
+    whole = not streams(given)
+    encoder = given["encoder"].removeprefix(ENCODER_PREFIX if whole else "")
     stock = dict(base=str(config), encoder=encoder, model="espnet", **STOCK)
     path = experiment.exp / f"stock_{config.name}"
     with whole(path) as partial:  # several trainings at once may want it

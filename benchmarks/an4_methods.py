@@ -71,8 +71,14 @@ FAMILIES = {
     "as many FLOPs": _changes(budgets={"flops": FLOPS}),
     "as many layers": _changes(budgets=None, sizes=WIDE),
 }
+# Streaming Conformers → what differs from train_asr_streaming.yaml
+STREAMING = {
+    "streaming": {},
+    "streaming, blocks of 0.8 s": _changes(block_size=20, hop_size=8, look_ahead=8),
+}
 # Other models, next to the Conformers all the same: their own config's name
 MODELS = {
+    **dict.fromkeys(STREAMING, "streaming"),
     "E-Branchformer": "e_branchformer",
     "CTC + attention": "hybrid",
     "transducer": "transducer",
@@ -99,6 +105,7 @@ FINE_TUNED = "fine-tuned from the individual full size"
 SUPERNETS = {
     **{**SELECTORS, **TRAINING, **FAMILIES},
     **{method: {} for method in (FINE_TUNED, *MODELS)},
+    **STREAMING,
 }
 RUNNABLE = (INDIVIDUAL, ALONE, *OWN_KIND.values(), *TRANSDUCERS, *SUPERNETS)
 # Rows of settings that are gone: an output layer for each size and subnet_weight 0.6,
@@ -124,6 +131,12 @@ STOCK = {
         ("sizes", "budgets", "selector", "selector_conf", "layer_drop_joint")
     )
 }
+
+
+def layers_of(method: str) -> tuple[int, ...]:
+    """Layers of the models trained alone with which a method's sizes are compared."""
+    method = method.removesuffix(", alone")
+    return NARROW if method in MODELS and method not in STREAMING else WIDE
 
 
 def arguments(changes: dict) -> list[str]:
