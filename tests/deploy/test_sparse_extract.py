@@ -97,10 +97,6 @@ def test_espnet_itself_opens_what_is_compact(tmp_path):
     opened, _ = DynSizeASRTask.build_model_from_file(
         str(config), str(extracted.directory / MODEL), "cpu"
     )
-    with model.activate("sparsity80"):
-        expected = log_probs(model, batch())
-    torch.manual_seed(0)
-    torch.testing.assert_close(log_probs(opened.eval(), batch()).shape, expected.shape)
     data = batch()
     with model.activate("sparsity80"):
         expected = log_probs(model, data)
