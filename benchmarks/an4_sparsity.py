@@ -77,6 +77,11 @@ FAMILIES = {
     "sparse from 0.2 on": _sparsity(**_SPARSE | {"start": 0.2}),
     "ranked once": _sparsity(**_SPARSE | {"refresh_updates": 10_000}),
     "weight 0.6": ["--model_conf", "subnet_weight=0.6"],
+    "weight 1": ["--model_conf", "subnet_weight=1.0"],
+    "sparse in every update, weight 1": [
+        *("--model_conf", "sandwich=whole"),
+        *("--model_conf", "subnet_weight=1.0"),
+    ],
     **{name.replace("_", " "): [] for name in TRIALS},
 }
 TWICE = ["--max_epoch", "80"]
