@@ -4,9 +4,14 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError, check, printable
+
+STDIN = Path("-")
+CHUNK, LONGEST_CHUNK = 0.2, 60.0  # seconds
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -18,9 +23,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "are averaged, and what is longer than 30 s is cut at silences. With "
         "--streaming, the audio is heard as if it were spoken now: what is heard by "
         "then goes to stderr, and the line has the name, the text, the seconds that "
-        "the encoder waits for, the time that a chunk takes (median and 95th "
-        "percentile, in per cent of its duration) and the median delay of the words "
-        "after their end. A file that "
+        "a block of the encoder's waits for, the time that a chunk takes (median and "
+        "95th percentile, in per cent of its duration), all time in per cent of the "
+        "audio's, and the median delay of the words after their end. A file that "
         "cannot be done gets a line on stderr, its name and the reason; the others "
         "are done, and the exit code is 2.",
     )
@@ -49,7 +54,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--streaming", action="store_true", help="chunk by chunk, as audio comes"
     )
     parser.add_argument(
-        "--chunk", type=float, default=0.2, help="seconds of audio (%(default)s)"
+        "--chunk", type=float, help="with --streaming: seconds of audio (0.2)"
     )
     parser.set_defaults(function=main)
 
@@ -61,6 +66,7 @@ def main(args: argparse.Namespace) -> int:
     from espnet_dynsize.core.yaml_base import read_yaml
     from espnet_dynsize.deploy.open import open_model
 
+    _check_streaming(args)
     chosen = args.size
     if args.subnet is not None:
         chosen = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
@@ -74,9 +80,7 @@ def main(args: argparse.Namespace) -> int:
         streaming=args.streaming,
         **options,
     )
-    if args.streaming:
-        check(args.chunk > 0, "--chunk", args.chunk, "above 0")
-    else:
+    if not args.streaming:
         _check_model(recogniser, args.model)
     failed = False
     hidden = len(args.audio) < 2 or not sys.stderr.isatty()
@@ -84,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
         # tqdm.write moves the bar out of the way.
         try:
             line = (
-                _streamed(recogniser, path, args.chunk)
+                _streamed(recogniser, path, args.chunk or CHUNK)
                 if args.streaming
                 else _line(recogniser, path)
             )
@@ -114,26 +118,43 @@ def _line(recogniser, path: Path) -> str:
     return f"{shown(path)}\t{printable(text)}\t{seconds:.2f} s\tRTF {rtf:.3f}"
 
 
+def _check_streaming(args: argparse.Namespace) -> None:
+    if not args.streaming:
+        check(args.chunk is None, "--chunk", args.chunk, "left out without --streaming")
+        check(STDIN not in args.audio, "audio", "-", "with --streaming, or a file")
+        return
+    good = args.chunk is None or 0 < args.chunk <= LONGEST_CHUNK
+    check(good, "--chunk", args.chunk, f"above 0 and at most {LONGEST_CHUNK}")
+    check(args.audio.count(STDIN) < 2, "audio", "-", "given once")
+    if STDIN in args.audio:
+        there = sys.stdin is not None and not sys.stdin.isatty()
+        check(there, "audio", "-", "given with samples on standard input")
+
+
 def _streamed(recogniser, path: Path, seconds: float) -> str:
     """Name, text and latencies of a file that is heard chunk by chunk."""
-    from espnet_dynsize.deploy.audio import shown
+    from espnet_dynsize.deploy.audio import errors_with, shown
     from espnet_dynsize.deploy.latency import listen
 
     samples = max(round(seconds * recogniser.rate), 1)
-    chunks = _spoken(samples) if str(path) == "-" else _read(recogniser, path, samples)
-    text, latency = listen(recogniser, chunks, _show)
+    chunks = _spoken(samples) if path == STDIN else _read(recogniser, path, samples)
+    # `_read` says itself of which file it speaks.
+    with errors_with(path) if path == STDIN else nullcontext():
+        text, latency = listen(recogniser, chunks, _show)
     words = "–" if latency.words is None else f"{latency.words:.2f} s"
     parts = f"{latency.median:.1%} {latency.percentile:.1%}"
+    costs = f"chunk {parts}", f"all {latency.total:.1%}"
     waits = f"waits {recogniser.delay:.2f} s"
-    name = "-" if str(path) == "-" else shown(path)
-    return "\t".join((name, printable(text), waits, f"chunk {parts}", f"words {words}"))
+    return "\t".join((shown(path), printable(text), waits, *costs, f"words {words}"))
 
 
 def _show(heard) -> None:
-    print(f"{heard.seconds:.2f} s\t{printable(heard.text)}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"{heard.seconds:.2f} s\t{printable(heard.text)}", file=sys.stderr)
 
 
-def _read(recogniser, path: Path, samples: int):
+def _read(recogniser, path: Path, samples: int) -> Iterator:
     from espnet_dynsize.deploy.audio import read_audio, resampled
 
     audio = resampled(*read_audio(path), recogniser.rate).numpy()
@@ -141,11 +162,22 @@ def _read(recogniser, path: Path, samples: int):
         yield audio[begin : begin + samples]
 
 
-def _spoken(samples: int):
-    """16-bit samples as they come through standard input."""
+def _spoken(samples: int) -> Iterator:
+    """16-bit samples as they come through standard input, until Ctrl-C."""
     import numpy as np
 
-    while data := sys.stdin.buffer.read(2 * samples):
+    begun, odd = False, b""
+    while True:
+        try:
+            data = sys.stdin.buffer.read(2 * samples)
+        except KeyboardInterrupt:
+            return
+        if not data:
+            return
+        if not begun and data[:4] in (b"RIFF", b"fLaC", b"OggS"):
+            raise ConfigError("has a header: give samples alone, or the file's name.")
+        begun, data = True, odd + data
         whole = len(data) - len(data) % 2
-        if whole:
-            yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 2**15
+        data, odd = data[:whole], data[whole:]
+        if data:
+            yield np.frombuffer(data, "<i2").astype(np.float32) / 2**15

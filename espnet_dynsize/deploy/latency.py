@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import torchaudio
 
-from espnet_dynsize.deploy.recogniser import LONGEST
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.deploy.recogniser import LONGEST, checked_audio
 from espnet_dynsize.deploy.streaming import StreamingRecogniser
 
 
@@ -29,14 +30,17 @@ class Latency(NamedTuple):
     """Of one utterance.
 
     Args:
-        median: Of the time that a chunk takes, as a part of its duration.
+        median: Of the time that a chunk takes, as a part of its duration. Most chunks
+            complete no block of the encoder's.
         percentile: The 95th of these.
+        total: All time, that of the end included, as a part of the audio's.
         words: Median of the seconds of audio from a word's end to its appearance; None
             where it is not known.
     """
 
     median: float
     percentile: float
+    total: float
     words: float | None
 
 
@@ -54,45 +58,59 @@ def listen(
 
     Returns:
         The text, and how late it was.
+
+    Raises:
+        ConfigError: there are no samples.
     """
-    history, audio, parts = [], [], []
-    samples = 0
+    recogniser.reset()
+    known: list[tuple[str, float]] = []
+    times, audio = [], []
+    text, samples, first = "", 0, 0
     for chunk in chunks:
         begin = time.perf_counter()
-        text = recogniser.accept(chunk)
-        seconds = time.perf_counter() - begin
-        parts.append(seconds * recogniser.rate / len(chunk))
-        audio.append(chunk)
-        samples += len(chunk)
-        if text != (history[-1].text if history else ""):
-            history.append(Heard(samples / recogniser.rate, text))
-            show(history[-1])
+        now = recogniser.accept(chunk)
+        times.append(time.perf_counter() - begin)
+        first, samples = first or len(chunk), samples + len(chunk)
+        if samples <= LONGEST * recogniser.rate:
+            audio.append(checked_audio(chunk).float().cpu().numpy())
+        if now != text:
+            text = now
+            note(known, text, samples / recogniser.rate)
+            show(Heard(samples / recogniser.rate, text))
+    if not samples:
+        raise ConfigError("has no samples.")
+    begin = time.perf_counter()
     text = recogniser.finish()
-    history.append(Heard(samples / recogniser.rate, text))
-    heard = np.concatenate(audio) if audio else np.empty(0, np.float32)
-    ends = word_ends(recogniser, heard, recogniser.tokens)
-    late = [shown - end for shown, end in zip(appearances(history), ends or ())]
-    parts = parts or [0.0]
-    words = statistics.median(late) if late else None
+    total = sum(times) + time.perf_counter() - begin
+    note(known, text, samples / recogniser.rate)
+    ends = None
+    if samples <= LONGEST * recogniser.rate:
+        ends = word_ends(recogniser, np.concatenate(audio), recogniser.tokens)
+    late = [shown - end for (_, shown), end in zip(known, ends or ())]
+    parts = np.array(times) * recogniser.rate / first
     return text, Latency(
-        statistics.median(parts), float(np.quantile(parts, 0.95)), words
+        float(np.median(parts)),
+        float(np.quantile(parts, 0.95)),
+        total * recogniser.rate / samples,
+        statistics.median(late) if late else None,
     )
 
 
-def appearances(history: Sequence[Heard]) -> list[float]:
-    """Seconds of audio after which each word of the last text is there for good.
+def note(known: list[tuple[str, float]], text: str, seconds: float) -> None:
+    """Note since when each word of a text has been in its place.
 
     Args:
-        history: Ends with the whole utterance.
+        known: Word and seconds of the text before; is changed.
+        text: What is heard now.
+        seconds: Of audio by now.
     """
-    times = []
-    for place, word in enumerate(history[-1].text.split()):
-        since = None
-        for seconds, text in history:
-            there = text.split()[place : place + 1] == [word]
-            since = (seconds if since is None else since) if there else None
-        times.append(since)
-    return times
+    words = text.split()
+    del known[len(words) :]
+    for place, word in enumerate(words):
+        if place == len(known):
+            known.append((word, seconds))
+        elif known[place][0] != word:
+            known[place] = word, seconds
 
 
 @torch.no_grad()
@@ -107,10 +125,10 @@ def word_ends(
         tokens: Of what it says.
 
     Returns:
-        None where there is no CTC, or the audio cannot say the tokens, or is too long.
+        None where there is no CTC, or the audio cannot say the tokens.
     """
     model, length = recogniser.asr_model, len(samples)
-    if model.ctc is None or not tokens or length > LONGEST * recogniser.rate:
+    if model.ctc is None or not tokens:
         return None
     ids = recogniser.converter.tokens2ids(tokens)
     speech = torch.from_numpy(samples)[None].to(next(model.parameters()))
@@ -123,7 +141,7 @@ def word_ends(
         log_probs, torch.tensor([ids]), blank=model.blank_id
     )
     frames = _last_frames(path[0].tolist(), model.blank_id)
-    last = _last_tokens(tokens, recogniser.tokenizer.tokens2text)
+    last = _last_tokens(tokens, recogniser.join)
     return [(frames[token] + 1) * recogniser.frame_seconds for token in last]
 
 

@@ -111,13 +111,10 @@ def open_model(
         tokenizer = {k: options[k] for k in _TOKENIZER if options.get(k) is not None}
         check_named({**located, **tokenizer}, STATISTICS, BPEMODEL)
         check_language_model({**files, **options}, located)
+        if streaming:
+            _check_streams(path, config)
         if size is not None and kept_units(config) is None:
             files |= _extracted(config, files, size, Path(folder.name))
-        if streaming:
-            encoder = config.get("encoder")
-            allowed = "one that streams, such as dynsize_contextual_block_conformer"
-            check(streams(config), f"{path}: encoder", encoder, allowed)
-            check_streaming(config)
         kept = decoding.read(Path(files[CONFIG]).parent)
         kept = {key: value for key, value in kept.items() if key in known}
         options = {**decoding.default_search(config), **kept, **options}
@@ -149,7 +146,25 @@ def _check_path(key: str, value: object, empty: bool = False) -> None:
 def _options_of(taker: type) -> set[str]:
     """The options that a recogniser has besides those that are arguments here."""
     stock = taker.__mro__[1]
-    return inspect.signature(stock.__init__).parameters.keys() - set(_TAKEN)
+    known = inspect.signature(stock.__init__).parameters.keys() - set(_TAKEN)
+    # One stream, one text
+    return known - ({"batch_size", "nbest"} if taker is StreamingRecogniser else set())
+
+
+def _check_streams(path: str | Path, config: Mapping) -> None:
+    encoder, conf = config.get("encoder"), config.get("encoder_conf") or {}
+    allowed = "one that streams, such as dynsize_contextual_block_conformer"
+    check(streams(config), f"{path}: encoder", encoder, allowed)
+    check_streaming(config)
+    for key in ("block_size", "hop_size", "look_ahead"):
+        # ESPnet's own encoders have defaults, and with 0 do not stream.
+        good = key in conf and (conf[key] or key == "look_ahead")
+        allowed = "written in the config, and not 0"
+        check(good, f"{path}: encoder_conf: {key}", conf.get(key), allowed)
+    layer = conf.get("input_layer", "conv2d")
+    good = is_plugin(config) or str(layer).startswith("conv2d")
+    allowed = "one of convolutions: with others, ESPnet's encoder repeats frames"
+    check(good, f"{path}: encoder_conf: input_layer", layer, allowed)
 
 
 def _check_options(options: Mapping[str, object]) -> None:

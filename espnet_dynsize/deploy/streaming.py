@@ -1,10 +1,13 @@
 """Speech recognised while it is spoken, chunk by chunk."""
 
+from collections.abc import Sequence
+from typing import NoReturn
+
 import numpy as np
 import torch
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
-from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.deploy.experiment import sampling_rate
 from espnet_dynsize.deploy.recogniser import checked_audio, least_frames
 
@@ -84,7 +87,13 @@ class StreamingRecogniser(Speech2TextStreaming):
         # ESPnet's script leaves them at 40, 16 and 16.
         for key in ("block_size", "hop_size", "look_ahead"):
             setattr(search, key, config["encoder_conf"][key])
-        self._greedy = search.beam_size == 1 and search.weights["ctc"] == 1.0
+        good = self.maxlenratio >= 0
+        allowed = "at least 0: how long the audio will be is not known"
+        check(good, "maxlenratio", self.maxlenratio, allowed)
+        # Nothing that a search would weigh against the best path
+        bound = self.maxlenratio or self.minlenratio
+        alone = set(search.scorers) == {"ctc"}
+        self._greedy = search.beam_size == 1 and alone and not bound
 
     def reset(self) -> None:
         """Forget the utterance."""
@@ -93,12 +102,13 @@ class StreamingRecogniser(Speech2TextStreaming):
         self._features = OnlineFeatures(self.asr_model)
         self._path: list[int] = []
         self._last = self.asr_model.blank_id
+        self._ended = False
 
     @property
     def delay(self) -> float:
-        """Seconds that the encoder waits for after a frame, at most.
+        """Seconds of audio that a block waits for.
 
-        The first frame that a block puts out has to wait for the block's last one.
+        Of the `hop_size` frames that it puts out, and the `look_ahead` after these.
         """
         encoder = self.asr_model.encoder
         frames = encoder.hop_size + encoder.look_ahead
@@ -127,20 +137,38 @@ class StreamingRecogniser(Speech2TextStreaming):
         """
         if rate is not None:
             check(rate == self.rate, "sampling rate", rate, f"{self.rate}, the model's")
-        self._hear(checked_audio(samples).float().cpu(), final=False)
+        if len(samples) > 0:
+            # Of a whole recording, a part at a time
+            for part in checked_audio(samples).float().cpu().split(10 * self.rate):
+                self._hear(part, final=False)
         return self.text
 
     def finish(self) -> str:
         """The text of the utterance, which has ended; empty if it is too short."""
         self._hear(torch.empty(0), final=True)
-        # They can be read until the next utterance begins.
-        text, tokens = self.text, self.tokens
-        self.reset()
-        self.text, self.tokens = text, tokens
-        return text
+        # Can be read until the next utterance begins.
+        self._ended = True
+        return self.text
+
+    def __call__(self, *args, **options) -> NoReturn:
+        """Refuse ESPnet's way, which loses frames and knows nothing of this state.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("call accept and finish of a recogniser that streams.")
+
+    def _hear(self, samples: torch.Tensor, final: bool) -> None:
+        if self._ended:
+            self.reset()
+        try:
+            self._encode(samples, final)
+        except BaseException:
+            self.reset()  # what is left is no utterance
+            raise
 
     @torch.no_grad()
-    def _hear(self, samples: torch.Tensor, final: bool) -> None:
+    def _encode(self, samples: torch.Tensor, final: bool) -> None:
         features = self._features.add(samples, final)
         # The encoder's last call needs no new frames, only some at all.
         if self._features.done < (least_frames(self.asr_model) if final else 1):
@@ -165,8 +193,9 @@ class StreamingRecogniser(Speech2TextStreaming):
                 self._last = token
             self._hold(self._path)
             return
-        options = dict(maxlenratio=self.maxlenratio, minlenratio=self.minlenratio)
-        found = self.beam_search(x=encoded, is_final=final, **options)
+        # Of what has come, a part would be the end for hypotheses.
+        most = self.maxlenratio if final else 0.0
+        found = self.beam_search(encoded, most, self.minlenratio, final)
         running = self.beam_search.running_hyps
         if final and found:
             self._hold(found[0].yseq.tolist())
@@ -180,5 +209,10 @@ class StreamingRecogniser(Speech2TextStreaming):
         others = (self.asr_model.blank_id, self.asr_model.sos, self.asr_model.eos)
         tokens = [token for token in path if token not in others]
         self.tokens: list[str] = self.converter.ids2tokens(tokens)
-        join = " ".join if self.tokenizer is None else self.tokenizer.tokens2text
-        self.text = join(self.tokens)
+        self.text = self.join(self.tokens)
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """The text of tokens."""
+        if self.tokenizer is None:
+            return " ".join(tokens)
+        return self.tokenizer.tokens2text(tokens)

@@ -190,22 +190,26 @@ def check_decoding(options: Options, config: Mapping) -> None:
 def _check_script(options: Options, conf: Mapping) -> None:
     """ESPnet's two scripts do not have the same options."""
     if not options.true("use_streaming"):
-        for key in ONLY_STREAMING & set(conf):
+        for key in sorted(ONLY_STREAMING & set(conf)):
             raise ConfigError(
                 f"decoding: {key}={conf[key]} needs --use_streaming true."
             )
         return
-    for key in ONLY_WHOLE & set(conf):
+    for key in sorted(ONLY_WHOLE & set(conf)):
         raise ConfigError(
             f"decoding: {key}={conf[key]} is not for --use_streaming true."
         )
     if options.true("use_ngram"):
         raise ConfigError("--use_ngram true is not for --use_streaming true.")
-    batches = options.get("batch_size"), str(conf.get("batch_size", ""))
-    if not {*batches} <= {"1", ""}:
+    for size in (options.get("batch_size"), str(conf.get("batch_size", ""))):
+        if size not in ("1", ""):
+            raise ConfigError(
+                f"--batch_size {size} must be 1 with --use_streaming true."
+            )
+    if str(conf.get("maxlenratio", "")).startswith("-"):
         raise ConfigError(
-            f"--batch_size {' '.join(batches).strip()} must be 1 with --use_streaming "
-            "true."
+            f"decoding: maxlenratio={conf['maxlenratio']} must be at least 0 with "
+            "--use_streaming true, whose search takes less for one token."
         )
 
 

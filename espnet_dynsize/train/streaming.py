@@ -34,9 +34,15 @@ def check_streaming(config: Mapping) -> None:
     frontend, normalize = config.get("frontend"), config.get("normalize")
     allowed = f"default with encoder: {encoder}: {_SCRIPT} makes no other features"
     check(frontend == "default", "frontend", frontend, allowed)
-    center = (config.get("frontend_conf") or {}).get("center", True)
+    conf = config.get("frontend_conf") or {}
     allowed = f"true with encoder: {encoder}: so {_SCRIPT} counts frames"
-    check(center is True, "frontend_conf: center", center, allowed)
+    for key in ("center", "apply_stft"):
+        value = conf.get(key, True)
+        check(value is True, f"frontend_conf: {key}", value, allowed)
+    for key, value in (conf.get("frontend_conf") or {}).items():
+        good = key not in ("use_wpe", "use_beamformer") or not value
+        allowed = f"false with encoder: {encoder}: it needs the whole utterance"
+        check(good, f"frontend_conf: frontend_conf: {key}", value, allowed)
     allowed = f"global_mvn or null with encoder: {encoder}: {_SCRIPT} normalises chunks"
     check(normalize in ("global_mvn", None), "normalize", normalize, allowed)
     for part in _LEFT_OUT:

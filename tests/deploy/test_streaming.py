@@ -10,13 +10,13 @@ import torch
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 from espnet2.text.build_tokenizer import build_tokenizer
-from experiment import AVERAGED, HYBRID, experiment
+from experiment import AVERAGED, HYBRID, LM_MODEL, experiment, language_model
 from soundfile import write
 
 import espnet_dynsize
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.deploy.latency import Heard, appearances, listen, word_ends
+from espnet_dynsize.deploy.latency import listen, note, word_ends
 from espnet_dynsize.deploy.streaming import OnlineFeatures
 
 ENCODER = dict(
@@ -139,8 +139,50 @@ def test_parts_of_any_length_are_heard_as_the_whole(ctc, size):
         text, heard = in_parts(recogniser, audio, samples)
         assert text == expected
         assert all(expected.startswith(partial) for partial in heard)
+        assert heard[0] == "" or samples > 4_000
+    assert recogniser.text == expected
     recogniser.reset()
     assert recogniser.text == ""
+
+
+def test_nothing_of_an_utterance_is_in_the_next(ctc, hybrid):
+    for folder in (ctc, hybrid):
+        recogniser = espnet_dynsize.load(folder, streaming=True)
+        first, _ = in_parts(recogniser, noise(1.5), 4_000)
+        assert first or folder is hybrid
+        assert recogniser.accept(noise(0.01)) == ""
+        assert recogniser.finish() == "" and recogniser.finish() == ""
+        second, _ = in_parts(recogniser, noise(2.0)[16_000:], 4_000)
+        fresh = espnet_dynsize.load(folder, streaming=True)
+        assert second == in_parts(fresh, noise(2.0)[16_000:], 4_000)[0]
+        assert second != first or folder is hybrid
+
+
+def test_nothing_is_left_of_an_utterance_that_failed(ctc, monkeypatch):
+    recogniser = espnet_dynsize.load(ctc, streaming=True)
+    expected = best_path(recogniser, noise(1.0))
+    recogniser.accept(noise(0.7))
+    with monkeypatch.context() as patch:
+        patch.setattr(recogniser, "_search", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            recogniser.accept(noise(0.7))
+    assert in_parts(recogniser, noise(1.0), 4_000)[0] == expected
+
+
+def test_a_language_model_and_a_penalty_are_not_left_out(ctc, tmp_path):
+    lm = language_model(tmp_path / "lm")
+    options = dict(lm_train_config=lm / "config.yaml", lm_file=lm / LM_MODEL)
+    for more in (options, {"penalty": 2.0}, {"minlenratio": 0.5}):
+        recogniser = espnet_dynsize.load(ctc, streaming=True, **more)
+        assert not recogniser._greedy
+        assert in_parts(recogniser, noise(1.0), 8_000)[0]
+
+
+def test_a_part_without_samples(ctc):
+    recogniser = espnet_dynsize.load(ctc, streaming=True)
+    recogniser.accept(noise(1.0))
+    text = recogniser.text
+    assert text and recogniser.accept(np.empty(0, np.float32)) == text
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
@@ -204,8 +246,15 @@ def test_what_is_refused(ctc, tmp_path):
         recogniser.accept(np.array([np.nan], np.float32))
     with pytest.raises(ConfigError, match="nosuch=1 must be left out: load has no"):
         espnet_dynsize.load(ctc, streaming=True, nosuch=1)
-    with pytest.raises(ConfigError, match="asr_model=1 must be left out: load has no"):
-        espnet_dynsize.load(ctc, streaming=True, asr_model=1)
+    for key in ("asr_model", "batch_size", "nbest"):
+        with pytest.raises(ConfigError, match=f"{key}=1 must be left out: load has no"):
+            espnet_dynsize.load(ctc, streaming=True, **{key: 1})
+    with pytest.raises(ConfigError, match="maxlenratio=-3 must be at least 0: how lo"):
+        espnet_dynsize.load(ctc, streaming=True, maxlenratio=-3)
+    with pytest.raises(ConfigError, match="call accept and finish of a recogniser"):
+        recogniser(noise(1.0))
+    with pytest.raises(ConfigError, match="has no samples"):
+        listen(recogniser, [])
     with pytest.raises(ConfigError, match="streaming=1 must be"):
         espnet_dynsize.load(ctc, streaming=1)
     whole, _ = experiment(tmp_path / "asr")
@@ -217,17 +266,19 @@ def test_what_is_refused(ctc, tmp_path):
 
 
 def test_words_appear_when_they_are_there_for_good():
-    history = [
-        Heard(0.2, ""),
-        Heard(0.4, "A"),
-        Heard(0.6, "A C"),
-        Heard(0.8, "A B"),
-        Heard(1.0, "B"),
-        Heard(1.2, "A B C"),
-    ]
-    assert appearances(history) == [1.2, 1.2, 1.2]
-    assert appearances(history[:4]) == [0.4, 0.8]
-    assert appearances([Heard(0.2, "")]) == []
+    known = []
+    for seconds, text, expected in (
+        (0.4, "A", [0.4]),
+        (0.6, "A C", [0.4, 0.6]),
+        (0.8, "A B", [0.4, 0.8]),
+        (1.0, "B", [1.0]),
+        (1.2, "A B C", [1.2, 1.2, 1.2]),
+        (1.4, "A B D", [1.2, 1.2, 1.4]),
+        (1.6, "", []),
+    ):
+        note(known, text, seconds)
+        assert [since for _, since in known] == expected
+        assert [word for word, _ in known] == text.split()
 
 
 def test_where_words_end():
@@ -238,7 +289,7 @@ def test_where_words_end():
     recogniser = SimpleNamespace(
         rate=100,
         frame_seconds=0.25,
-        tokenizer=build_tokenizer("char"),
+        join=build_tokenizer("char").tokens2text,
         converter=SimpleNamespace(tokens2ids=lambda t: [known.index(x) for x in t]),
         asr_model=SimpleNamespace(
             blank_id=0,
@@ -261,17 +312,29 @@ def test_listening_measures(ctc):
     chunks = [audio[i : i + 3_200] for i in range(0, len(audio), 3_200)]
     text, latency = listen(recogniser, chunks, shown.append)
     assert text == best_path(recogniser, audio)
-    assert 0 < latency.median <= latency.percentile
+    assert 0 < latency.median <= latency.percentile and latency.total > 0
     assert [heard.seconds for heard in shown] == sorted({h.seconds for h in shown})
     assert all(a.text != b.text for a, b in zip(shown, shown[1:]))
     assert latency.words is not None
+
+
+class _Slow(io.BytesIO):
+    """Bytes of which a few come at a time, and at last Ctrl-C."""
+
+    def read(self, size):
+        data = super().read(min(size, 1_001))
+        if not data:
+            raise KeyboardInterrupt
+        return data
 
 
 def test_the_command(ctc, tmp_path, capsys, monkeypatch):
     audio = noise(1.0) / 10
     samples = (audio * 2**15).astype("<i2")
     write(tmp_path / "a.wav", samples, 16_000)
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(samples)))
+    monkeypatch.setattr(
+        sys, "stdin", SimpleNamespace(buffer=_Slow(samples), isatty=lambda: False)
+    )
     options = ["transcribe", str(ctc), "--streaming", "--size", "3"]
     assert main([*options, str(tmp_path / "a.wav"), "-"]) == 0
     out, err = capsys.readouterr()
@@ -281,4 +344,38 @@ def test_the_command(ctc, tmp_path, capsys, monkeypatch):
     assert [line[1] for line in lines] == [expected] * 2
     assert lines[1][0] == "-" and lines[0][2] == "waits 0.24 s"
     assert err.count(" s\t") >= 2
-    assert main([*options, "--chunk", "0", "-"]) == 2
+
+
+@pytest.mark.parametrize(
+    "more, given, message",
+    [
+        (
+            ["--streaming", "--chunk", "0", "-"],
+            b"",
+            "--chunk=0.0 must be above 0",
+        ),
+        (
+            ["--streaming", "--chunk", "inf", "-"],
+            b"",
+            "--chunk=inf must be above 0",
+        ),
+        (["--chunk", "1", "a.wav"], b"", "--chunk=1.0 must be left out without --stre"),
+        (["-"], b"", "audio=- must be with --streaming, or a file"),
+        (["--streaming", "-", "-"], b"", "audio=- must be given once"),
+        (
+            ["--streaming", "-"],
+            None,
+            "audio=- must be given with samples on",
+        ),
+        (["--streaming", "-"], b"", "-: has no samples"),
+        (["--streaming", "-"], b"RIFF1234", "-: has a header: give samples alone"),
+    ],
+)
+def test_what_the_command_refuses(ctc, capsys, monkeypatch, more, given, message):
+    if given is None:
+        monkeypatch.setattr(sys, "stdin", None)
+    else:
+        stdin = SimpleNamespace(buffer=io.BytesIO(given), isatty=lambda: False)
+        monkeypatch.setattr(sys, "stdin", stdin)
+    assert main(["transcribe", str(ctc), *more]) == 2
+    assert message in capsys.readouterr().err

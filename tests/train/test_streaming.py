@@ -31,6 +31,11 @@ GOOD = dict(
             {"frontend_conf": {"center": False}},
             "frontend_conf: center=False must be",
         ),
+        ({"frontend_conf": {"apply_stft": False}}, "conf: apply_stft=False must be tr"),
+        (
+            {"frontend_conf": {"frontend_conf": {"use_wpe": True}}},
+            "frontend_conf: frontend_conf: use_wpe=True must be false",
+        ),
         ({"normalize": "utterance_mvn"}, "normalize=utterance_mvn must be global_mvn"),
         ({"preencoder": "linear"}, "preencoder=linear must be null"),
         ({"postencoder": "length_adaptor"}, "postencoder=length_adaptor must be null"),
