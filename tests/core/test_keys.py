@@ -7,6 +7,7 @@ import pytest
 from espnet_dynsize.core import keys
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
+from espnet_dynsize.encoder.contextual import ContextualSupernet
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.model import JointLoss
 
@@ -18,6 +19,7 @@ def options(cls) -> set[str]:
 def test_the_keys_are_the_options_of_the_classes():
     assert set(keys.FAMILY_KEYS) == options(JointLoss)
     own = options(Supernet) | options(DynSizeConformerEncoder)
+    own |= options(ContextualSupernet) - {"block_size", "hop_size", "look_ahead"}
     assert set(keys.ENCODER_KEYS) == own - {"input_size", "options"}
 
 

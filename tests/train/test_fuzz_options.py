@@ -37,6 +37,7 @@ def options() -> list[tuple[str, str, str, object]]:
         (section, "simple_top_k", key, annotations(taker)[key])
         for section, (taker, keys) in TAKERS.items()
         for key in keys
+        if key in annotations(taker)
     ]
     for name, selector in SELECTORS.items():
         for taker in (selector, Search):

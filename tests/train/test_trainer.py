@@ -311,7 +311,6 @@ def test_stock_models_train_as_ever(data, tmp_path):
 
 FAMILIES = {
     "alternate": dict(selector_conf={"search_updates": 25}),
-    "pairs": dict(selector_conf={"search_updates": 25}, sandwich="pairs"),
     "mest": dict(
         sizes=None,
         selector_conf=None,
