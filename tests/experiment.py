@@ -18,6 +18,19 @@ HYBRID = dict(
     decoder="transformer",
     decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
 )
+# Options of a streaming encoder, whose blocks are 0.32 seconds
+STREAMING = dict(
+    output_size=8,
+    attention_heads=2,
+    linear_units=12,
+    num_blocks=2,
+    macaron_style=True,
+    cnn_module_kernel=3,
+    input_layer="conv2d",
+    block_size=8,
+    hop_size=4,
+    look_ahead=2,
+)
 
 
 def experiment(folder, conf=None, **changes):

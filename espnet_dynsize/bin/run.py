@@ -93,8 +93,7 @@ def refuse_streaming(arguments: list[str]) -> None:
             `check_streaming`.
     """
     # No other program needs them, and all start with this module.
-    from espnet_dynsize.core.errors import check
-    from espnet_dynsize.core.keys import is_plugin, streams
+    from espnet_dynsize.core.keys import is_plugin
     from espnet_dynsize.core.yaml_base import read_config
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -102,14 +101,12 @@ def refuse_streaming(arguments: list[str]) -> None:
     config_file = parser.parse_known_args(arguments)[0].asr_train_config
     if config_file is not None and config_file.is_file():
         config = read_config(config_file)
-        encoder = config.get("encoder")
-        allowed = "one that streams, such as dynsize_contextual_block_conformer"
-        good = not is_plugin(config) or streams(config)
-        check(good, f"{config_file}: encoder", encoder, allowed)
         if is_plugin(config):
-            from espnet_dynsize.train.streaming import check_streaming
+            # First of all, as it is imported when ESPnet's task is.
+            importlib.import_module(PLUGIN_MODULE)
+            from espnet_dynsize.train.streaming import check_streams
 
-            check_streaming(config)
+            check_streams(config_file, config)
 
 
 def _run_script(script: str, arguments: list[str]) -> int:

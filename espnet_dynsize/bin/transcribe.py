@@ -180,4 +180,4 @@ def _spoken(samples: int) -> Iterator:
         whole = len(data) - len(data) % 2
         data, odd = data[:whole], data[whole:]
         if data:
-            yield np.frombuffer(data, "<i2").astype(np.float32) / 2**15
+            yield np.frombuffer(data, "<i2")

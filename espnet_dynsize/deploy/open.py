@@ -15,7 +15,7 @@ from espnet2.bin import asr_inference, asr_inference_streaming
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.errors import ConfigError, check
-from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units, streams
+from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
 from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
 from espnet_dynsize.core.schema import Count, check_value
 from espnet_dynsize.core.subnet import Subnet
@@ -28,7 +28,7 @@ from espnet_dynsize.deploy.named import check_named
 from espnet_dynsize.deploy.recogniser import Recogniser
 from espnet_dynsize.deploy.streaming import StreamingRecogniser
 from espnet_dynsize.train.model import JointLoss
-from espnet_dynsize.train.streaming import check_streaming
+from espnet_dynsize.train.streaming import check_streams
 from espnet_dynsize.train.task import DynSizeASRTask
 
 CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
@@ -152,10 +152,8 @@ def _options_of(taker: type) -> set[str]:
 
 
 def _check_streams(path: str | Path, config: Mapping) -> None:
-    encoder, conf = config.get("encoder"), config.get("encoder_conf") or {}
-    allowed = "one that streams, such as dynsize_contextual_block_conformer"
-    check(streams(config), f"{path}: encoder", encoder, allowed)
-    check_streaming(config)
+    check_streams(path, config)
+    conf = config.get("encoder_conf") or {}
     for key in ("block_size", "hop_size", "look_ahead"):
         # ESPnet's own encoders have defaults, and with 0 do not stream.
         good = key in conf and (conf[key] or key == "look_ahead")

@@ -40,3 +40,17 @@ class ScaledFeedForward:
 
     # The two differ in weights and norm only: `call` and the caller have these.
     _feed_forward_macaron = _feed_forward
+
+
+class FeedForward:
+    """Mixin for a block with one layer `feed_forward`."""
+
+    def _feed_forward(
+        self,
+        call: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        pos_emb: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        # Without the mask: ESPnet's encoders never build blocks with `apply_ff_mask`.
+        return self.dropout(call(x))

@@ -13,6 +13,21 @@ _SCRIPT = "asr_inference_streaming"
 _LEFT_OUT = ("preencoder", "postencoder")
 
 
+def check_streams(source: object, config: Mapping) -> None:
+    """Refuse models that do not stream, see also `check_streaming`.
+
+    Args:
+        source: Where the config is from, for messages.
+        config: The model's.
+
+    Raises:
+        ConfigError: this is one.
+    """
+    allowed = "one that streams, such as dynsize_contextual_block_conformer"
+    check(streams(config), f"{source}: encoder", config.get("encoder"), allowed)
+    check_streaming(config)
+
+
 def check_streaming(config: Mapping) -> None:
     """Refuse models whose encoder streams, but not all the rest.
 

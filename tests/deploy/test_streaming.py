@@ -10,7 +10,7 @@ import torch
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 from espnet2.text.build_tokenizer import build_tokenizer
-from experiment import AVERAGED, HYBRID, LM_MODEL, experiment, language_model
+from experiment import AVERAGED, HYBRID, LM_MODEL, STREAMING, experiment, language_model
 from soundfile import write
 
 import espnet_dynsize
@@ -19,22 +19,9 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.latency import listen, note, word_ends
 from espnet_dynsize.deploy.streaming import OnlineFeatures
 
-ENCODER = dict(
-    output_size=8,
-    attention_heads=2,
-    linear_units=12,
-    num_blocks=2,
-    macaron_style=True,
-    cnn_module_kernel=3,
-    input_layer="conv2d",
-    block_size=8,
-    hop_size=4,
-    look_ahead=2,
-)
-
 
 def streaming_experiment(folder, **changes):
-    changes = dict(encoder_conf=ENCODER, normalize=None, **changes)
+    changes = dict(encoder_conf=STREAMING, normalize=None, **changes)
     changes["encoder"] = "dynsize_contextual_block_conformer"
     experiment(folder, **changes)
     states = torch.load(folder / AVERAGED)
@@ -192,7 +179,7 @@ def test_the_search_is_that_of_espnet_s_script(hybrid, beam_size):
     options = dict(asr_train_config=hybrid / "config.yaml", beam_size=beam_size)
     script = Speech2TextStreaming(asr_model_file=hybrid / AVERAGED, **options)
     for key in ("block_size", "hop_size", "look_ahead"):
-        setattr(script.beam_search, key, ENCODER[key])
+        setattr(script.beam_search, key, STREAMING[key])
     for samples in (4_000, 9_000):
         for begin in range(0, len(audio) - samples, samples):
             script(audio[begin : begin + samples], is_final=False)

@@ -10,7 +10,7 @@ from espnet2.tasks.asr import encoder_choices
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.subnet import Sampled, Subnet
-from espnet_dynsize.encoder.contextual import BlockRows
+from espnet_dynsize.encoder.contextual_block import BlockRows
 from espnet_dynsize.train.choices import ENCODERS
 
 SHAPE = dict(output_size=8, attention_heads=2, linear_units=12, num_blocks=2)

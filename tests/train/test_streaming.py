@@ -3,7 +3,7 @@
 import pytest
 import torch
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
-from experiment import AVERAGED, HYBRID, experiment
+from experiment import AVERAGED, HYBRID, STREAMING, experiment
 
 import espnet_dynsize
 from espnet_dynsize.core.errors import ConfigError
@@ -57,25 +57,11 @@ def test_what_streams(changes):
     check_streaming(GOOD | changes)
 
 
-ENCODER = dict(
-    output_size=8,
-    attention_heads=2,
-    linear_units=12,
-    num_blocks=2,
-    macaron_style=True,
-    cnn_module_kernel=3,
-    input_layer="conv2d",
-    block_size=8,
-    hop_size=4,
-    look_ahead=2,
-)
-
-
 @pytest.fixture(params=[{}, HYBRID], ids=["ctc", "hybrid"])
 def folder(tmp_path, request):
     """A streaming family."""
     changes = dict(normalize=None, encoder="dynsize_contextual_block_conformer")
-    changes |= dict(encoder_conf=ENCODER, **request.param)
+    changes |= dict(encoder_conf=STREAMING, **request.param)
     if request.param:
         changes["model_conf"] = {"ctc_weight": 0.5, "sizes": [3, 5, 8]}
     folder, _ = experiment(tmp_path / "asr", **changes)
