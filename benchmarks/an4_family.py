@@ -20,6 +20,7 @@ from an4_methods import (
     CTC_MODEL,
     DECODING,
     FINE_TUNED,
+    IN_CONTEXTS,
     INDIVIDUAL,
     JOINT_BIAS,
     KINDS,
@@ -39,10 +40,12 @@ from an4_tables import write_tables
 from bench import RESULTS, add_rows, begun, plain, score, train
 from blanks import CTC, JOINT, write_bias
 
+from espnet_dynsize.core.context import WHOLE, Context
+from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.keys import ENCODER_PREFIX, streams
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
-from espnet_dynsize.deploy.extract import extract_changed
+from espnet_dynsize.deploy.extract import extract_changed, extract_in_context
 
 ROWS = RESULTS / "an4_family.jsonl"
 CONFORMER = CONF / "train_asr_conformer.yaml"
@@ -87,10 +90,26 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
         options += ["--init_param", str(stock / model_file(stock))]
     supernet, origin = train(experiment, config_file(method), tag, options)
     folders = extract_changed(supernet, model_file(supernet))
-    return [
-        _row(experiment, folder, method, layers, seed, origin)
-        for layers, folder in zip(layers_of(method), folders.values())
+    sizes = list(zip(layers_of(method), folders))
+    rows = [
+        _row(experiment, folders[size], method, layers, seed, origin)
+        for layers, size in sizes
     ]
+    for name, (context, _) in IN_CONTEXTS.items() if method == "dual mode" else ():
+        # Whole utterances are for the full network.
+        for layers, size in sizes[-1:] if context == WHOLE else sizes:
+            folder = _in_context(supernet, size, context)
+            rows.append(_row(experiment, folder, name, layers, seed, origin))
+    return rows
+
+
+def _in_context(supernet: Path, size: str, context: str) -> Path:
+    suffix = f"{size}_{Context.read(context, 'context').suffix}"
+    folder = supernet.with_name(f"{supernet.name}_{suffix}")
+    if not folder.exists():
+        names, where = [int(size.removeprefix("size"))], model_file(supernet)
+        extract_in_context(supernet, where, names, context)
+    return folder
 
 
 def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
@@ -117,8 +136,8 @@ def _stock_config(experiment: Experiment, config: Path) -> Path:
     """What train_asr_conformer.yaml is to the family's config, for another family."""
     given = load_config(config)
     # ESPnet's streaming encoders take padding for speech: ours, without the family.
-    whole = not streams(given)
-    encoder = given["encoder"].removeprefix(ENCODER_PREFIX if whole else "")
+    prefix = "" if streams(given) else ENCODER_PREFIX
+    encoder = given["encoder"].removeprefix(prefix)
     stock = dict(base=str(config), encoder=encoder, model="espnet", **STOCK)
     path = experiment.exp / f"stock_{config.name}"
     with whole(path) as partial:  # several trainings at once may want it

@@ -75,6 +75,13 @@ FAMILIES = {
 STREAMING = {
     "streaming": {},
     "streaming, blocks of 0.8 s": _changes(block_size=20, hop_size=8, look_ahead=8),
+    "whole utterances": _changes(block_size=0),
+    "dual mode": _changes(contexts=["whole", "40/16/16", "20/8/8"], **_LAYER_NORM),
+}
+# Of `dual mode`, besides: method → context, and what is trained alone for it
+IN_CONTEXTS = {
+    "dual mode, blocks of 0.8 s": ("20/8/8", "streaming, blocks of 0.8 s"),
+    "dual mode, whole utterances": ("whole", "whole utterances"),
 }
 # Other models, next to the Conformers all the same: their own config's name
 MODELS = {
@@ -84,7 +91,10 @@ MODELS = {
     "transducer": "transducer",
 }
 # The same model as each, its smallest and its full size, trained alone
-OWN_KIND = {method: f"{method}, alone" for method in MODELS}
+OWN_KIND = {method: f"{method}, alone" for method in MODELS if method != "dual mode"}
+# Trained alone as what it is compared with
+ALSO_OF = {"dual mode": OWN_KIND["streaming"]}
+ALSO_OF |= {method: OWN_KIND[other] for method, (_, other) in IN_CONTEXTS.items()}
 # Options with files; see `an4_family._options`
 JOINT_BIAS, CTC_MODEL = "{joint bias}", "{CTC model}"
 _SMALL_PREDICTION = (
@@ -117,7 +127,7 @@ _EARLIER = (
 EARLIER = tuple(f"earlier: {name}" for name in _EARLIER)
 # Those that differ in how layers are chosen, in pictures
 SELECTION = (*SELECTORS, "earlier: default", "earlier: ortho_softmax")
-METHODS = (*RUNNABLE, *EARLIER)
+METHODS = (*RUNNABLE, *IN_CONTEXTS, *EARLIER)
 # Configs; of the others: dynsize
 CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
 CONFIGS |= {alone: MODELS[method] for method, alone in OWN_KIND.items()}
@@ -154,7 +164,9 @@ def base_of(method: str) -> str:
     if method in TRANSDUCERS:
         return OWN_KIND["transducer"]
     method = method.removeprefix("earlier: ")
-    return method if method in OWN_KIND.values() else OWN_KIND.get(method, INDIVIDUAL)
+    if method in OWN_KIND.values():
+        return method
+    return {**OWN_KIND, **ALSO_OF}.get(method, INDIVIDUAL)
 
 
 def config_file(method: str) -> Path:

@@ -83,6 +83,7 @@ FAMILIES = {
         *("--model_conf", "subnet_weight=1.0"),
     ],
     **{name.replace("_", " "): [] for name in TRIALS},
+    "one in each update": ["--model_conf", "sandwich=whole"],
 }
 TWICE = ["--max_epoch", "80"]
 FORGETTING = ["--model_conf", "forgetting={drop: 0.24}"]

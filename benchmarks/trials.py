@@ -5,6 +5,7 @@
 Applies the change, then runs `espnet2.bin.asr_train` with the other arguments.
 """
 
+import dataclasses
 import runpy
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
+from espnet_dynsize.control.sampler import Sandwich
 from espnet_dynsize.encoder.sparse import Masked
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.objectives import Distillation
@@ -79,10 +81,27 @@ def _divergence(output: torch.Tensor, target: torch.Tensor, alpha: int) -> tuple
     return (own * f).sum(dim=-1), -(own * rho * output).sum(dim=-1)
 
 
+def one_in_each_update() -> None:
+    """The dense network, the sparsest, and a random one, each in an update of its own.
+
+    With `sandwich: whole`. There is no teacher then.
+    """
+    joint = Sandwich._joint
+
+    def one(self, update, generator):
+        dense, *sparse = joint(self, update, generator)
+        if not sparse or update % 3 == 0:
+            return [dense]
+        return [dataclasses.replace(sparse[0], weight=1.0)]
+
+    Sandwich._joint = one
+
+
 TRIALS: dict[str, Callable[[], None]] = {
     "straight_through": straight_through,
     "scaled_dropout": scaled_dropout,
     "alpha_divergence": alpha_divergence,
+    "one_in_each_update": one_in_each_update,
 }
 
 if __name__ == "__main__":

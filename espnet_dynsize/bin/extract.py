@@ -50,6 +50,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "needed with conv_norm: batch_norm (32 utterances are enough)",
     )
     parser.add_argument(
+        "--context",
+        help="of a family with contexts: 'whole' or one such as 20/8/8; writes "
+        "<asr_exp>_size<N>_<context>/ (default: the encoder's own)",
+    )
+    parser.add_argument(
         "--format",
         choices=("plugin", "stock"),
         default="plugin",
@@ -60,11 +65,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from espnet_dynsize.deploy.extract import extract
+    from espnet_dynsize.deploy.extract import extract, extract_in_context
 
     logging.disable(logging.WARNING)
     of_family = args.size is not None or args.sparsity is not None
-    if of_family == (args.subnet is not None):
+    named = of_family or (args.subnet is None and args.context is not None)
+    if named == (args.subnet is not None):
         raise ConfigError("extract needs --size, --sparsity or both, or --subnet.")
     if args.subnet is not None:
         model = _extract_subnet(args)
@@ -73,6 +79,11 @@ def main(args: argparse.Namespace) -> int:
     if args.calibrate:
         raise ConfigError("--calibrate goes with --subnet; sizes have statistics.")
     chosen = _chosen(args)
+    if args.context is not None:
+        where = args.asr_exp, args.model_file
+        for model in extract_in_context(*where, chosen, args.context, args.format):
+            _print(model)
+        return 0
     extract(args.asr_exp, args.model_file, chosen, args.format, done=_print)
     return 0
 
@@ -90,12 +101,15 @@ def _print(model: "Extracted") -> None:
 
 
 def _extract_subnet(args: argparse.Namespace) -> "Extracted":
+    from espnet_dynsize.core.context import Context
     from espnet_dynsize.core.subnet import Subnet
     from espnet_dynsize.core.yaml_base import read_yaml
     from espnet_dynsize.deploy.extract import extract_subnet
 
     subnet = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
     name, files = args.subnet.stem, args.calibrate
+    if args.context is not None:
+        name = f"{name}_{Context.read(args.context, '--context').suffix}"
     return extract_subnet(
-        args.asr_exp, args.model_file, subnet, name, args.format, files
+        args.asr_exp, args.model_file, subnet, name, args.format, files, args.context
     )

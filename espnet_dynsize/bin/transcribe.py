@@ -45,6 +45,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     which.add_argument(
         "--subnet", type=Path, help="yaml file of any subnet, as for extract"
     )
+    parser.add_argument(
+        "--context", help="of a family with contexts: 'whole' or one such as 20/8/8"
+    )
     parser.add_argument("--model_file", default="", help="checkpoint in a folder")
     parser.add_argument(
         "--beam_size", type=int, help="default: ESPnet's; 1 for a model with only CTC"
@@ -78,6 +81,7 @@ def main(args: argparse.Namespace) -> int:
         args.model_file,
         device=args.device,
         streaming=args.streaming,
+        context=args.context,
         **options,
     )
     if not args.streaming:

@@ -1,13 +1,14 @@
 """Samplers: which subnets train in an update, and with which weight."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
 
 from espnet_dynsize.control.selection import Phase, Selection
 from espnet_dynsize.control.sparsity.omni import OmniSparsity
+from espnet_dynsize.core.context import Context
 from espnet_dynsize.core.subnet import Sampled, Subnet
 
 SandwichRule = Literal["whole", "alternate", "pairs"]
@@ -33,6 +34,11 @@ class Sandwich:
             subnets is one of a sparse subnet instead, of a size drawn from all; in a
             family of one size there is nobody else, and with `whole` a sparse subnet
             trains in every update.
+        contexts: Of a streaming encoder. The full network has the first of them, and
+            leads; the others have one drawn from all that are not whole utterances.
+            In the updates that have no others, and in every third one of a family of
+            three and more sizes, that is the full network once more; with `whole`, in
+            every update.
     """
 
     def __init__(
@@ -42,9 +48,11 @@ class Sandwich:
         subnet_weight: float = 0.3,
         layer_drop_joint: float = 0.0,
         sparsity: OmniSparsity | None = None,
+        contexts: Sequence[Context] = (),
     ):
         self.selection = selection
         self.sparsity = sparsity
+        self.contexts = contexts
         self.rule = rule
         self.subnet_weight = subnet_weight
         self.layer_drop_joint = layer_drop_joint
@@ -56,9 +64,36 @@ class Sandwich:
             update: Counted from 1.
             generator: The same on every rank and in a resumed run.
         """
-        if self.selection.phase is Phase.SEARCH:
-            return self._search(update, generator)
-        return self._joint(update, generator)
+        searching = self.selection.phase is Phase.SEARCH
+        draw = self._search if searching else self._joint
+        samples = draw(update, generator)
+        if self.contexts:
+            samples = self._in_contexts(samples, update, generator)
+        return samples
+
+    @property
+    def _has_middle(self) -> bool:
+        """Whether every update has two networks to train without them."""
+        joint = self.selection.phase is Phase.JOINT
+        return joint and len(self.selection.sizes) > 2
+
+    def _in_contexts(
+        self, samples: list[Sampled], update: int, generator: torch.Generator
+    ) -> list[Sampled]:
+        streaming = [context for context in self.contexts if not context.whole]
+        drawn = int(torch.randint(len(streaming), (), generator=generator))
+        leader, *others = samples
+        again = dataclasses.replace(
+            leader, weight=self.subnet_weight, name=f"{leader.name}_again", drop=None
+        )
+        if self.rule == "whole":
+            others = [again, *others]
+        elif not others or (self._has_middle and update % 3 == 0):
+            others = [again]
+        return [
+            dataclasses.replace(leader, context=self.contexts[0]),
+            *(dataclasses.replace(s, context=streaming[drawn]) for s in others),
+        ]
 
     def _search(self, update: int, generator: torch.Generator) -> list[Sampled]:
         family = self.selection.family

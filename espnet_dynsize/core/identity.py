@@ -18,7 +18,7 @@ KEYS = (
     *("frontend", "frontend_conf", "normalize", "normalize_conf"),
     *("preencoder", "preencoder_conf", "encoder", "encoder_conf"),
     *("postencoder", "postencoder_conf", "decoder", "decoder_conf"),
-    *("joint_net_conf", "token_list", "sparsity"),
+    *("joint_net_conf", "token_list", "sparsity", "contexts"),
 )
 # Rows of the buffer: with some to spare, so that epochs of two versions can be averaged
 ROWS = 32

@@ -15,6 +15,7 @@ FAMILY_KEYS = (
     "selector_conf",
     "layer_drop_joint",
     "sparsity",
+    "contexts",
     "subnet_weight",
     "sandwich",
     "distill_weight",
@@ -106,7 +107,9 @@ def is_plugin(config: Mapping) -> bool:
 def streams(config: Mapping) -> bool:
     """Whether the config's encoder is one that encodes chunk by chunk."""
     name = str(config.get("encoder")).removeprefix(ENCODER_PREFIX)
-    return name.startswith("contextual_block_")
+    conf = config.get("encoder_conf") or {}
+    # ESPnet's 0 is a block as long as the utterance.
+    return name.startswith("contextual_block_") and conf.get("block_size") != 0
 
 
 def is_family(config: Mapping) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from espnet_dynsize.core.context import Context
 from espnet_dynsize.core.errors import ConfigError, check
 
 FULL = "full"
@@ -106,6 +107,8 @@ class Sampled:
         drop: One stochastic-depth probability per unit (training only).
         masks: Name of a weight matrix → 1 and 0 of its shape: what `subnet.sparsity`
             leaves.
+        context: How much of an utterance it sees at a time; None: as the encoder is
+            built. For encoders that have a `context`.
     """
 
     subnet: Subnet
@@ -114,6 +117,7 @@ class Sampled:
     gates: torch.Tensor | None = None
     drop: tuple[float, ...] | None = None
     masks: Mapping[str, torch.Tensor] | None = None
+    context: Context | None = None
 
 
 def weight_name(matrix: str) -> str:

@@ -19,6 +19,7 @@ def cut(
     config: dict,
     subnet: Subnet,
     audio: Iterable[torch.Tensor] | None = None,
+    context: str | None = None,
 ) -> tuple[dict, dict]:
     """Config and state dict of the model that holds only what `subnet` uses.
 
@@ -28,13 +29,17 @@ def cut(
         subnet: Any subnet of it, of the family or not.
         audio: Inputs [samples] or [L, D] on which the norm statistics are measured
             anew; needed for a subnet with batch norm that is not of the family.
+        context: One of the family's; None: the encoder's own.
 
     Raises:
-        ConfigError: the model is no supernet, or the subnet cannot be cut.
+        ConfigError: the model is no supernet, the subnet cannot be cut, or it has not
+            trained with this context.
     """
     if not isinstance(model, JointLoss):
         raise ConfigError("only a supernet (model: dynsize) can be cut.")
     model.check_subnet(subnet, calibrated=audio is not None)
+    if context is not None:
+        config = model.context(context, subnet).within(config)
     # Trained modules cannot be copied: build the supernet again, then delete units.
     whole = build_model(config)
     load_states(whole, model.state_dict(), "the supernet")

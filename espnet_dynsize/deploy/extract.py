@@ -119,6 +119,7 @@ def extract_subnet(
     name: str,
     format: str = "plugin",
     audio: Sequence[Path] | None = None,
+    context: str | None = None,
 ) -> Extracted:
     """Write `<asr_exp>_<name>/` with a model that holds only what `subnet` uses.
 
@@ -129,6 +130,7 @@ def extract_subnet(
         name: What the folder's name ends in.
         format: See `extract`.
         audio: Files on which batch-norm statistics are measured anew, see `cut`.
+        context: See `cut`.
 
     Raises:
         ConfigError: see `cut` and `inputs`, or the output folder exists.
@@ -142,8 +144,10 @@ def extract_subnet(
     model, config = _supernet(asr_exp, model_file)
     digest = origin.digest(asr_exp, model_file)
     record = origin.describe(asr_exp, model_file, digest, subnet)
+    if context is not None:
+        record["context"] = context
     heard = None if audio is None else inputs(model, config, audio)
-    small = cut(model, config, subnet, heard)
+    small = cut(model, config, subnet, heard, context)
     written = read_config(asr_exp)
     note = _write(target, model_file, *small, written, format, record, patterns(model))
     return Extracted(target, name, note)
@@ -184,6 +188,31 @@ def extract_changed(
     if missing:
         extract(asr_exp, model_file, missing)
     return folders
+
+
+def extract_in_context(
+    asr_exp: Path,
+    model_file: str,
+    names: Sequence[int | str | Member],
+    context: str,
+    format: str = "plugin",
+) -> list[Extracted]:
+    """Write `<asr_exp>_size<size>_<context>/` for every size, see `extract_subnet`.
+
+    Raises:
+        ConfigError: see `cut`, or an output folder exists.
+    """
+    model, _ = _supernet(asr_exp, find_checkpoint(asr_exp, model_file))
+    members = [model.schedule.member(name) for name in names]
+    subnets = [model.subnet(member) for member in members]
+    found = [model.context(context, subnet) for subnet in subnets]
+    labels = [f"{m.suffix}_{c.suffix}" for m, c in zip(members, found)]
+    for label in labels:
+        check_absent(_target(plain_path(asr_exp), label, format))
+    return [
+        extract_subnet(asr_exp, model_file, subnet, label, format, None, context)
+        for subnet, label in zip(subnets, labels)
+    ]
 
 
 def members_of(asr_exp: Path) -> list[Member]:

@@ -14,6 +14,7 @@ from espnet2.bin import asr_inference, asr_inference_streaming
 
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
+from espnet_dynsize.core.context import Context, family_contexts
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
 from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
@@ -48,6 +49,7 @@ def load(
     size: int | str | Subnet | None = None,
     model_file: str = "",
     streaming: bool = False,
+    context: str | None = None,
     **options,
 ) -> Recogniser | StreamingRecogniser:
     """Open a trained model at one size.
@@ -62,6 +64,8 @@ def load(
             the one that a cut model has.
         model_file: Checkpoint in the folder; empty: see `find_checkpoint`.
         streaming: It is handed audio as it comes, and tells what it has heard by then.
+        context: Of a family with contexts: `whole`, or one such as `20/8/8`; None: the
+            encoder's own.
         **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
             Left out: those with which a packed model was scored, if it says so; else a
             model that has only CTC is decoded greedily.
@@ -76,7 +80,7 @@ def load(
         ConfigError: the path holds no model of this plugin, or not this size, or one
             that does not stream.
     """
-    return open_model(path, size, model_file, True, streaming, **options)
+    return open_model(path, size, model_file, True, streaming, context, **options)
 
 
 def open_model(
@@ -85,6 +89,7 @@ def open_model(
     model_file: str = "",
     plugin_only: bool = False,
     streaming: bool = False,
+    context: str | None = None,
     **options,
 ) -> Recogniser | StreamingRecogniser:
     """`load` that also opens models without this plugin, unless `plugin_only`."""
@@ -111,10 +116,13 @@ def open_model(
         tokenizer = {k: options[k] for k in _TOKENIZER if options.get(k) is not None}
         check_named({**located, **tokenizer}, STATISTICS, BPEMODEL)
         check_language_model({**files, **options}, located)
+        if context is not None:
+            _check_context(path, config, context)
         if streaming:
-            _check_streams(path, config)
-        if size is not None and kept_units(config) is None:
-            files |= _extracted(config, files, size, Path(folder.name))
+            _check_streams(path, _in_context(config, context))
+        chosen = size is not None or context is not None
+        if chosen and kept_units(config) is None:
+            files |= _extracted(config, files, size, Path(folder.name), context)
         kept = decoding.read(Path(files[CONFIG]).parent)
         kept = {key: value for key, value in kept.items() if key in known}
         options = {**decoding.default_search(config), **kept, **options}
@@ -163,6 +171,18 @@ def _check_streams(path: str | Path, config: Mapping) -> None:
     good = is_plugin(config) or str(layer).startswith("conv2d")
     allowed = "one of convolutions: with others, ESPnet's encoder repeats frames"
     check(good, f"{path}: encoder_conf: input_layer", layer, allowed)
+
+
+def _in_context(config: dict, context: str | None) -> dict:
+    return (
+        config if context is None else Context.read(context, "context").within(config)
+    )
+
+
+def _check_context(path: str | Path, config: Mapping, context: str) -> None:
+    names = [known.name for known in family_contexts(config)]
+    allowed = f"one of {names}" if names else f"left out: {path} has one"
+    check(context in names, "context", context, allowed)
 
 
 def _check_options(options: Mapping[str, object]) -> None:
@@ -246,13 +266,19 @@ def _held(config: dict, folder: Path) -> list[str | Subnet] | None:
 
 
 def _extracted(
-    config: dict, files: dict, size: int | str | Subnet, folder: Path
+    config: dict,
+    files: dict,
+    size: int | str | Subnet | None,
+    folder: Path,
+    context: str | None,
 ) -> dict[str, str]:
     """Files of the cut model, in place of the supernet's."""
     source = Path(files[CONFIG]).parent
     model, config = load_files(config, source, Path(files[CHECKPOINT]), CHECKPOINT)
+    if size is None:
+        size = model.schedule.only or model.schedule.selection.family.full
     subnet = size if isinstance(size, Subnet) else model.subnet(size)
-    small_config, states = cut(model, config, subnet)
+    small_config, states = cut(model, config, subnet, context=context)
     paths = {CONFIG: str(folder / "cut.yaml"), CHECKPOINT: str(folder / "cut.pth")}
     Path(paths[CONFIG]).write_text(yaml.safe_dump(small_config), encoding="utf-8")
     torch.save(states, paths[CHECKPOINT])

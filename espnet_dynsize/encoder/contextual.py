@@ -20,6 +20,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling_without_posenc 
     Conv2dSubsamplingWOPosEnc,
 )
 
+from espnet_dynsize.core.context import Context
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.schema import Range, check_value
 from espnet_dynsize.encoder.contextual_block import (
@@ -56,10 +57,12 @@ class ContextualSupernet(Supernet):
     Sizes in frames, after subsampling. A block puts out `hop_size` frames, and has seen
     `look_ahead` frames after these.
 
+    A subnet that is active with a context of its own has other sizes, see `Context`.
+
     Args:
         input_size: Feature dimension.
-        block_size: Frames of a block; needed. (ESPnet's 0, all of the utterance, does
-            not stream.)
+        block_size: Frames of a block; needed. With 0, whole utterances, it does not
+            stream.
         hop_size: From one block to the next one; needed.
         look_ahead: Frames of a block after those that it puts out; needed.
         respect_lengths: Utterances in a padded batch are encoded as alone. With
@@ -108,6 +111,19 @@ class ContextualSupernet(Supernet):
         good = self.init_average or self.ctx_pos_enc
         allowed = "true with init_average=false"
         check(good, "encoder_conf: ctx_pos_enc", self.ctx_pos_enc, allowed)
+
+    @property
+    def context(self) -> Context:
+        """That of a subnet without one of its own."""
+        if self.block_size == 0:
+            return Context(0)
+        return Context(self.block_size, self.hop_size, self.look_ahead)
+
+    @property
+    def _context_now(self) -> Context:
+        active = self.switch.now
+        own = active is None or active.context is None
+        return self.context if own else active.context
 
     def forward_infer(
         self,
@@ -177,15 +193,18 @@ class ContextualSupernet(Supernet):
             xs = self.embed(xs)
         olens = mask.squeeze(1).sum(1)
         lengths = olens.tolist() if self.respect_lengths else [xs.size(1)] * len(xs)
-        if max(lengths) <= self.block_size:
+        context = self._context_now
+        if context.whole or max(lengths) <= context.block_size:
             ys, *_ = self.encoders(self.pos_enc(xs), mask, False, None, None)
         else:
-            ys = self._encode_blocks(xs, lengths)
+            ys = self._encode_blocks(xs, lengths, context)
         return self.after_norm(ys) if self.normalize_before else ys, olens, None
 
-    def _encode_blocks(self, xs: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    def _encode_blocks(
+        self, xs: torch.Tensor, lengths: list[int], context: Context
+    ) -> torch.Tensor:
         """Outputs [B, T, D] of frames that have no positions yet."""
-        size, hop = self.block_size, self.hop_size
+        size, hop, ahead = context
         counts = [max(-(-(length - size) // hop), 0) + 1 for length in lengths]
         rows = BlockRows.of(counts, xs.device)
         ends = torch.tensor(lengths, device=xs.device)
@@ -199,7 +218,15 @@ class ContextualSupernet(Supernet):
         around = contexts[rows.previous, None], blocks, contexts[:, None]
         mask = _attended(inside, (ends <= size)[rows.utterance])
         ys, *_ = self.encoders(torch.cat(around, dim=1), mask, False, rows)
-        return self._put_out(ys, ends, counts, xs.size(1))
+        # Each frame from the first block that has it and what it looks ahead to; the
+        # first block puts out what is before, the last one all that is left.
+        frame = torch.arange(xs.size(1), device=xs.device)[None]  # [1, T]
+        number = ((frame - size + ahead) // hop + 1).clamp(min=0)
+        counted = torch.tensor(counts, device=xs.device)[:, None]
+        number = number.minimum(counted - 1)  # [B, T]
+        place = (frame - number * hop + 1).clamp(max=size)
+        found = ys[counted.cumsum(0) - counted + number, place]
+        return found.masked_fill((frame >= ends[:, None]).unsqueeze(-1), 0.0)
 
     def _contexts(
         self, blocks: torch.Tensor, left: list[int], rows: BlockRows
@@ -225,43 +252,20 @@ class ContextualSupernet(Supernet):
         placed = contexts.new_zeros(shape).index_put(index, contexts)
         return self.pos_enc(placed)[index]
 
-    def _put_out(
-        self, ys: torch.Tensor, ends: torch.Tensor, counts: list[int], frames: int
-    ) -> torch.Tensor:
-        """Each frame from the first block that has it and what it looks ahead to.
-
-        Args:
-            ys: Rows [M, L + 2, D].
-            ends: Lengths of the utterances [B].
-            counts: Their numbers of blocks.
-            frames: T.
-
-        Returns:
-            [B, T, D].
-        """
-        device = ys.device
-        counted = torch.tensor(counts, device=device)[:, None]
-        first = counted.cumsum(0) - counted
-        frame = torch.arange(frames, device=device)[None]  # [1, T]
-        number = (frame - self.block_size + self.look_ahead) // self.hop_size + 1
-        # The first block puts out what is before, the last one all that is left.
-        number = number.clamp(min=0).minimum(counted - 1)  # [B, T]
-        place = frame - number * self.hop_size + 1
-        found = ys[first + number, place.clamp(max=self.block_size)]
-        return found.masked_fill((frame >= ends[:, None]).unsqueeze(-1), 0.0)
-
 
 def _check_sizes(**sizes: int | None) -> None:
     for key, value in sizes.items():
         # ESPnet's streaming script looks for all three in the config.
         good = value is not None
         check(good, f"encoder_conf: {key}", value, "written in the config")
-        least = 0 if key == "look_ahead" else 1
+        least = 1 if key == "hop_size" else 0
         number = Annotated[int, Range(least)]
         check_value(f"encoder_conf: {key}", value, number)
-    size, hop, ahead = sizes.values()
-    allowed = f"at least hop_size + look_ahead = {hop + ahead}"
-    check(size >= hop + ahead, "encoder_conf: block_size", size, allowed)
+    context = Context(**sizes)
+    least = context.hop_size + context.look_ahead
+    allowed = f"0 (whole utterances), or at least hop_size + look_ahead = {least}"
+    good = context.whole or context.fits
+    check(good, "encoder_conf: block_size", context.block_size, allowed)
 
 
 def _attended(inside: torch.Tensor, short: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from espnet_dynsize.control.sparsity.base import (
 )
 from espnet_dynsize.control.sparsity.mest import Mest, MestSparsity
 from espnet_dynsize.control.sparsity.omni import Omni, OmniSparsity
+from espnet_dynsize.core.context import WHOLE, Context, read_contexts
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.family import Family, family_of_budgets, family_of_counts
 from espnet_dynsize.core.schema import check_options, check_value
@@ -76,6 +77,40 @@ def build_family(
     return family_of_budgets(kind, fractions, BUDGETS[kind](encoder))
 
 
+def build_contexts(encoder: Supernet, named: Sequence[str] | None) -> list[Context]:
+    """The contexts of `model_conf: contexts`; none where the encoder has its own only.
+
+    Args:
+        encoder: The supernet.
+        named: The option.
+
+    Raises:
+        ConfigError: one is none, or they are not for this encoder.
+    """
+    if named is None:
+        return []
+    key = "model_conf: contexts"
+    own = getattr(encoder, "context", None)
+    allowed = "left out: the encoder does not stream"
+    check(own is not None, key, named, allowed)
+    contexts = read_contexts(named)
+    check(own in contexts, key, named, f"with {own.name}, as the encoder is built")
+    streaming = [context.name for context in contexts if not context.whole]
+    check(WHOLE not in named[1:], key, named, f"[whole, {', '.join(streaming)}]")
+    check(
+        not has_batch_norms(encoder),
+        key,
+        named,
+        "left out with conv_norm: batch_norm, whose statistics would be those of all",
+    )
+    return contexts
+
+
+def has_batch_norms(encoder: Supernet) -> bool:
+    norms = (type(m) for block in encoder.blocks for m in block.modules())
+    return torch.nn.BatchNorm1d in norms
+
+
 def find_matrices(model: ESPnetASRModel, parts: Sequence[str]) -> dict:
     """Name → matrix: of the encoder, by its name there, and of other parts.
 
@@ -125,8 +160,7 @@ def build_sparsity(
     allowed = f"left out, with levels {list(options.levels)} of one network"
     sizes = list(family.sizes)
     check(together or len(sizes) == 1, "model_conf: sizes, budgets", sizes, allowed)
-    norms = [type(m) for block in encoder.blocks for m in block.modules()]
-    if together and torch.nn.BatchNorm1d in norms:
+    if together and has_batch_norms(encoder):
         raise ConfigError(
             "model_conf: sparsity needs conv_norm: layer_norm in encoder_conf: batch "
             "norms have statistics of the dense network only."

@@ -1,5 +1,6 @@
 """`dynsize`: the joint loss over the subnets sampled in a step."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ from espnet_dynsize.control.sampler import Sandwich, SandwichRule
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.control.sparsity.omni import OmniSparsity
 from espnet_dynsize.core.checkpoint import bring_up_to_date
+from espnet_dynsize.core.context import Context
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.members import Member
 from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, Share
@@ -22,6 +24,7 @@ from espnet_dynsize.encoder.stored import make_stored
 from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.build import (
     BudgetKind,
+    build_contexts,
     build_family,
     build_schedule,
     build_sparsity,
@@ -62,6 +65,10 @@ class JointLoss:
             `Omni`; with sizes or budgets, or without: then of the full size.
             `{method: mest, target: 0.9}`: the network is sparse from the beginning, see
             `Mest`.
+        contexts: Of a streaming encoder: blocks (`40/16/16`: block_size, hop_size and
+            look_ahead, in frames) and `whole` utterances that train together, the
+            encoder's own among them: `[whole, 40/16/16]`. With the first of them, the
+            full network leads every step.
         selector: How layers are chosen: see `espnet_dynsize.control.selectors`, or the
             dotted path of your own `LayerSelector`.
         selector_conf: The selector's options, and those of the search.
@@ -91,6 +98,7 @@ class JointLoss:
         sizes: list[Count] | None = None,
         budgets: dict[BudgetKind, list[Fraction]] | None = None,
         sparsity: dict | None = None,
+        contexts: list[str] | None = None,
         selector: str = "simple_top_k",
         selector_conf: dict | None = None,
         layer_drop_joint: Share = 0.0,
@@ -114,6 +122,10 @@ class JointLoss:
         self.ledger = checked(forgetting, self.ctc is not None)
 
         # Measured before the norms are made per size: costs are those of one size.
+        self.contexts = build_contexts(self.encoder, contexts)
+        allowed = "whole or alternate with contexts: the full network leads every step"
+        good = not self.contexts or sandwich != "pairs"
+        check(good, "model_conf: sandwich", sandwich, allowed)
         family = build_family(self.encoder, sizes, budgets, bool(sparsity))
         sparse = build_sparsity(self, family, sparsity)
         self.schedule = build_schedule(
@@ -123,12 +135,18 @@ class JointLoss:
             sizes=sizes,
             budgets=budgets,
             sparsity=sparsity,
+            contexts=contexts and sorted(contexts),
             selector=selector,
             selector_conf=selector_conf,
         )
         masked = sparse if isinstance(sparse, OmniSparsity) else None
         self.sampler = Sandwich(
-            self.schedule.selection, sandwich, subnet_weight, layer_drop_joint, masked
+            self.schedule.selection,
+            sandwich,
+            subnet_weight,
+            layer_drop_joint,
+            masked,
+            self.contexts,
         )
         # A plain list: objectives have no weights, so none of them is a submodule.
         self.objectives: list[Objective] = [stock_loss]
@@ -218,6 +236,21 @@ class JointLoss:
         allowed = "left out: the model was trained without sparsity"
         check(sparsity is not None, "subnet: sparsity", subnet.sparsity[:1], allowed)
         sparsity.check_names(dict(subnet.sparsity))
+
+    def context(self, name: str, subnet: Subnet) -> Context:
+        """The context of a name, in which `subnet` has trained.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        known = {context.name: context for context in self.contexts}
+        allowed = f"one of {list(known)}" if known else "left out: there is one"
+        check(name in known, "context", name, allowed)
+        dense = not subnet.sparsity or self.schedule.only is not None
+        leads = dense and all(subnet.units)
+        allowed = "that of the full network alone, which has trained with it"
+        check(leads or not known[name].whole, "context", name, allowed)
+        return known[name]
 
     def check_subnet(self, subnet: Subnet, calibrated: bool = False) -> None:
         """Refuse a subnet that would compute with somebody else's statistics.
@@ -372,8 +405,8 @@ class JointLoss:
 
     def _valid_loss(self, batch: dict) -> tuple[torch.Tensor, Stats]:
         losses, stats, means = [], {}, {}
-        for name, subnet in self.schedule.watched().items():
-            with self.encoder.activate(self.sampled(subnet)):
+        for name, sampled in self._watched().items():
+            with self.encoder.activate(sampled):
                 loss, detail = self.stock_loss(self._encode(batch), batch)
             losses.append(loss)
             for key, value in detail.items():
@@ -383,6 +416,18 @@ class JointLoss:
         stats |= {key: sum(values) / len(values) for key, values in means.items()}
         # No penalty, no weights: a validation loss is comparable over phases and runs.
         return torch.stack(losses).mean(dim=0), stats
+
+    def _watched(self) -> dict[str, Sampled]:
+        """What is validated: name → a member, or the full network in other contexts."""
+        watched = {n: self.sampled(s) for n, s in self.schedule.watched().items()}
+        # Of one member alone, what it is by now
+        full = Sampled(self.schedule.selection.family.full)
+        if self.schedule.only is not None:
+            (full,) = watched.values()
+        for context in self.contexts:
+            if context != self.encoder.context:
+                watched[context.suffix] = dataclasses.replace(full, context=context)
+        return watched
 
     def _sampled_loss(
         self, sampled: Sampled, encoded: Encoded, batch: dict, teacher: Teacher | None

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
 from espnet2.tasks.asr import decoder_choices
 
+from espnet_dynsize.core.context import family_contexts
 from espnet_dynsize.core.errors import check
 from espnet_dynsize.core.keys import streams
 
@@ -23,6 +24,9 @@ def check_streams(source: object, config: Mapping) -> None:
     Raises:
         ConfigError: this is one.
     """
+    size = (config.get("encoder_conf") or {}).get("block_size")
+    allowed = "above 0: whole utterances do not stream"
+    check(size != 0, f"{source}: encoder_conf: block_size", size, allowed)
     allowed = "one that streams, such as dynsize_contextual_block_conformer"
     check(streams(config), f"{source}: encoder", config.get("encoder"), allowed)
     check_streaming(config)
@@ -40,7 +44,7 @@ def check_streaming(config: Mapping) -> None:
     Raises:
         ConfigError: there is such a part.
     """
-    if not streams(config):
+    if not streams(config) and not family_contexts(config):
         return
     encoder = config["encoder"]
     size = config.get("input_size")

@@ -20,6 +20,7 @@ from espnet2.utils.build_dataclass import build_dataclass
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.checkpoint import misfit, read_states
+from espnet_dynsize.core.context import SIZES
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.identity import KEYS, describe
 from espnet_dynsize.core.keys import check_complete
@@ -237,6 +238,10 @@ def _what_computes(args: argparse.Namespace) -> dict[str, object]:
             taker = None if chosen is None else choices.get_class(chosen)
             conf = getattr(args, f"{choices.name}_conf", None)
             parts[choices.name] = name, conf, taker
+    name, conf, taker = parts["encoder"]
+    if args.model_conf.get("contexts"):  # of which any may be chosen after training
+        own = {key: value for key, value in conf.items() if key not in SIZES}
+        parts["encoder"] = name, own, taker
     joint = getattr(args, "joint_net_conf", None)
     taker = JointNetwork if parts["decoder"][0] == "transducer" else None
     parts["joint_net"] = None, joint, taker

@@ -109,6 +109,16 @@ def test_an_utterance_in_a_padded_batch_is_encoded_as_alone(name, options):
             torch.testing.assert_close(y[:count], alone[0], atol=1e-5, rtol=0)
 
 
+@every_case
+def test_of_whole_utterances_it_equals_stock_bit_for_bit(name, options):
+    ours, stock = pair(name, options | {"block_size": 0})
+    x, lengths = utterance(131)
+    for encoder in (ours, stock):
+        encoder.eval()
+    assert torch.equal(ours(x.clone(), lengths)[0], stock(x.clone(), lengths)[0])
+    assert ours.context.whole
+
+
 def test_padding_changes_what_espnet_computes():
     """Or the test above would show nothing."""
     encoder = supernet(**MACARON, respect_lengths=False).eval()
@@ -233,9 +243,9 @@ def test_stochastic_depth_drops_a_layer_for_a_whole_utterance():
         ({"look_ahead": None}, "encoder_conf: look_ahead=None must be written in"),
         (
             {"block_size": 4},
-            "encoder_conf: block_size=4 must be at least hop_size .+",
+            "encoder_conf: block_size=4 must be 0 .whole .+ least hop_size .+ = 5",
         ),
-        ({"block_size": 0}, "encoder_conf: block_size=0 must be"),
+        ({"block_size": -1}, "encoder_conf: block_size=-1 must be"),
         ({"hop_size": 0}, "encoder_conf: hop_size=0 must be"),
         ({"look_ahead": -1}, "encoder_conf: look_ahead=-1 must be"),
         ({"block_size": 8.0}, "encoder_conf: block_size=8.0 must be"),
