@@ -347,11 +347,8 @@ language_model(Path(sys.argv[1]))
 """
 
 
-LAYOUTS = {"librispeech": write_librispeech, "tedlium2": write_tedlium2}
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_every_stage_with_a_stand_in_for_asr_sh(name, tmp_path, monkeypatch):
+def test_every_stage_with_a_stand_in_for_asr_sh(tmp_path, monkeypatch):
+    name = "librispeech"  # which has more options of its own than the others
     recipe = copied(name, tmp_path, monkeypatch)
     template = recipe.parents[1] / "TEMPLATE" / "asr1"
     (template / "asr.sh").write_text(STAGES_SH)
@@ -360,7 +357,7 @@ def test_every_stage_with_a_stand_in_for_asr_sh(name, tmp_path, monkeypatch):
     root = EGS.parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root / "tests"), str(root)]))
     variable, *_ = recipes.RECIPES[name]
-    monkeypatch.setenv(variable, str(corpus(LAYOUTS[name], tmp_path)))
+    monkeypatch.setenv(variable, str(corpus(write_librispeech, tmp_path)))
     done = bash(recipe, "run.sh", *recipes.options(name))
     assert done.returncode == 0, done.stderr
     check_every_size(recipe, recipes.outcome(recipe / "exp", "fixture"))
