@@ -24,8 +24,8 @@ from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.contextual import ContextualSupernet
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.train.choices import ENCODERS
-from espnet_dynsize.train.model import DynSizeASRModel, JointLoss
+from espnet_dynsize.train.choices import ENCODERS, choices_of
+from espnet_dynsize.train.model import JointLoss
 
 SEARCH_KEYS = tuple(field.name for field in dataclasses.fields(Search))
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,13 +175,14 @@ def check_config(config) -> None:
         return
     for value in config.values():
         check_config(value)  # ESPnet3 has the model's keys in a section
-    known = inspect.signature(DynSizeASRModel).parameters
+    encoders, models = choices_of(config)
+    known = inspect.signature(models["dynsize"]).parameters
     model_conf = config.get("model_conf") or {}
     assert set(model_conf) <= set(known)
     stock = {n.removeprefix("dynsize_"): n for n in ENCODERS}
     stock["dynsize_branchformer"] = "dynsize_conformer"  # an example's: shared options
     encoder = config.get("encoder", "dynsize_conformer")
-    encoder = ENCODERS[stock.get(encoder, encoder)]
+    encoder = encoders[stock.get(encoder, encoder)]
     known = inspect.signature(encoder).parameters
     assert set(config.get("encoder_conf") or {}) <= set(known)
     selector = SELECTORS.get(model_conf.get("selector", "simple_top_k"))

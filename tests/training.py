@@ -16,17 +16,17 @@ from espnet_dynsize.train.task import DynSizeASRTask
 UTTERANCES = 12
 
 
-def write_data(folder: Path) -> Path:
+def write_data(folder: Path, size: int = 5) -> Path:
     """Random features [frames, 5] and token ids, with the files that training wants."""
     folder.mkdir(parents=True, exist_ok=True)
     dice = np.random.RandomState(0)
     feats, texts, shapes = [], [], []
     for i in range(UTTERANCES):
         frames = 16 + i
-        np.save(folder / f"{i}.npy", dice.randn(frames, 5).astype(np.float32))
+        np.save(folder / f"{i}.npy", dice.randn(frames, size).astype(np.float32))
         feats.append(f"utt{i:02} {folder / f'{i}.npy'}")
         texts.append(f"utt{i:02} {' '.join(map(str, dice.randint(2, 5, 3)))}")
-        shapes.append(f"utt{i:02} {frames},5")
+        shapes.append(f"utt{i:02} {frames},{size}")
     for name, lines in (("feats.scp", feats), ("text", texts), ("shape", shapes)):
         (folder / name).write_text("\n".join(lines) + "\n")
     (folder / "tokens.txt").write_text("\n".join(TOKENS) + "\n")

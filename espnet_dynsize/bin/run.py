@@ -11,9 +11,13 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-TASK_MODULE = "espnet2.tasks.asr"
+# ESPnet's modules of tasks → the plugin's, which register themselves
+TASKS = {
+    "espnet2.tasks.asr": "espnet_dynsize.train.task",
+    "espnet2.tasks.asr_transducer": "espnet_dynsize.train.transducer_task",
+}
 STREAMING_MODULE = "espnet2.bin.asr_inference_streaming"
-PLUGIN_MODULE = "espnet_dynsize.train.task"
+TRANSDUCER_MODULE = "espnet2.bin.asr_transducer_inference"
 USAGE = "usage: espnet-dynsize run -m MODULE [ARG …] | SCRIPT.py [ARG …]"
 
 
@@ -32,7 +36,8 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        if name not in (TASK_MODULE, PLUGIN_MODULE) or name in self._stock:
+        known = {*TASKS, *TASKS.values()}
+        if name not in known or name in self._stock:
             return None
         # Once: the search below must find the module itself.
         self._stock[name] = None
@@ -50,9 +55,10 @@ class RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         loader.exec_module(module)
         # A script that imports the plugin's task imports ESPnet's halfway through it:
         # then the plugin registers when it is whole.
-        plugin = sys.modules.get(PLUGIN_MODULE)
+        name = TASKS.get(module.__name__, module.__name__)
+        plugin = sys.modules.get(name)
         if plugin is None or hasattr(plugin, "register"):
-            importlib.import_module(PLUGIN_MODULE).register()
+            importlib.import_module(name).register()
 
 
 def run(argv: list[str]) -> int:
@@ -63,12 +69,10 @@ def run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help") or argv == ["-m"]:
         print(USAGE, file=sys.stderr)
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    if TASK_MODULE in sys.modules:
-        import espnet_dynsize
-
-        espnet_dynsize.register()
-    else:
-        sys.meta_path.insert(0, RegisterAfterImport())
+    for name, plugin in TASKS.items():
+        if name in sys.modules:
+            importlib.import_module(plugin).register()
+    sys.meta_path.insert(0, RegisterAfterImport())
     if argv[0] == "-m":
         return _run_module(argv[1], argv[2:])
     return _run_script(argv[0], argv[1:])
@@ -77,6 +81,8 @@ def run(argv: list[str]) -> int:
 def _run_module(module: str, arguments: list[str]) -> int:
     if module == STREAMING_MODULE:
         refuse_streaming(arguments)
+    if module == TRANSDUCER_MODULE:
+        mend_streaming(arguments)
     sys.argv = [module, *arguments]
     sys.path.insert(0, "")  # as `python -m` does
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -92,6 +98,40 @@ def refuse_streaming(arguments: list[str]) -> None:
         ConfigError: it is one of the plugin's that does not stream, or see
             `check_streaming`.
     """
+    config_file, config = _config_of(arguments)
+    if config:
+        # First of all, as it is imported when ESPnet's task is.
+        importlib.import_module(TASKS["espnet2.tasks.asr"])
+        from espnet_dynsize.train.streaming import check_streams
+
+        check_streams(config_file, config)
+
+
+def mend_streaming(arguments: list[str]) -> None:
+    """Let ESPnet's transducer script make the features of whole utterances of chunks.
+
+    Raises:
+        ConfigError: it is to stream with a model of the plugin's that cannot.
+    """
+    config_file, config = _config_of(arguments)
+    if not config:
+        return
+    importlib.import_module(TASKS["espnet2.tasks.asr_transducer"])
+    from espnet2.asr_transducer.frontend import online_audio_processor
+    from espnet2.bin.asr_transducer_inference import get_parser
+
+    if get_parser().parse_known_args(arguments)[0].streaming:
+        from espnet_dynsize.deploy.online import OnlineAudio
+        from espnet_dynsize.train.streaming import check_chunked
+
+        check_chunked(config_file, config)
+        online_audio_processor.OnlineAudioProcessor = OnlineAudio
+        # Imported just now; run anew, it takes the other one.
+        del sys.modules[TRANSDUCER_MODULE]
+
+
+def _config_of(arguments: list[str]) -> tuple[Path, dict]:
+    """The model's config, if it is one of the plugin's; else empty."""
     # No other program needs them, and all start with this module.
     from espnet_dynsize.core.keys import is_plugin
     from espnet_dynsize.core.yaml_base import read_config
@@ -99,14 +139,10 @@ def refuse_streaming(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--asr_train_config", type=Path)
     config_file = parser.parse_known_args(arguments)[0].asr_train_config
-    if config_file is not None and config_file.is_file():
-        config = read_config(config_file)
-        if is_plugin(config):
-            # First of all, as it is imported when ESPnet's task is.
-            importlib.import_module(PLUGIN_MODULE)
-            from espnet_dynsize.train.streaming import check_streams
-
-            check_streams(config_file, config)
+    if config_file is None or not config_file.is_file():
+        return Path(), {}
+    config = read_config(config_file)
+    return config_file, config if is_plugin(config) else {}
 
 
 def _run_script(script: str, arguments: list[str]) -> int:

@@ -7,6 +7,8 @@ from espnet_dynsize.core.schema import Count, Fraction, check_value
 
 ENCODER_PREFIX = "dynsize_"
 MODEL = "dynsize"
+# The encoder of ESPnet's task `asr_transducer`
+CHUNKED = f"{ENCODER_PREFIX}chunked"
 # Keys of `model_conf` that describe the family and how it trains. A cut model has none.
 FAMILY_KEYS = (
     "sizes",
@@ -24,11 +26,13 @@ FAMILY_KEYS = (
 )
 # Those of them that stood in `encoder_conf` in version 0.1
 MOVED_KEYS = FAMILY_KEYS[:5] + ("subnet",)
-# What ESPnet reads of every ASR model's config
+# What ESPnet reads of every model's config, and of those of its task `asr`
 _NEEDED = (
-    *("token_list", "input_size", "specaug", "normalize", "encoder", "encoder_conf"),
-    *("ctc_conf", "model_conf", "init"),
+    *("token_list", "input_size", "specaug", "normalize", "encoder_conf"),
+    *("model_conf", "init"),
 )
+_OF_ASR = ("encoder", "ctc_conf")
+_OF_TRANSDUCER = ("decoder", "joint_network_conf")
 # Keys of `encoder_conf` that say which units a cut model has
 KEPT_KEYS = ("keep_layers", "keep_components")
 # Keys of `encoder_conf` that stock encoders do not have
@@ -54,6 +58,7 @@ def check_complete(config: Mapping, source: str) -> None:
         ConfigError: a key is missing.
     """
     needed = [*_NEEDED]
+    needed += _OF_TRANSDUCER if of_transducer_task(config) else _OF_ASR
     if config.get("input_size") is None:
         needed += ["frontend", "frontend_conf"]
     for part in ("specaug", "normalize", "preencoder", "postencoder", "decoder"):
@@ -97,6 +102,14 @@ def check_criterion(key: str, criterion: object) -> None:
     check(good, key, criterion, allowed)
     mode = criterion[-1]
     check(mode in ("min", "max"), f"{key}: {list(criterion)}", mode, "min or max")
+
+
+def of_transducer_task(config: Mapping) -> bool:
+    """Whether the config is one of ESPnet's task `asr_transducer`.
+
+    Only that one's have blocks of several kinds.
+    """
+    return "body_conf" in (config.get("encoder_conf") or {})
 
 
 def is_plugin(config: Mapping) -> bool:

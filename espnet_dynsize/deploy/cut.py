@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import FAMILY_KEYS, granularity
+from espnet_dynsize.core.keys import FAMILY_KEYS, granularity, of_transducer_task
 from espnet_dynsize.core.pattern import Pattern
 from espnet_dynsize.core.subnet import FULL, Subnet, weight_name
 from espnet_dynsize.deploy.calibrate import calibrate
@@ -77,7 +77,8 @@ def cut_config(config: dict, subnet: Subnet) -> dict:
         small["model_conf"].pop(key, None)
     small["encoder_conf"][f"keep_{granularity(config)}s"] = list(subnet.kept)
     # `init` would overwrite nothing here, but costs time at every load.
-    return small | {"model": "espnet", "init": None}
+    model = None if of_transducer_task(config) else "espnet"
+    return small | {"model": model, "init": None}
 
 
 def states_of_head(states: dict, head: str) -> dict:

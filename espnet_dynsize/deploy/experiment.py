@@ -14,11 +14,13 @@ from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.checkpoint import misfit, read_states
 from espnet_dynsize.core.errors import ConfigError, check
-from espnet_dynsize.core.keys import check_complete
+from espnet_dynsize.core.keys import check_complete, of_transducer_task
 from espnet_dynsize.core.located import STATISTICS, locate
 from espnet_dynsize.core.rate import hertz
 from espnet_dynsize.deploy.named import check_named
+from espnet_dynsize.train.family_task import FamilyTask
 from espnet_dynsize.train.task import DynSizeASRTask
+from espnet_dynsize.train.transducer_task import DynSizeASRTransducerTask
 
 CONFIG = "config.yaml"
 _AVERAGE = re.compile(r"(?P<criterion>.+)\.ave(_(?P<number>\d+)best)?\.pth")
@@ -126,7 +128,12 @@ def build_model(config: dict) -> ESPnetASRModel:
     No code that the config names is imported.
     """
     with opening():
-        return DynSizeASRTask.build_model(argparse.Namespace(**config)).eval()
+        return task_of(config).build_model(argparse.Namespace(**config)).eval()
+
+
+def task_of(config: dict) -> type[FamilyTask]:
+    """The task that a config is for."""
+    return DynSizeASRTransducerTask if of_transducer_task(config) else DynSizeASRTask
 
 
 def load_states(model: torch.nn.Module, states: dict, source: str) -> None:

@@ -16,7 +16,12 @@ from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
 from espnet_dynsize.core.context import Context, family_contexts
 from espnet_dynsize.core.errors import ConfigError, check
-from espnet_dynsize.core.keys import check_complete, is_plugin, kept_units
+from espnet_dynsize.core.keys import (
+    check_complete,
+    is_plugin,
+    kept_units,
+    of_transducer_task,
+)
 from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
 from espnet_dynsize.core.schema import Count, check_value
 from espnet_dynsize.core.subnet import Subnet
@@ -235,6 +240,11 @@ def _check(
 ) -> dict:
     config = yaml_base.read_config(config_file)
     check_complete(config, f"{path}: {config_file.name}")
+    if of_transducer_task(config):
+        raise ConfigError(
+            f"path={path} is a model of ESPnet's task asr_transducer; decode it with "
+            "`espnet-dynsize run -m espnet2.bin.asr_transducer_inference`."
+        )
     if not is_plugin(config):
         if size is None and not plugin_only:
             return config

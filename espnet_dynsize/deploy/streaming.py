@@ -9,60 +9,8 @@ from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.deploy.experiment import sampling_rate
+from espnet_dynsize.deploy.online import OnlineFeatures
 from espnet_dynsize.deploy.recogniser import checked_audio, least_frames
-
-
-class OnlineFeatures:
-    """The features of audio that comes in parts: those of the whole, frame by frame.
-
-    A frame is put out when all samples of its window are there. (ESPnet's script loses
-    frames where the first part is not longer than a window.)
-
-    Args:
-        model: Makes them, with a `DefaultFrontend` that centres its windows.
-    """
-
-    def __init__(self, model: torch.nn.Module):
-        self._model = model
-        stft = model.frontend.stft
-        self._hop, self._n_fft = stft.hop_length, stft.n_fft
-        # Frames whose windows reach over an end of what is transformed; one to spare
-        self._margin = -(-self._n_fft // 2 // self._hop) + 1
-        self._samples = torch.empty(0)
-        # Of frames: the number of the first that is transformed, and of those put out
-        self._first, self.done = 0, 0
-
-    def add(self, samples: torch.Tensor, final: bool) -> torch.Tensor:
-        """The frames [1, L, D] that are known by now.
-
-        Args:
-            samples: What has come, [n].
-            final: Nothing will come after it.
-        """
-        self._samples = torch.cat([self._samples, samples])
-        known = self._first + self._frames(len(self._samples), final)
-        if known <= self.done:
-            return torch.empty(1, 0, self._model.frontend.output_size())
-        parameter = next(self._model.parameters())
-        speech = self._samples[None].to(parameter)
-        lengths = torch.tensor([speech.size(1)], device=speech.device)
-        features, lengths = self._model._extract_feats(speech, lengths)
-        if self._model.normalize is not None:
-            features, _ = self._model.normalize(features, lengths)
-        features = features[:, self.done - self._first : known - self._first]
-        self.done = known
-        first = max(known - self._margin, 0)
-        self._samples = self._samples[(first - self._first) * self._hop :]
-        self._first = first
-        return features
-
-    def _frames(self, samples: int, final: bool) -> int:
-        """How many frames the samples have whose windows are whole."""
-        mirrored = self._n_fft // 2  # at both ends, for which more is needed
-        if samples <= mirrored:
-            return 0
-        padded = samples + (2 if final else 1) * mirrored
-        return (padded - self._n_fft) // self._hop + 1
 
 
 class StreamingRecogniser(Speech2TextStreaming):

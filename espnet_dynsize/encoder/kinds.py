@@ -53,6 +53,9 @@ _MERGED_BRANCH = (
     "norm_mha",
     "cgmlp",
     "norm_mlp",
+    # Of ESPnet's chunked encoder
+    *("depthwise_conv_mod", "self_att", "norm_self_att", "conv_mod"),
+    *("channel_proj1", "channel_proj2"),
 )
 KINDS = {
     "feed_forward_macaron": Kind(
@@ -62,6 +65,9 @@ KINDS = {
         "attention", ("self_attn", "concat_linear"), _HEADS, "linear_out"
     ),
     "merged_branch": Kind("merged branch", _MERGED_BRANCH),
+    # Of ESPnet's chunked encoder; where there is a merged branch, they belong to it.
+    "self_att": Kind("attention", ("self_att",)),
+    "conv_mod": Kind("convolution", ("conv_mod",)),
     "conv_module": Kind("convolution", ("conv_module",)),
     "feed_forward": Kind("feed-forward 2", ("feed_forward",), _CHUNKS, "w_2"),
 }
@@ -102,7 +108,11 @@ def layer_kinds(block: torch.nn.Module) -> list[str]:
 
     A layer whose weights are all zero, as stock format has them, is none.
     """
-    return [kind for kind in KINDS if has_layer(block, kind) and _adds(block, kind)]
+    merged = has_layer(block, "merged_branch")
+    kinds = [
+        k for k in KINDS if not (merged and KINDS[k].modules[0] in _MERGED_BRANCH[1:])
+    ]
+    return [kind for kind in kinds if has_layer(block, kind) and _adds(block, kind)]
 
 
 def _adds(block: torch.nn.Module, kind: str) -> bool:

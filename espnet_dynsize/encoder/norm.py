@@ -34,10 +34,12 @@ def set_conv_norm(blocks: Iterable[torch.nn.Module], conv_norm: ConvNorm) -> Non
     check_value("encoder_conf: conv_norm", conv_norm, ConvNorm)
     for block in blocks if conv_norm == "layer_norm" else []:
         # None without `use_cnn_module`, or where a cut model has lost the layer.
-        if block.conv_module is not None:
+        module = getattr(block, "conv_module", None) or getattr(block, "conv_mod", None)
+        norm = getattr(module, "norm", None)
+        # In E-Branchformers, it is a layer norm.
+        if isinstance(norm, torch.nn.BatchNorm1d):
             # What is called `norm` is handed [B, C, T] by ESPnet's module.
-            channels = block.conv_module.norm.num_features
-            block.conv_module.norm = ChannelLayerNorm(channels)
+            module.norm = ChannelLayerNorm(norm.num_features)
 
 
 class SizedBatchNorm1d(torch.nn.BatchNorm1d):

@@ -1,5 +1,6 @@
 """What every supernet encoder shares: its layers, its units and its switch."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
@@ -126,15 +127,24 @@ class Supernet:
     def _take_over_blocks(self, ffn_chunks: int | None, skip_empty: bool) -> None:
         # Units are counted in the order in which they compute, over all blocks.
         first = 0
-        for stock_block in self.encoders:
-            block = self.block_class.take_over(
+        for stock_block in self.stock_blocks:
+            block = self.block_of(stock_block).take_over(
                 stock_block, first, self.switch, ffn_chunks, skip_empty
             )
             first = block.units.stop
 
     @property
+    def stock_blocks(self) -> Iterable[torch.nn.Module]:
+        """The blocks whose layers are chosen, as ESPnet builds them."""
+        return self.encoders
+
+    def block_of(self, block: torch.nn.Module) -> type[Block]:
+        """The class that a stock block gets."""
+        return self.block_class
+
+    @property
     def blocks(self) -> list[Block]:
-        return list(self.encoders)
+        return list(self.stock_blocks)
 
     @property
     def layers(self) -> list[Layer]:
@@ -191,9 +201,10 @@ class Supernet:
 
     def matrices(self) -> dict[str, torch.nn.Module]:
         """Name → weight matrix of a layer: linear, or a pointwise convolution."""
+        places = {id(m): n for n, m in self.named_modules(prefix="")}
         return {
-            f"encoders.{index}.{name}": module
-            for index, block in enumerate(self.blocks)
+            f"{places[id(block)]}.{name}": module
+            for block in self.blocks
             for layer in block.layers
             for first, part in layer.modules(block).items()
             for name, module in part.named_modules(prefix=first)

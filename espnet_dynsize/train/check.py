@@ -26,7 +26,7 @@ from espnet_dynsize.core.schema import (
     check_value,
     is_number_as_text,
 )
-from espnet_dynsize.train.choices import ENCODERS, MODELS, plain_name
+from espnet_dynsize.train.choices import choices_of, plain_name
 from espnet_dynsize.train.streaming import check_streaming
 
 # Arguments of ESPnet's models that are not options
@@ -68,15 +68,16 @@ def check_config(config: Mapping) -> None:
     encoder, conf = plain_name(config.get("encoder")), config.get("encoder_conf") or {}
     refuse_moved(conf)
     check_model_keys(config)
+    encoders, models = choices_of(config)
     if encoder.startswith(ENCODER_PREFIX):
-        allowed = f"one of {', '.join(ENCODERS)}"
-        check(encoder in ENCODERS, "encoder", encoder, allowed)
-        taker = ENCODERS[encoder]
+        allowed = f"one of {', '.join(encoders)}"
+        check(encoder in encoders, "encoder", encoder, allowed)
+        taker = encoders[encoder]
         check_options("encoder_conf", conf, encoder, taker, taken=("input_size",))
     model = config.get("model")
-    if model in MODELS:
+    if model in models:
         conf = config.get("model_conf")
-        taker = MODELS[model]
+        taker = models[model]
         check_options("model_conf", conf, f"model: {model}", taker, taken=_PARTS)
     for key, section in config.items():
         if key.endswith("_conf"):

@@ -1,6 +1,9 @@
 """The encoders and models that the plugin adds to ESPnet's choices."""
 
-from espnet_dynsize.core.keys import MODEL
+from collections.abc import Mapping
+
+from espnet_dynsize.core.keys import CHUNKED, MODEL, of_transducer_task
+from espnet_dynsize.encoder.chunked import DynSizeChunkedEncoder
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.contextual import (
     DynSizeContextualBlockConformerEncoder,
@@ -9,6 +12,7 @@ from espnet_dynsize.encoder.contextual import (
 from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
 from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
 from espnet_dynsize.train.model import DynSizeASRModel
+from espnet_dynsize.train.transducer_model import DynSizeASRTransducerModel
 
 ENCODERS = {
     "dynsize_conformer": DynSizeConformerEncoder,
@@ -18,6 +22,9 @@ ENCODERS = {
     "dynsize_transformer": DynSizeTransformerEncoder,
 }
 MODELS = {MODEL: DynSizeASRModel}
+# Of ESPnet's task `asr_transducer`
+CHUNKED_ENCODERS = {CHUNKED: DynSizeChunkedEncoder}
+TRANSDUCERS = {MODEL: DynSizeASRTransducerModel}
 # What a packed config has after its encoder's name, so that ESPnet, which repeats names
 # that it does not know, tells users without the plugin what is missing.
 INSTALL_HINT = " (needs the plugin espnet_dynsize)"
@@ -28,6 +35,13 @@ _OLD_HINT = " (pip install espnet-dynsize)"
 def plain_name(encoder: object) -> str:
     """An encoder's name without the hint."""
     return str(encoder).removesuffix(INSTALL_HINT).removesuffix(_OLD_HINT)
+
+
+def choices_of(config: Mapping) -> tuple[dict[str, type], dict[str, type]]:
+    """The encoders and models of the task that a config is for, by name."""
+    if of_transducer_task(config):
+        return CHUNKED_ENCODERS, TRANSDUCERS
+    return ENCODERS, MODELS
 
 
 def names_with_hints() -> dict[str, type]:

@@ -112,8 +112,8 @@ class JointLoss:
         super().__init__(**stock)
         if not isinstance(self.encoder, Supernet):
             raise ConfigError(
-                f"model=dynsize needs a supernet encoder (encoder: dynsize_conformer), "
-                f"not {type(self.encoder).__name__}."
+                f"model=dynsize needs a supernet encoder (encoder: dynsize_…), not "
+                f"{type(self.encoder).__name__}."
             )
         if distill_weight is None:
             distill_weight = 0.0 if self.ctc is None else DISTILL_WEIGHT
@@ -454,8 +454,13 @@ class JointLoss:
     def _features(self, speech: torch.Tensor, lengths: torch.Tensor) -> tuple:
         """What ESPnet's `encode` does before the encoder: [B, L, D] and [B]."""
         # ESPnet does this inside of `encode` only.
-        view = View(self, encoder=_pass_on, postencoder=None)
+        view = View(self, encoder=self._pass_on, postencoder=None)
         return self._stock().encode(view, speech, lengths)
+
+    @staticmethod
+    def _pass_on(features: torch.Tensor, lengths: torch.Tensor, **kwargs) -> tuple:
+        """An encoder that leaves features as they are."""
+        return features, lengths, None
 
     def _encode(self, batch: dict) -> Encoded:
         """What ESPnet's `encode` does from the encoder on."""
@@ -481,11 +486,6 @@ class JointLoss:
 
 class DynSizeASRModel(JointLoss, ESPnetASRModel):
     """ESPnet's ASR model with the joint loss."""
-
-
-def _pass_on(features: torch.Tensor, lengths: torch.Tensor, **kwargs) -> tuple:
-    """An encoder that leaves features as they are."""
-    return features, lengths, None
 
 
 def _bring_up_to_date(model: JointLoss, state_dict: dict, prefix: str, *args) -> None:

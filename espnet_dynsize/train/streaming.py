@@ -47,23 +47,7 @@ def check_streaming(config: Mapping) -> None:
     if not streams(config) and not family_contexts(config):
         return
     encoder = config["encoder"]
-    size = config.get("input_size")
-    allowed = f"null with encoder: {encoder}: {_SCRIPT} takes audio"
-    check(size is None, "input_size", size, allowed)
-    frontend, normalize = config.get("frontend"), config.get("normalize")
-    allowed = f"default with encoder: {encoder}: {_SCRIPT} makes no other features"
-    check(frontend == "default", "frontend", frontend, allowed)
-    conf = config.get("frontend_conf") or {}
-    allowed = f"true with encoder: {encoder}: so {_SCRIPT} counts frames"
-    for key in ("center", "apply_stft"):
-        value = conf.get(key, True)
-        check(value is True, f"frontend_conf: {key}", value, allowed)
-    for key, value in (conf.get("frontend_conf") or {}).items():
-        good = key not in ("use_wpe", "use_beamformer") or not value
-        allowed = f"false with encoder: {encoder}: it needs the whole utterance"
-        check(good, f"frontend_conf: frontend_conf: {key}", value, allowed)
-    allowed = f"global_mvn or null with encoder: {encoder}: {_SCRIPT} normalises chunks"
-    check(normalize in ("global_mvn", None), "normalize", normalize, allowed)
+    _check_features(config, f"with encoder: {encoder}: {_SCRIPT}")
     for part in _LEFT_OUT:
         allowed = f"null with encoder: {encoder}: {_SCRIPT} leaves it out"
         check(config.get(part) is None, part, config.get(part), allowed)
@@ -73,3 +57,49 @@ def check_streaming(config: Mapping) -> None:
     scores = stock is None or issubclass(stock, BatchScorerInterface)
     allowed = f"null or transformer with encoder: {encoder}: {_SCRIPT} cannot use it"
     check(scores, "decoder", decoder, allowed)
+
+
+def check_chunked(source: object, config: Mapping) -> None:
+    """Refuse to stream with a model of the task `asr_transducer` that cannot.
+
+    Args:
+        source: Where the config is from, for messages.
+        config: The model's.
+
+    Raises:
+        ConfigError: this is one.
+    """
+    conf = config["encoder_conf"]
+    causal = (conf.get("main_conf") or {}).get("dynamic_chunk_training", False)
+    key = f"{source}: encoder_conf: main_conf: dynamic_chunk_training"
+    check(bool(causal), key, causal, "true in training for a model that streams")
+    padded = (conf.get("input_conf") or {}).get("vgg_like", False)
+    key = f"{source}: encoder_conf: input_conf: vgg_like"
+    allowed = "false to stream: its convolutions would see the ends of chunks"
+    check(not padded, key, padded, allowed)
+    _check_features(config, "to stream: asr_transducer_inference")
+
+
+def _check_features(config: Mapping, why: str) -> None:
+    """Refuse front-ends that the scripts cannot run on chunks of a waveform.
+
+    Args:
+        config: The training config.
+        why: Begins the reasons: what streams, and which script.
+    """
+    size = config.get("input_size")
+    check(size is None, "input_size", size, f"null {why} takes audio")
+    frontend, normalize = config.get("frontend"), config.get("normalize")
+    allowed = f"default {why} makes no other features"
+    check(frontend == "default", "frontend", frontend, allowed)
+    conf = config.get("frontend_conf") or {}
+    allowed = f"true {why} counts frames so"
+    for key in ("center", "apply_stft"):
+        value = conf.get(key, True)
+        check(value is True, f"frontend_conf: {key}", value, allowed)
+    for key, value in (conf.get("frontend_conf") or {}).items():
+        good = key not in ("use_wpe", "use_beamformer") or not value
+        allowed = f"false {why} has not the whole utterance"
+        check(good, f"frontend_conf: frontend_conf: {key}", value, allowed)
+    allowed = f"global_mvn or null {why} normalises chunks"
+    check(normalize in ("global_mvn", None), "normalize", normalize, allowed)

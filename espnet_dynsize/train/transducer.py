@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Literal
 
 import torch
 from torchaudio.functional import rnnt_loss
@@ -22,17 +23,20 @@ class RNNTLoss(torch.nn.Module):
 
     Args:
         blank: Index of the blank token.
-        fastemit_lambda: Only 0; FastEmit is not supported.
-
-    Raises:
-        ValueError: `fastemit_lambda` is not 0.
+        fastemit_lambda: FastEmit (arXiv 2010.11148, section 3.3): the gradients of all
+            probabilities to emit a label are 1 + λ times those of the loss.
+        reduction: Only `mean`.
     """
 
-    def __init__(self, blank: int = 0, fastemit_lambda: float = 0.0):
+    def __init__(
+        self,
+        blank: int = 0,
+        fastemit_lambda: float = 0.0,
+        reduction: Literal["mean"] = "mean",
+    ):
         super().__init__()
-        if fastemit_lambda != 0.0:
-            raise ValueError(f"fastemit_lambda={fastemit_lambda} must be 0.")
         self.blank = blank
+        self.fastemit_lambda = fastemit_lambda
 
     def forward(
         self,
@@ -53,7 +57,37 @@ class RNNTLoss(torch.nn.Module):
         # Torchaudio refuses frames beyond the longest length, bfloat16 and strides; the
         # softmax is part of its loss.
         acts = acts[:, : int(act_lens.max())].float().contiguous()
-        return rnnt_loss(acts, labels, act_lens, label_lens, blank=self.blank)
+        fused = self.fastemit_lambda == 0
+        if not fused:
+            acts = self._favour(acts.log_softmax(dim=-1), labels, label_lens)
+        return rnnt_loss(
+            acts,
+            labels,
+            act_lens,
+            label_lens,
+            blank=self.blank,
+            fused_log_softmax=fused,
+        )
+
+    def _favour(
+        self, log_probs: torch.Tensor, labels: torch.Tensor, label_lens: torch.Tensor
+    ) -> torch.Tensor:
+        """The same values, with other gradients where a label is emitted.
+
+        Args:
+            log_probs: [B, T, U + 1, V].
+            labels: [B, U].
+            label_lens: [B].
+        """
+        index = labels.long()[:, None, :, None].expand(-1, log_probs.size(1), -1, -1)
+        emitted = log_probs[:, :, :-1].gather(-1, index)
+        # Behind a text's end are blanks.
+        places = torch.arange(labels.size(1), device=labels.device)
+        counted = (places < label_lens[:, None])[:, None, :, None]
+        more = self.fastemit_lambda * counted * (emitted - emitted.detach())  # is 0
+        place = torch.nn.functional.pad(index, (0, 0, 0, 1))
+        more = torch.nn.functional.pad(more, (0, 0, 0, 1))
+        return log_probs.scatter_add(-1, place, more)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import espnet_dynsize
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.latency import listen, note, word_ends
-from espnet_dynsize.deploy.streaming import OnlineFeatures
+from espnet_dynsize.deploy.online import OnlineFeatures
 
 
 def streaming_experiment(folder, **changes):

@@ -46,9 +46,30 @@ def test_frames_that_no_sequence_has_are_ignored():
     assert loss(acts, labels, lengths, ones) == loss(cut, labels, lengths, ones)
 
 
-def test_fastemit_is_refused():
-    with pytest.raises(ValueError, match="fastemit_lambda=0.1 must be 0"):
-        RNNTLoss(fastemit_lambda=0.1)
+def test_fastemit_multiplies_the_gradients_of_labels():
+    acts = torch.randn(2, 4, 3, 5)
+    labels = torch.tensor([[1, 3], [2, 0]], dtype=torch.int32)
+    lengths = torch.tensor([4, 3], dtype=torch.int32)
+    label_lengths = torch.tensor([2, 1], dtype=torch.int32)
+    given = acts.clone().requires_grad_()
+    loss = RNNTLoss(fastemit_lambda=0.3)(given, labels, lengths, label_lengths)
+    plain = RNNTLoss()(acts, labels, lengths, label_lengths)
+    torch.testing.assert_close(loss, plain)
+    loss.backward()
+    # By hand: the gradient of log probabilities, that of labels times 1.3
+    leaf = acts.log_softmax(-1).requires_grad_()
+    by_hand = [
+        -likelihood(leaf[0], [1, 3]).log(),
+        -likelihood(leaf[1, :3, :2], [2]).log(),
+    ]
+    (sum(by_hand) / 2).backward()
+    gradient = leaf.grad.clone()
+    gradient[0, :, 0, 1] *= 1.3
+    gradient[0, :, 1, 3] *= 1.3
+    gradient[1, :, 0, 2] *= 1.3
+    expected = acts.clone().requires_grad_()
+    expected.log_softmax(-1).backward(gradient)
+    torch.testing.assert_close(given.grad, expected.grad)
 
 
 def test_the_stand_in_is_there_only_where_it_is_needed(monkeypatch):

@@ -5,7 +5,7 @@ import copy
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import ENCODER_KEYS, ENCODER_PREFIX
+from espnet_dynsize.core.keys import ENCODER_KEYS, ENCODER_PREFIX, of_transducer_task
 from espnet_dynsize.deploy.experiment import build_model
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.kinds import KINDS
@@ -37,6 +37,11 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
         raise ConfigError(
             "format=stock is not for granularity=component: all layers of a stock "
             "encoder have the same shape."
+        )
+    if of_transducer_task(config):
+        raise ConfigError(
+            "format=stock is not for encoder=dynsize_chunked yet; ESPnet's scripts "
+            "open the plugin's format with `espnet-dynsize run`."
         )
     _check_stock_parts(config["encoder_conf"])
     _check_conv_norm(config["encoder_conf"], states)
