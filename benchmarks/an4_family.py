@@ -40,12 +40,12 @@ from an4_tables import write_tables
 from bench import RESULTS, add_rows, begun, plain, score, train
 from blanks import CTC, JOINT, write_bias
 
-from espnet_dynsize.core.context import WHOLE, Context
+from espnet_dynsize.core.context import WHOLE
 from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.keys import ENCODER_PREFIX, streams
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
-from espnet_dynsize.deploy.extract import extract_changed, extract_in_context
+from espnet_dynsize.deploy.extract import extract, extract_changed
 
 ROWS = RESULTS / "an4_family.jsonl"
 CONFORMER = CONF / "train_asr_conformer.yaml"
@@ -104,12 +104,10 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
 
 
 def _in_context(supernet: Path, size: str, context: str) -> Path:
-    suffix = f"{size}_{Context.read(context, 'context').suffix}"
-    folder = supernet.with_name(f"{supernet.name}_{suffix}")
-    if not folder.exists():
-        names, where = [int(size.removeprefix("size"))], model_file(supernet)
-        extract_in_context(supernet, where, names, context)
-    return folder
+    names, where = [int(size.removeprefix("size"))], model_file(supernet)
+    # What is there already is compared.
+    (cut,) = extract(supernet, where, names, context=context)
+    return cut.directory
 
 
 def _individual(experiment: Experiment, layers: int, seed: int) -> dict:

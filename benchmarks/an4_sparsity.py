@@ -84,6 +84,10 @@ FAMILIES = {
     ],
     **{name.replace("_", " "): [] for name in TRIALS},
     "one in each update": ["--model_conf", "sandwich=whole"],
+    "one in each update, from 0.2 on": [
+        *("--model_conf", "sandwich=whole"),
+        *_sparsity(**_SPARSE | {"start": 0.2}),
+    ],
 }
 TWICE = ["--max_epoch", "80"]
 FORGETTING = ["--model_conf", "forgetting={drop: 0.24}"]
@@ -131,7 +135,7 @@ def _key(row: dict) -> tuple:
 def _family(experiment: Experiment, method: str, seed: int) -> list[dict]:
     options = ["--seed", str(seed), *FAMILIES[method]]
     config = CONF / "train_asr_omni_sparsity.yaml"
-    trial = method.replace(" ", "_")
+    trial = method.partition(",")[0].replace(" ", "_")
     if trial in TRIALS:
         experiment = Trial(**vars(experiment), trial=trial)
     folder, origin = train(experiment, config, _tag(method, seed), options)

@@ -65,7 +65,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from espnet_dynsize.deploy.extract import extract, extract_in_context
+    from espnet_dynsize.deploy.extract import extract
 
     logging.disable(logging.WARNING)
     of_family = args.size is not None or args.sparsity is not None
@@ -79,12 +79,8 @@ def main(args: argparse.Namespace) -> int:
     if args.calibrate:
         raise ConfigError("--calibrate goes with --subnet; sizes have statistics.")
     chosen = _chosen(args)
-    if args.context is not None:
-        where = args.asr_exp, args.model_file
-        for model in extract_in_context(*where, chosen, args.context, args.format):
-            _print(model)
-        return 0
-    extract(args.asr_exp, args.model_file, chosen, args.format, done=_print)
+    where = args.asr_exp, args.model_file
+    extract(*where, chosen, args.format, _print, args.context)
     return 0
 
 

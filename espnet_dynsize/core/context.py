@@ -1,5 +1,6 @@
 """How much of an utterance an encoder sees at a time."""
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from espnet_dynsize.core.schema import check_value
 WHOLE = "whole"
 # Keys of `encoder_conf`: the three of ESPnet's streaming encoders
 SIZES = ("block_size", "hop_size", "look_ahead")
+_NAME = re.compile("/".join(3 * [r"(0|[1-9][0-9]{0,5})"]))
 _FORM = "whole, or block_size/hop_size/look_ahead in frames, such as 40/16/16"
 
 
@@ -55,10 +57,9 @@ class Context(NamedTuple):
         """
         if text == WHOLE:
             return cls(0)
-        parts = str(text).split("/")
-        good = len(parts) == 3 and all(p.isascii() and p.isdigit() for p in parts)
-        check(good, key, text, _FORM)
-        context = cls(*map(int, parts))
+        numbers = _NAME.fullmatch(str(text))
+        check(numbers is not None, key, text, _FORM)
+        context = cls(*map(int, numbers.groups()))
         good = context.hop_size > 0 and context.fits
         least = "a hop_size above 0, and a block_size of at least hop_size + look_ahead"
         check(good, key, text, least)

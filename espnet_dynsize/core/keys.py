@@ -119,10 +119,15 @@ def is_plugin(config: Mapping) -> bool:
 
 def streams(config: Mapping) -> bool:
     """Whether the config's encoder is one that encodes chunk by chunk."""
-    name = str(config.get("encoder")).removeprefix(ENCODER_PREFIX)
     conf = config.get("encoder_conf") or {}
     # ESPnet's 0 is a block as long as the utterance.
-    return name.startswith("contextual_block_") and conf.get("block_size") != 0
+    return has_blocks(config) and conf.get("block_size") != 0
+
+
+def has_blocks(config: Mapping) -> bool:
+    """Whether the config's encoder is one of blocks of frames."""
+    name = str(config.get("encoder")).removeprefix(ENCODER_PREFIX)
+    return name.startswith("contextual_block_")
 
 
 def is_family(config: Mapping) -> bool:

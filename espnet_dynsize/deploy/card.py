@@ -72,7 +72,10 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
 def _origin(record: dict) -> str:
     if not record:
         return "An ESPnet ASR model.\n"
-    cut_from = f"cut out of `{record['supernet']}/{record['model_file']}`.\n"
+    cut_from = f"cut out of `{record['supernet']}/{record['model_file']}`"
+    if "context" in record:
+        cut_from += f", in the context {record['context']}"
+    cut_from += ".\n"
     if origin.name(record) is None:
         kept, number = record["subnet"]["kept"], record["subnet"]["num_units"]
         return f"A subnet that keeps {len(kept)} of {number} units, {cut_from}"

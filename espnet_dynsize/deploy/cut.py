@@ -37,7 +37,7 @@ def cut(
     """
     if not isinstance(model, JointLoss):
         raise ConfigError("only a supernet (model: dynsize) can be cut.")
-    model.check_subnet(subnet, calibrated=audio is not None)
+    model.check_subnet(subnet, audio is not None, context)
     if context is not None:
         config = model.context(context, subnet).within(config)
     # Trained modules cannot be copied: build the supernet again, then delete units.

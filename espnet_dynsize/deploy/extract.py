@@ -9,6 +9,7 @@ import torch
 
 from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.compact import pack_states
+from espnet_dynsize.core.context import Context
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import (
     check_absent,
@@ -54,11 +55,13 @@ def extract(
     names: Sequence[int | str | Member],
     format: str = "plugin",
     done: Callable[[Extracted], object] = lambda extracted: None,
+    context: str | None = None,
 ) -> list[Extracted]:
     """Write `<asr_exp>_size<size>/{config.yaml,<model_file>}` for every size.
 
     Of a sparse member `<asr_exp>_sparsity<per cent>/`, or
-    `<asr_exp>_size<size>_sparsity<per cent>/`. `<asr_exp>/config_size<size>.yaml` is
+    `<asr_exp>_size<size>_sparsity<per cent>/`; with a context, its name follows. And
+    `<asr_exp>/config_size<size>.yaml` is
     written, too: with it in place of config.yaml, the supernet's own checkpoint
     computes as that size. Folders that the same call has written before, and that
     nobody has changed, are left as they are.
@@ -70,10 +73,12 @@ def extract(
         format: `plugin` (only the kept layers exist) or `stock` (opens in ESPnet
             without the plugin; the folder ends in `_stock`).
         done: Is told of every size when its folder is there.
+        context: One of the family's; None: the encoder's own.
 
     Raises:
         ConfigError: the folder or checkpoint cannot be used, a member is not in the
-            family, or an output folder exists that is not as this call writes it.
+            family or has not trained with the context, or an output folder exists that
+            is not as this call writes it.
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
@@ -83,17 +88,21 @@ def extract(
     chosen = [model.schedule.member(name) for name in names] or family
     # All are asked for, and may be refused, before anything is written.
     subnets = [model.subnet(member) for member in chosen]
+    for subnet in subnets:
+        model.check_subnet(subnet, context=context)
+    end = "" if context is None else f"_{Context.read(context, 'context').suffix}"
+    suffixes = [f"{member.suffix}{end}" for member in chosen]
     digest = origin.digest(asr_exp, model_file)
     records = [
-        origin.describe(asr_exp, model_file, digest, subnet)
+        origin.describe(asr_exp, model_file, digest, subnet, context)
         | origin.of_member(member, family)
         for member, subnet in zip(chosen, subnets)
     ]
-    targets = [_target(asr_exp, member.suffix, format) for member in chosen]
+    targets = [_target(asr_exp, suffix, format) for suffix in suffixes]
     for target, record in zip(targets, records):
         if origin.read(target) != record:
             check_absent(target)
-    configs = [asr_exp / f"config_{member.suffix}.yaml" for member in chosen]
+    configs = [asr_exp / f"config_{suffix}.yaml" for suffix in suffixes]
     check_replaceable(configs)
     extracted = []
     work = zip(chosen, subnets, targets, records, configs)
@@ -101,12 +110,16 @@ def extract(
     for member, subnet, target, record, path in sorted(
         work, key=lambda one: not one[2].exists()
     ):
-        small = cut(model, config, subnet)
+        small = cut(model, config, subnet, context=context)
         note = _write(
             target, model_file, *small, written, format, record, patterns(model)
         )
-        # One line differs from config.yaml: the checkpoint is the supernet's own.
-        write_text(path, config_text(with_member(written, member)))
+        # One line differs from config.yaml, or the context's, too: the checkpoint is
+        # the supernet's own.
+        changed = with_member(written, member)
+        if context is not None:
+            changed = Context.read(context, "context").within(changed)
+        write_text(path, config_text(changed))
         extracted.append(Extracted(target, member.name, note))
         done(extracted[-1])
     return extracted
@@ -143,9 +156,7 @@ def extract_subnet(
     check_absent(target)
     model, config = _supernet(asr_exp, model_file)
     digest = origin.digest(asr_exp, model_file)
-    record = origin.describe(asr_exp, model_file, digest, subnet)
-    if context is not None:
-        record["context"] = context
+    record = origin.describe(asr_exp, model_file, digest, subnet, context)
     heard = None if audio is None else inputs(model, config, audio)
     small = cut(model, config, subnet, heard, context)
     written = read_config(asr_exp)
@@ -188,31 +199,6 @@ def extract_changed(
     if missing:
         extract(asr_exp, model_file, missing)
     return folders
-
-
-def extract_in_context(
-    asr_exp: Path,
-    model_file: str,
-    names: Sequence[int | str | Member],
-    context: str,
-    format: str = "plugin",
-) -> list[Extracted]:
-    """Write `<asr_exp>_size<size>_<context>/` for every size, see `extract_subnet`.
-
-    Raises:
-        ConfigError: see `cut`, or an output folder exists.
-    """
-    model, _ = _supernet(asr_exp, find_checkpoint(asr_exp, model_file))
-    members = [model.schedule.member(name) for name in names]
-    subnets = [model.subnet(member) for member in members]
-    found = [model.context(context, subnet) for subnet in subnets]
-    labels = [f"{m.suffix}_{c.suffix}" for m, c in zip(members, found)]
-    for label in labels:
-        check_absent(_target(plain_path(asr_exp), label, format))
-    return [
-        extract_subnet(asr_exp, model_file, subnet, label, format, None, context)
-        for subnet, label in zip(subnets, labels)
-    ]
 
 
 def members_of(asr_exp: Path) -> list[Member]:

@@ -286,7 +286,8 @@ def _extracted(
     source = Path(files[CONFIG]).parent
     model, config = load_files(config, source, Path(files[CHECKPOINT]), CHECKPOINT)
     if size is None:
-        size = model.schedule.only or model.schedule.selection.family.full
+        schedule = model.schedule
+        size = model.fixed_size or schedule.only or schedule.selection.family.full
     subnet = size if isinstance(size, Subnet) else model.subnet(size)
     small_config, states = cut(model, config, subnet, context=context)
     paths = {CONFIG: str(folder / "cut.yaml"), CHECKPOINT: str(folder / "cut.pth")}

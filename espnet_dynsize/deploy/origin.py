@@ -15,7 +15,13 @@ from espnet_dynsize.core.yaml_base import read_yaml
 NAME = "origin.yaml"
 
 
-def describe(asr_exp: Path, model_file: str, sha256: str, subnet: Subnet) -> dict:
+def describe(
+    asr_exp: Path,
+    model_file: str,
+    sha256: str,
+    subnet: Subnet,
+    context: str | None = None,
+) -> dict:
     """The record of a model that holds `subnet` of `asr_exp/model_file`.
 
     Args:
@@ -23,14 +29,16 @@ def describe(asr_exp: Path, model_file: str, sha256: str, subnet: Subnet) -> dic
         model_file: Its checkpoint.
         sha256: The `digest` of that supernet.
         subnet: What was cut out.
+        context: Where it is not the encoder's own.
     """
-    return dict(
+    record = dict(
         subnet=subnet.to_yaml(),
         supernet=asr_exp.name,
         model_file=model_file,
         sha256=sha256,
         espnet_dynsize=VERSION,
     )
+    return record | ({} if context is None else {"context": context})
 
 
 def of_member(member: Member, family: Sequence[Member]) -> dict:

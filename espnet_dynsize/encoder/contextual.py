@@ -145,8 +145,12 @@ class ContextualSupernet(Supernet):
             handed over with the next features.
 
         Raises:
+            ConfigError: it does not stream, or something with another context computes.
             TooShortUttError: all of the utterance is too short for the subsampling.
         """
+        good = self._context_now == self.context and not self.context.whole
+        allowed = "the encoder's own, of blocks, to encode chunks"
+        check(good, "context", self._context_now.name, allowed)
         before = None if prev_states is None else prev_states[_BUFFER]
         total = xs_pad.size(1) + (0 if before is None else before.size(1))
         if is_final:
@@ -213,9 +217,9 @@ class ContextualSupernet(Supernet):
         index = rows.utterance[:, None], frames.clamp(max=xs.size(1) - 1)
         # Frames that the last block of each utterance has
         left = [n - (count - 1) * hop for n, count in zip(lengths, counts)]
-        contexts = self._contexts(xs[index], left, rows)  # [M, D]
+        vectors = self._vectors(xs[index], left, rows)  # [M, D]
         blocks = self.pos_enc(xs)[index] * inside.unsqueeze(-1)  # [M, L, D]
-        around = contexts[rows.previous, None], blocks, contexts[:, None]
+        around = vectors[rows.previous, None], blocks, vectors[:, None]
         mask = _attended(inside, (ends <= size)[rows.utterance])
         ys, *_ = self.encoders(torch.cat(around, dim=1), mask, False, rows)
         # Each frame from the first block that has it and what it looks ahead to; the
@@ -228,10 +232,10 @@ class ContextualSupernet(Supernet):
         found = ys[counted.cumsum(0) - counted + number, place]
         return found.masked_fill((frame >= ends[:, None]).unsqueeze(-1), 0.0)
 
-    def _contexts(
+    def _vectors(
         self, blocks: torch.Tensor, left: list[int], rows: BlockRows
     ) -> torch.Tensor:
-        """What each row's context begins with, [M, D]: mean or maximum of its frames.
+        """What each row hands over begins with, [M, D]: mean or maximum of its frames.
 
         Args:
             blocks: [M, L, D].
@@ -240,16 +244,16 @@ class ContextualSupernet(Supernet):
         """
         pool = torch.mean if self.init_average else torch.amax
         # A copy: a maximum's gradient needs what it was.
-        contexts = pool(blocks, 1).clone()
+        vectors = pool(blocks, 1).clone()
         # One by one, and not as masked sums: then they are ESPnet's to the last bit.
         for row, number in zip(itertools.accumulate(rows.counts), left):
             # Of an utterance without frames, anything, but not the mean of nothing.
-            contexts[row - 1] = pool(blocks[row - 1, : max(number, 1)], 0)
+            vectors[row - 1] = pool(blocks[row - 1, : max(number, 1)], 0)
         if not self.ctx_pos_enc:
-            return contexts
+            return vectors
         index = rows.utterance, rows.number
-        shape = len(rows.counts), max(rows.counts), contexts.size(-1)
-        placed = contexts.new_zeros(shape).index_put(index, contexts)
+        shape = len(rows.counts), max(rows.counts), vectors.size(-1)
+        placed = vectors.new_zeros(shape).index_put(index, vectors)
         return self.pos_enc(placed)[index]
 
 

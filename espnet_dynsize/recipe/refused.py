@@ -109,8 +109,8 @@ def check_family(options: Options, config: Mapping) -> None:
     if options.true("use_streaming") and not streams(config):
         raise ConfigError(
             f"--use_streaming true needs an encoder that streams in "
-            f"{options.get('asr_config')}, such as dynsize_contextual_block_conformer, "
-            f"not {config.get('encoder')}."
+            f"{options.get('asr_config')}, such as dynsize_contextual_block_conformer "
+            f"with a block_size above 0, not {config.get('encoder')}."
         )
     _check_splits(options, config)
     _check_checkpoint(options, config)

@@ -139,6 +139,11 @@ def check_training(args: argparse.Namespace) -> None:
     check(number and args.grad_clip > 0, "grad_clip", args.grad_clip, "above 0")
     if not args.collect_stats:  # where asr.sh says nothing of `normalize`
         check_streaming(vars(args))
+    # Sizes would be validated, and epochs chosen, with what has not trained.
+    if args.model_conf.get("contexts") is not None:
+        size = (args.encoder_conf or {}).get("block_size")
+        allowed = "above 0 with contexts: whole utterances are one of these"
+        check(size != 0, "encoder_conf: block_size", size, allowed)
     _check_optimizer(args)
     check_criterion("early_stopping_criterion", args.early_stopping_criterion)
     check_criteria(args.best_model_criterion)

@@ -42,6 +42,7 @@ from espnet_dynsize.train.resume import (
     check_epochs_kept,
     check_not_overwritten,
     check_resumed,
+    check_same_blocks,
     check_same_optimizer,
 )
 from espnet_dynsize.train.scores import separate_scores
@@ -146,6 +147,7 @@ class FamilyTask:
             return
         began = began_with(folder)
         check_same_optimizer(args, began, folder)
+        check_same_blocks(args, began, folder)
         model = cls.build_model(copy.deepcopy(args))
         check_resumed(model, checkpoint, folder / CHECKPOINT)
         check_epochs_kept(args, began, folder, checkpoint)

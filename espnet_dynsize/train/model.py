@@ -67,8 +67,12 @@ class JointLoss:
             `Mest`.
         contexts: Of a streaming encoder: blocks (`40/16/16`: block_size, hop_size and
             look_ahead, in frames) and `whole` utterances that train together, the
-            encoder's own among them: `[whole, 40/16/16]`. With the first of them, the
-            full network leads every step.
+            encoder's own among them: `[whole, 40/16/16]`; `whole` is the first. With
+            the first one, the full network leads every step; the others of the step see
+            blocks of one drawn from the rest. So does the full network once more
+            (`…_again` in the log), in turn with the smaller ones: where a step has no
+            others, and in every third one of a family of three and more sizes; with
+            `sandwich: whole`, in every step. Not with `pairs`.
         selector: How layers are chosen: see `espnet_dynsize.control.selectors`, or the
             dotted path of your own `LayerSelector`.
         selector_conf: The selector's options, and those of the search.
@@ -135,7 +139,7 @@ class JointLoss:
             sizes=sizes,
             budgets=budgets,
             sparsity=sparsity,
-            contexts=contexts and sorted(contexts),
+            contexts=contexts,
             selector=selector,
             selector_conf=selector_conf,
         )
@@ -252,17 +256,23 @@ class JointLoss:
         check(leads or not known[name].whole, "context", name, allowed)
         return known[name]
 
-    def check_subnet(self, subnet: Subnet, calibrated: bool = False) -> None:
-        """Refuse a subnet that would compute with somebody else's statistics.
+    def check_subnet(
+        self, subnet: Subnet, calibrated: bool = False, context: str | None = None
+    ) -> None:
+        """Refuse a subnet that would compute as it has not trained.
 
         Args:
             subnet: Any subnet.
             calibrated: Its norm statistics will be measured anew.
+            context: In which it will compute; None: the encoder's own.
 
         Raises:
             ConfigError: it is of another encoder, has no such head, is asked for while
-                searching, or is not of the family and needs norm statistics.
+                searching, is not of the family and needs norm statistics, or has not
+                trained in the context.
         """
+        if self.contexts or context is not None:
+            self.context(context or self.encoder.context.name, subnet)
         family = self.schedule.selection.family
         self.encoder.check_units(subnet)
         heads = [FULL, *map(str, family.sizes[:-1])]
@@ -405,7 +415,7 @@ class JointLoss:
 
     def _valid_loss(self, batch: dict) -> tuple[torch.Tensor, Stats]:
         losses, stats, means = [], {}, {}
-        for name, sampled in self._watched().items():
+        for name, sampled in self._watched():
             with self.encoder.activate(sampled):
                 loss, detail = self.stock_loss(self._encode(batch), batch)
             losses.append(loss)
@@ -417,17 +427,18 @@ class JointLoss:
         # No penalty, no weights: a validation loss is comparable over phases and runs.
         return torch.stack(losses).mean(dim=0), stats
 
-    def _watched(self) -> dict[str, Sampled]:
-        """What is validated: name → a member, or the full network in other contexts."""
-        watched = {n: self.sampled(s) for n, s in self.schedule.watched().items()}
-        # Of one member alone, what it is by now
+    def _watched(self) -> Iterator[tuple[str, Sampled]]:
+        """What is validated, by name: members, the full network in other contexts."""
         full = Sampled(self.schedule.selection.family.full)
-        if self.schedule.only is not None:
-            (full,) = watched.values()
+        for name, subnet in self.schedule.watched().items():
+            # Made one at a time: masks are as large as the encoder.
+            sampled = self.sampled(subnet)
+            yield name, sampled
+            if self.schedule.only is not None:
+                full = sampled  # what the one network is by now
         for context in self.contexts:
             if context != self.encoder.context:
-                watched[context.suffix] = dataclasses.replace(full, context=context)
-        return watched
+                yield context.suffix, dataclasses.replace(full, context=context)
 
     def _sampled_loss(
         self, sampled: Sampled, encoded: Encoded, batch: dict, teacher: Teacher | None
@@ -504,7 +515,9 @@ def _after_loading(model: JointLoss, incompatible: object) -> None:
         chosen = model.schedule.only
     if chosen is not None:
         # Refuses a checkpoint of the search, where the size has no layers.
-        model.encoder.switch.default = model.sampled(model.subnet(chosen))
+        subnet = model.subnet(chosen)
+        model.check_subnet(subnet)
+        model.encoder.switch.default = model.sampled(subnet)
 
 
 def _tensors(nested: object) -> Iterator[torch.Tensor]:

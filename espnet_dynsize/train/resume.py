@@ -10,6 +10,7 @@ from espnet2.train.reporter import Reporter
 
 from espnet_dynsize.control.selection import Phase, check_search_fits
 from espnet_dynsize.core.checkpoint import misfit, model_states, read_checkpoint
+from espnet_dynsize.core.context import SIZES
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.files import whole
 from espnet_dynsize.core.identity import canonical, that_matter
@@ -153,6 +154,22 @@ def bring_epochs_up_to_date(folder: Path) -> None:
         if not same or any(new[key].shape != old[key].shape for key in new):
             with whole(path) as partial:
                 torch.save(new, partial)
+
+
+def check_same_blocks(args: argparse.Namespace, began: Mapping, folder: Path) -> None:
+    """Refuse other blocks of a streaming encoder, in which sizes are validated.
+
+    With `contexts`, any of these may be chosen after training.
+
+    Raises:
+        ConfigError: the run began with others.
+    """
+    own, then = args.encoder_conf, began.get("encoder_conf") or {}
+    for key in SIZES:
+        allowed = f"{then.get(key)}, with which the run of {folder} began"
+        check(
+            own.get(key) == then.get(key), f"encoder_conf: {key}", own.get(key), allowed
+        )
 
 
 def prepare_resume(

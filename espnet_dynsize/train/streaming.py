@@ -7,7 +7,7 @@ from espnet2.tasks.asr import decoder_choices
 
 from espnet_dynsize.core.context import family_contexts
 from espnet_dynsize.core.errors import check
-from espnet_dynsize.core.keys import streams
+from espnet_dynsize.core.keys import has_blocks, streams
 
 _SCRIPT = "asr_inference_streaming"
 # Parts that the script leaves out in silence
@@ -44,7 +44,7 @@ def check_streaming(config: Mapping) -> None:
     Raises:
         ConfigError: there is such a part.
     """
-    if not streams(config) and not family_contexts(config):
+    if not streams(config) and not (has_blocks(config) and family_contexts(config)):
         return
     encoder = config["encoder"]
     _check_features(config, f"with encoder: {encoder}: {_SCRIPT}")

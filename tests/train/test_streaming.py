@@ -47,7 +47,13 @@ GOOD = dict(
 def test_what_the_script_would_misread(changes, message):
     with pytest.raises(ConfigError, match=message):
         check_streaming(GOOD | changes)
-    check_streaming(GOOD | changes | {"encoder": "dynsize_conformer"})
+    contexts = {"model_conf": {"contexts": ["whole", "8/4/2"]}}
+    check_streaming(GOOD | changes | {"encoder": "dynsize_conformer"} | contexts)
+    # Of whole utterances, it streams where it has other contexts.
+    whole = {"encoder_conf": {"block_size": 0}}
+    check_streaming(GOOD | changes | whole)
+    with pytest.raises(ConfigError, match=message):
+        check_streaming(GOOD | changes | whole | contexts)
 
 
 @pytest.mark.parametrize(
