@@ -6,7 +6,7 @@ import espnet2
 import yaml
 
 from espnet_dynsize.core.about import SOURCE, VERSION
-from espnet_dynsize.core.keys import is_plugin
+from espnet_dynsize.core.keys import is_plugin, of_transducer_task
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import sampling_rate
 
@@ -32,6 +32,13 @@ audio, rate = soundfile.read("speech.wav")   # {rate} Hz, mono
 _CALL_FEATURES = """\
 # features: float array [frames, {size}], as the training's data directories had them
 ((text, *_),) = recogniser(features)"""
+_USE_TRANSDUCER = """\
+This model needs ESPnet and its plugin `espnet_dynsize`{source}. After unzipping:
+
+    espnet-dynsize run -m espnet2.bin.asr_transducer_inference \\
+        --asr_train_config exp/{name}/config.yaml \\
+        --asr_model_file exp/{name}/{checkpoint} …
+"""
 _USE_STOCK = "This size opens in plain ESPnet: `Speech2Text.from_pretrained`.\n"
 
 
@@ -53,6 +60,9 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
         call = _CALL.format(rate=sampling_rate(config))
     source = f" ({SOURCE})" if SOURCE else ""
     use = _USE.format(name=packed_name(asr_exp, model_file), call=call, source=source)
+    if of_transducer_task(config):
+        names = dict(name=asr_exp.name, checkpoint=model_file)
+        use = _USE_TRANSDUCER.format(source=source, **names)
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {asr_exp.name}\n",

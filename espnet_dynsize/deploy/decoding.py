@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.keys import of_transducer_task
 from espnet_dynsize.core.schema import (
     NotNegative,
     Range,
@@ -84,6 +85,8 @@ def default_search(config: Mapping) -> dict:
     """
     if not config.get("decoder"):
         return {"ctc_weight": 1.0, "beam_size": 1}
+    if of_transducer_task(config):
+        return {}
     search = {} if has_ctc(config) else {"ctc_weight": 0.0}
     if config["decoder"] != "transducer":
         search["beam_size"] = min(DEFAULTS["beam_size"], _most_tokens(config))
@@ -97,7 +100,7 @@ def check_fits(options: Mapping[str, object], config: Mapping) -> None:
         ConfigError: it asks for a CTC that is not there, or for more tokens than there
             are.
     """
-    if config.get("decoder") == "transducer":
+    if config.get("decoder") == "transducer" or of_transducer_task(config):
         return
     weight = options.get("ctc_weight")
     beam = options.get("beam_size", DEFAULTS["beam_size"])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import is_family
+from espnet_dynsize.core.keys import is_family, of_transducer_task
 from espnet_dynsize.core.members import family_members
 from espnet_dynsize.deploy.upload import check_repo
 from espnet_dynsize.recipe.asr_sh import (
@@ -88,7 +88,8 @@ def _check_training(options: Options, config: dict) -> None:
     if pretrained and options.runs(TRAIN):
         more += ["--init_param", pretrained]
     audio = options.get("feats_type").startswith("raw")
-    check_ahead(["--config", options.get("asr_config"), *more], audio)
+    arguments = ["--config", options.get("asr_config"), *more]
+    check_ahead(arguments, audio, of_transducer_task(config))
 
 
 def _stages(options: Options) -> tuple[int, int]:

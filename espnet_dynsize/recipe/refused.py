@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_dynsize.core.errors import ConfigError, one_line
-from espnet_dynsize.core.keys import check_criteria, streams
+from espnet_dynsize.core.keys import check_criteria, of_transducer_task, streams
 from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import decoding
 from espnet_dynsize.recipe.asr_sh import DECODE, TRAIN
@@ -42,6 +42,17 @@ ONLY_WHOLE = {
     *("quantize_modules", "streaming", "threshold_probability", "time_sync"),
     "transducer_conf",
 }
+# ESPnet's other task, and the options of its script for decoding
+TRANSDUCER = "asr_transducer"
+OF_TRANSDUCERS = {
+    *("log_level", "ngpu", "seed", "dtype", "num_workers", "key_file", "batch_size"),
+    *("allow_variable_data_keys", "asr_train_config", "asr_model_file", "output_dir"),
+    *("lm_train_config", "lm_file", "model_tag", "nbest", "beam_size", "lm_weight"),
+    *("beam_search_config", "token_type", "bpemodel", "quantize_asr_model"),
+    *("quantize_modules", "quantize_dtype", "streaming", "decoding_window"),
+    *("left_context", "display_hypotheses", "data_path_and_name_and_type", "config"),
+    "help",
+}
 _OFF = ("false", "")
 _ALONE = ("1", "")
 _NO_PROMPTS = "a family trains on transcripts without prompts"
@@ -59,12 +70,6 @@ RULES = (
     Rule("use_prompt", _OFF, _NO_PROMPTS),
     Rule("use_lang_prompt", _OFF, _NO_PROMPTS),
     Rule("use_nlp_prompt", _OFF, _NO_PROMPTS),
-    Rule(
-        "asr_task",
-        ("asr", ""),
-        "asr_transducer has encoders of its own (a family with decoder: transducer is "
-        "of the task asr)",
-    ),
     Rule("num_ref", _ALONE, _ONE_SPEAKER),
     Rule("num_inf", _ALONE, _ONE_SPEAKER),
     Rule("sot_asr", _OFF, _ONE_SPEAKER),
@@ -106,6 +111,7 @@ def check_family(options: Options, config: Mapping) -> None:
             f"--python '{python}' must be '{_PYTHON}' for a family: ESPnet alone does "
             "not know its encoders."
         )
+    _check_task(options, config)
     if options.true("use_streaming") and not streams(config):
         raise ConfigError(
             f"--use_streaming true needs an encoder that streams in "
@@ -114,6 +120,23 @@ def check_family(options: Options, config: Mapping) -> None:
         )
     _check_splits(options, config)
     _check_checkpoint(options, config)
+
+
+def _check_task(options: Options, config: Mapping) -> None:
+    """`asr.sh` has two tasks, whose configs are alike, but not the same."""
+    given, transducer = options.get("asr_task") or "asr", of_transducer_task(config)
+    wanted = TRANSDUCER if transducer else "asr"
+    if given != wanted:
+        has = "has" if transducer else "has no"
+        raise ConfigError(
+            f"--asr_task {given} must be {wanted}: {options.get('asr_config')} {has} "
+            "encoder_conf: body_conf."
+        )
+    if transducer and options.true("use_streaming"):
+        raise ConfigError(
+            f"--use_streaming true is not for --asr_task {TRANSDUCER}: write "
+            "streaming: true into the decoding config."
+        )
 
 
 def _check_splits(options: Options, config: Mapping) -> None:
@@ -161,7 +184,11 @@ def check_decoding(options: Options, config: Mapping) -> None:
     if not options.runs(DECODE):
         return
     whole = decoding_config(options)
-    _check_script(options, whole)
+    transducer = of_transducer_task(config)
+    if transducer:
+        _check_transducer(options, whole, config)
+    else:
+        _check_script(options, whole)
     given = decoding.of_search(whole)
     decoding.check_kept("decoding", given)
     conf = {**decoding.DEFAULTS, **given}
@@ -170,9 +197,10 @@ def check_decoding(options: Options, config: Mapping) -> None:
             continue
         if conf[weight] == 0:
             _refuse_in_vain(options, use, weight, "not be 0", "0.3")
-        if config.get("decoder") == "transducer" and conf["beam_size"] <= 1:
+        greedy = transducer or config.get("decoder") == "transducer"
+        if greedy and conf["beam_size"] <= 1:
             _refuse_in_vain(options, use, "beam_size", "be above 1", "5")
-    attends = config.get("decoder") not in (None, "transducer")
+    attends = not transducer and config.get("decoder") not in (None, "transducer")
     if attends and not decoding.has_ctc(config) and conf["ctc_weight"] != 0:
         raise ConfigError(
             f"decoding: ctc_weight={conf['ctc_weight']} must be 0: the training config "
@@ -185,6 +213,26 @@ def check_decoding(options: Options, config: Mapping) -> None:
             f"--ngram_num {number} needs --inference_ngram {number}gram.bin: asr.sh "
             "decodes with 3gram.bin else."
         )
+
+
+def _check_transducer(options: Options, conf: Mapping, config: Mapping) -> None:
+    """What ESPnet's transducer script does not know, and models that do not stream."""
+    for key in conf:
+        if key not in OF_TRANSDUCERS:
+            raise ConfigError(
+                f"decoding: {key}={conf[key]} is not for --asr_task {TRANSDUCER}."
+            )
+    if options.true("use_ngram"):
+        raise ConfigError(f"--use_ngram true is not for --asr_task {TRANSDUCER}.")
+    # ESPnet takes any text for true.
+    if conf.get("streaming") not in (None, False, ""):
+        # Imports ESPnet, which takes seconds.
+        from espnet_dynsize.train.streaming import check_chunked
+
+        given = {"frontend": "default", **config}
+        if options.get("feats_normalize") == "global_mvn":  # asr.sh says so
+            given["normalize"] = "global_mvn"
+        check_chunked(options.get("asr_config"), given)
 
 
 def _check_script(options: Options, conf: Mapping) -> None:

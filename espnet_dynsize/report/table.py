@@ -172,7 +172,9 @@ def _remarks(models: Sequence[Found]) -> list[str]:
 def _row(
     found: Found, model: ESPnetASRModel, run: measure.Run, timed: measure.Run
 ) -> Row:
-    kept = [layer_kinds(block) for block in model.encoder.encoders]
+    # ESPnet's other task has its blocks in a module of their own.
+    blocks = getattr(model.encoder.encoders, "blocks", model.encoder.encoders)
+    kept = [layer_kinds(block) for block in blocks]
     flops = measure.flops_per_second(run)
     return Row(
         name=found.name,

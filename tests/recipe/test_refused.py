@@ -5,12 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
-from espnet2.bin import asr_inference, asr_inference_streaming
+from espnet2.bin import (
+    asr_inference,
+    asr_inference_streaming,
+    asr_transducer_inference,
+)
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.recipe.asr_sh import read_defaults
 from espnet_dynsize.recipe.options import parse
 from espnet_dynsize.recipe.refused import (
+    OF_TRANSDUCERS,
     ONLY_STREAMING,
     ONLY_WHOLE,
     RULES,
@@ -32,7 +37,10 @@ def options(*argv):
         (["--use_streaming", "true"], "needs an encoder that streams in .*, not dyns"),
         (["--use_k2", "true"], "must be false for a family: nobody has tried"),
         (["--use_lightning", "true"], "must be false for a family: ESPnet2's"),
-        (["--asr_task", "asr_transducer"], "must be asr for a family: asr_trans"),
+        (
+            ["--asr_task", "asr_transducer"],
+            "must be asr: .* has no encoder_conf: body_",
+        ),
         (["--num_ref", "2"], "must be 1 for a family: a family recognises one speaker"),
         (["--sot_asr", "true"], "must be false for a family: a family recognises one"),
         (["--token_type", "whisper_en"], "must be bpe or char or word for a family: "),
@@ -46,6 +54,64 @@ def options(*argv):
 def test_what_a_family_cannot_do(argv, message):
     with pytest.raises(ConfigError, match=f"^{argv[0]} .*{message}"):
         check_family(options(*argv), FAMILY)
+
+
+CHUNKED = dict(
+    encoder="dynsize_chunked",
+    encoder_conf=dict(
+        body_conf=[{"block_type": "conformer"}],
+        main_conf={"dynamic_chunk_training": True},
+    ),
+    decoder="rnn",
+    model_conf={"sizes": [8, 24]},
+)
+OF_TASK = ("--asr_task", "asr_transducer")
+
+
+def test_a_family_of_the_other_task():
+    check_family(options(*OF_TASK), CHUNKED)
+    with pytest.raises(
+        ConfigError, match="--asr_task asr must be asr_transducer: .* ha"
+    ):
+        check_family(options(), CHUNKED)
+    with pytest.raises(
+        ConfigError, match="write streaming: true into the decoding con"
+    ):
+        check_family(options(*OF_TASK, "--use_streaming", "true"), CHUNKED)
+
+
+def test_its_script_has_other_options():
+    known = {action.dest for action in asr_transducer_inference.get_parser()._actions}
+    assert known == OF_TRANSDUCERS
+
+
+@pytest.mark.parametrize(
+    "argv, args, changes, message",
+    [
+        ([], "--ctc_weight 0.3", {}, "ctc_weight=0.3 is not for --asr_task asr_tr"),
+        (["--use_ngram", "true"], "", {}, "--use_ngram true is not for --asr_task"),
+        (["--use_lm", "true"], "--beam_size 1 --lm_weight 0.3", {}, "beam_size"),
+        (
+            [],
+            "--streaming true",
+            {"encoder_conf": {"body_conf": []}},
+            "dynamic_chunk_training=False must be true in training",
+        ),
+        (
+            ["--feats_normalize", "utterance_mvn"],
+            "--streaming true",
+            {"normalize": "utterance_mvn"},
+            "normalize=utterance_mvn must be global_mvn or null",
+        ),
+    ],
+)
+def test_decoding_of_the_other_task(argv, args, changes, message):
+    always = ("--stage", "12", "--use_lm", "false", *OF_TASK)
+    good = options(*always, "--inference_args", "--streaming true --beam_size 3")
+    check_decoding(good, CHUNKED)
+    given = options(*always, *argv, "--inference_args", args)
+    with pytest.raises(ConfigError, match=message):
+        check_decoding(given, CHUNKED | changes)
 
 
 def test_a_family_can_stream():

@@ -4,6 +4,7 @@ import argparse
 import copy
 import runpy
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from espnet_dynsize.bin.main import main
 from espnet_dynsize.bin.run import mend_streaming
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.train.ahead import check_ahead
 from espnet_dynsize.train.streaming import check_chunked
 from espnet_dynsize.train.transducer_task import DynSizeASRTransducerTask
 
@@ -285,6 +287,36 @@ def restored(monkeypatch):
     sys.modules.setdefault(
         "espnet2.bin.asr_transducer_inference", asr_transducer_inference
     )
+
+
+def test_report_and_packing(trained, tmp_path, capsys):
+    folders = [str(trained[0].with_name(f"asr_size{size}")) for size in (3, 8)]
+    assert main(["report", *folders, "--output_dir", str(tmp_path / "report")]) == 0
+    table = (tmp_path / "report" / "report.md").read_text()
+    assert "asr_size3" in table and "asr_size8" in table
+    assert main(["pack", "--asr_exp", folders[0]]) == 0
+    (packed,) = trained[0].with_name("asr_size3").glob("*.zip")
+    with zipfile.ZipFile(packed) as files:
+        card = files.read("README.md").decode()
+        written = yaml.safe_load(files.read("exp/asr_size3/config.yaml"))
+    assert "espnet2.bin.asr_transducer_inference" in card
+    assert written["encoder"] == "dynsize_chunked"
+
+
+def check(tmp_path, *arguments, **changes):
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(SMALL | {"model_conf": FAMILY} | changes))
+    check_ahead(["--config", str(path), *arguments], True, transducer=True)
+
+
+def test_what_a_training_would_refuse_is_found_out_ahead(tmp_path):
+    check(tmp_path, "--normalize", "global_mvn")
+    with pytest.raises(ConfigError, match="sizes=.* must end with the full size, 8"):
+        check(tmp_path, model_conf=FAMILY | {"sizes": [3, 9]})
+    with pytest.raises(ConfigError, match="unrecognized arguments: ctc_conf"):
+        check(tmp_path, ctc_conf={})
+    with pytest.raises(ConfigError, match="frontend=s3prl must be one of default"):
+        check(tmp_path, frontend="s3prl")
 
 
 def test_load_says_what_decodes_it(trained):
