@@ -69,25 +69,22 @@ FAMILIES = {
         *("--model_conf", "budgets={params: [0.2586, 0.5552, 1]}"),
         *("--model_conf", "selector=simple_top_k"),
         *("--model_conf", "selector_conf={search_fraction: 0.2}"),
+        *("--model_conf", "sandwich=alternate"),
     ],
     "no distillation": ["--model_conf", "distill_weight=0.0"],
     "8x1": _sparsity(**_SPARSE | {"pattern": "8x1"}),
     "unstructured": _sparsity(**_SPARSE | {"pattern": "unstructured"}),
-    "sparse in every update": ["--model_conf", "sandwich=whole"],
     "sparse from 0.2 on": _sparsity(**_SPARSE | {"start": 0.2}),
     "ranked once": _sparsity(**_SPARSE | {"refresh_updates": 10_000}),
-    "weight 0.6": ["--model_conf", "subnet_weight=0.6"],
-    "weight 1": ["--model_conf", "subnet_weight=1.0"],
-    "sparse in every update, weight 1": [
-        *("--model_conf", "sandwich=whole"),
-        *("--model_conf", "subnet_weight=1.0"),
+    "weight 0.3": ["--model_conf", "subnet_weight=0.3"],
+    "in every second update": ["--model_conf", "sandwich=alternate"],
+    "in every second update, weight 0.3": [
+        *("--model_conf", "sandwich=alternate"),
+        *("--model_conf", "subnet_weight=0.3"),
     ],
     **{name.replace("_", " "): [] for name in TRIALS},
-    "one in each update": ["--model_conf", "sandwich=whole"],
-    "one in each update, from 0.2 on": [
-        *("--model_conf", "sandwich=whole"),
-        *_sparsity(**_SPARSE | {"start": 0.2}),
-    ],
+    "one in each update, from 0.2 on": _sparsity(**_SPARSE | {"start": 0.2}),
+    "one in each update, 1.5 times as long": ["--max_epoch", "60"],
 }
 TWICE = ["--max_epoch", "80"]
 FORGETTING = ["--model_conf", "forgetting={drop: 0.24}"]
