@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
-from espnet2.tasks.asr import decoder_choices
 
 from espnet_dynsize.core.context import family_contexts
 from espnet_dynsize.core.errors import check
@@ -51,6 +50,9 @@ def check_streaming(config: Mapping) -> None:
     for part in _LEFT_OUT:
         allowed = f"null with encoder: {encoder}: {_SCRIPT} leaves it out"
         check(config.get(part) is None, part, config.get(part), allowed)
+    # Not above: with the task, the plugin is registered, which imports this module.
+    from espnet2.tasks.asr import decoder_choices
+
     decoder = config.get("decoder")
     # Names that ESPnet does not know are not for here.
     stock = decoder_choices.classes.get(decoder)

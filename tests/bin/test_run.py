@@ -1,11 +1,12 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from training import train_arguments, write_data
 
-from espnet_dynsize.bin.run import refuse_streaming
+from espnet_dynsize.bin.run import TASKS, refuse_streaming
 from espnet_dynsize.core.errors import ConfigError
 
 # Of what a process has used, by `resource.getrusage`
@@ -69,6 +70,24 @@ def test_a_script_may_import_the_plugin_s_task_first(tmp_path):
         "print(ASRTask.__name__, set(ENCODERS) <= set(encoder_choices.classes))\n",
     )
     assert run(program).stdout == "DynSizeASRTask True\n"
+
+
+def test_only_the_tasks_import_espnet_s():
+    """With ESPnet's, the plugin is registered: what is half imported then is lost."""
+    train = Path(__file__).resolve().parents[2] / "espnet_dynsize" / "train"
+    tasks = tuple(f"from {name} import" for name in TASKS)
+    found = {
+        path.name
+        for path in train.glob("*.py")
+        if any(line.startswith(tasks) for line in path.read_text().splitlines())
+    }
+    assert found == {"task.py", "transducer_task.py"}
+
+
+def test_the_other_task_is_registered_with_its_script():
+    result = run("-m", "espnet2.bin.asr_transducer_train", "--help")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "--encoder {None,dynsize_chunked}" in result.stdout
 
 
 def test_nothing_is_imported_where_it_is_not_needed(tmp_path):

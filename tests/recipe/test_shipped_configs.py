@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from an4_methods import SUPERNETS, arguments, config_file
-from conftest import TOKENS, build
-from espnet2.bin import asr_inference, asr_inference_streaming
+from conftest import TOKENS
+from espnet2.bin import (
+    asr_inference,
+    asr_inference_streaming,
+    asr_transducer_inference,
+)
 from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.lm import LMTask
 
@@ -20,6 +24,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import family_sizes
 from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.deploy.cut import cut
+from espnet_dynsize.deploy.experiment import build_model, task_of
 from espnet_dynsize.recipe.family import _check_training
 from espnet_dynsize.recipe.options import parse
 from espnet_dynsize.recipe.refused import check_decoding, check_family
@@ -43,8 +48,8 @@ NARROW = dict(output_size=16, attention_heads=2, linear_units=16, cnn_module_ker
 def full_config(path: Path) -> dict:
     """What ESPnet makes of the yaml: its defaults, then the yaml's values."""
     espnet_dynsize.register()
-    config = DynSizeASRTask.get_default_config()
     given = load_config(path)
+    config = task_of(given).get_default_config()
     assert set(given) <= set(config), "a key that ESPnet does not know"
     return {**config, **given, "token_list": TOKENS}
 
@@ -75,8 +80,11 @@ def test_what_decodes_and_language_models(path):
     """With no key that ESPnet does not know."""
     given = load_config(path)
     if path.name.startswith("decode"):
-        streams = "streaming" in path.name
-        script = asr_inference_streaming if streams else asr_inference
+        scripts = {
+            "decode_streaming.yaml": asr_inference_streaming,
+            "decode_chunked.yaml": asr_transducer_inference,
+        }
+        script = scripts.get(path.name, asr_inference)
         known = {action.dest for action in script.get_parser()._actions}
         assert set(given) <= known
         return
@@ -100,8 +108,9 @@ def test_config_builds_trains_and_is_cut(path, cuda_dtypes):
     options = config["encoder_conf"]
     options |= {key: value for key, value in NARROW.items() if key in options}
     config["scheduler_conf"] = config["scheduler_conf"] or {}
-    model = build(config).train()
-    (optimizer,) = DynSizeASRTask.build_optimizers(argparse.Namespace(**config), model)
+    model = build_model(config).train()
+    args = argparse.Namespace(**config)
+    (optimizer,) = task_of(config).build_optimizers(args, model)
     scheduler = scheduler_classes[config["scheduler"]](
         optimizer, **config["scheduler_conf"]
     )
@@ -116,7 +125,10 @@ def test_config_builds_trains_and_is_cut(path, cuda_dtypes):
     selection.plan(10**6)
     first = selection.phase
     # Every subnet of a step trains, with the types that a GPU's mixed precision has.
-    if config["decoder"] == "transducer":  # an LSTM, for which CPUs have no bfloat16
+    if config["decoder"] in (
+        "transducer",
+        "rnn",
+    ):  # an LSTM, for which CPUs have no bfloat16
         cuda_dtypes = nullcontext
     losses = [update(model, optimizer, scheduler, cuda_dtypes)]
     selection.fixed_masks.copy_(selection.selector.masks())
@@ -128,7 +140,19 @@ def test_config_builds_trains_and_is_cut(path, cuda_dtypes):
         kept = small["encoder_conf"]["keep_layers"]
         assert len(kept) == sum(subnet.units)
         assert "sizes" not in config["model_conf"] or len(kept) == size
-        assert set(build(small).state_dict()) == set(states)
+        assert set(build_model(small).state_dict()) == set(states)
+
+
+def test_run_sh_takes_the_config_of_the_other_task():
+    path = ROOT / "egs2/an4_dynsize/asr1/conf/train_asr_chunked.yaml"
+    config = load_config(path)
+    argv = ["--python", "espnet-dynsize run", "--asr_config", str(path)]
+    argv += ["--use_lm", "false", "--inference_asr_model", "valid.loss.ave.pth"]
+    argv += ["--inference_config", str(path.with_name("decode_chunked.yaml"))]
+    given = parse([*argv, "--asr_task", "asr_transducer"])
+    check_family(given, config)
+    check_decoding(given, config)
+    _check_training(given, config)
 
 
 @pytest.mark.parametrize("name", ["an4", "librispeech", "tedlium2"])
@@ -159,7 +183,7 @@ def sparsities_train_and_are_cut(model, config, optimizer, scheduler, dtypes):
     assert sorted({m.sparsity for m in members}) == [round(100 * v) for v in levels]
     for member in members:
         small, states = cut(model, config, model.subnet(member))
-        assert set(build(small).state_dict()) == set(states)
+        assert set(build_model(small).state_dict()) == set(states)
         names = {f"encoder.{name}.weight" for name in model.schedule.sparsity.matrices}
         kept = [states[name] for name in names & set(states)]
         zeros = sum(int((weight == 0).sum()) for weight in kept)
@@ -196,7 +220,7 @@ def test_every_method_is_some_options_away_from_the_recipe_s_config(method, tmp_
     options = ["--config", str(config_file(method)), "--output_dir", str(tmp_path)]
     changes = SUPERNETS[method]
     parsed = DynSizeASRTask.get_parser().parse_args([*options, *arguments(changes)])
-    model = build({**vars(parsed), "token_list": TOKENS})
+    model = build_model({**vars(parsed), "token_list": TOKENS})
     counts = [(8, 16, 24), (4, 12, 24), (6, 12, 18)]
     assert model.schedule.selection.sizes in [*counts, (26, 56, 100), (38, 63, 100)]
     assert list(model.schedule.selection.sizes) == family_sizes(vars(parsed))
