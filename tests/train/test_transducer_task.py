@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-import runpy
+import importlib
 import sys
 import zipfile
 
@@ -19,9 +19,10 @@ from training import assert_same, train_arguments, write_data
 
 import espnet_dynsize
 from espnet_dynsize.bin.main import main
-from espnet_dynsize.bin.run import mend_streaming
+from espnet_dynsize.bin.run import TRANSDUCER_MODULE, mend_streaming
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.deploy.online import OnlineAudio
 from espnet_dynsize.train.ahead import check_ahead
 from espnet_dynsize.train.streaming import check_chunked
 from espnet_dynsize.train.transducer_task import DynSizeASRTransducerTask
@@ -272,8 +273,11 @@ def decode(folder, output, *options):
     DynSizeASRTransducerTask.register()
     # As `run -m` does
     mend_streaming(arguments)
-    sys.argv = ["asr_transducer_inference", *arguments]
-    runpy.run_module("espnet2.bin.asr_transducer_inference", run_name="__main__")
+    sys.modules.pop(TRANSDUCER_MODULE, None)  # it would know the stock task
+    script = importlib.import_module(TRANSDUCER_MODULE)
+    streams = "--streaming" in options
+    assert (script.OnlineAudioProcessor is OnlineAudio) == streams
+    script.main(arguments)
     return (output / "1best_recog" / "text").read_text().split(maxsplit=1)[-1]
 
 
@@ -282,11 +286,7 @@ def restored(monkeypatch):
     """What `mend_streaming` changes is undone."""
     stock = online_audio_processor.OnlineAudioProcessor
     monkeypatch.setattr(online_audio_processor, "OnlineAudioProcessor", stock)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    yield
-    sys.modules.setdefault(
-        "espnet2.bin.asr_transducer_inference", asr_transducer_inference
-    )
+    monkeypatch.setitem(sys.modules, TRANSDUCER_MODULE, asr_transducer_inference)
 
 
 def test_report_and_packing(trained, tmp_path, capsys):
