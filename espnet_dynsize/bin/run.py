@@ -113,21 +113,28 @@ def mend_streaming(arguments: list[str]) -> None:
     Raises:
         ConfigError: it is to stream with a model of the plugin's that cannot.
     """
-    config_file, config = _config_of(arguments)
-    if not config:
-        return
+    from espnet_dynsize.core.keys import is_plugin
+    from espnet_dynsize.core.yaml_base import read_config
+
     importlib.import_module(TASKS["espnet2.tasks.asr_transducer"])
+    # Options may be in the decoding config: as the script reads them
+    parser = importlib.import_module(TRANSDUCER_MODULE).get_parser()
+    given = parser.parse_known_args(arguments)[0]
+    del sys.modules[TRANSDUCER_MODULE]  # or `runpy` would warn
+    config_file = Path(given.asr_train_config or "")
+    if not (given.streaming and config_file.is_file()):
+        return
+    config = read_config(config_file)
+    if not is_plugin(config):
+        return
     from espnet2.asr_transducer.frontend import online_audio_processor
-    from espnet2.bin.asr_transducer_inference import get_parser
 
-    if get_parser().parse_known_args(arguments)[0].streaming:
-        from espnet_dynsize.deploy.online import OnlineAudio
-        from espnet_dynsize.train.streaming import check_chunked
+    from espnet_dynsize.deploy.online import OnlineAudio
+    from espnet_dynsize.train.streaming import check_chunked
 
-        check_chunked(config_file, config)
-        online_audio_processor.OnlineAudioProcessor = OnlineAudio
-        # Imported just now; run anew, it takes the other one.
-        del sys.modules[TRANSDUCER_MODULE]
+    check_chunked(config_file, config)
+    # The script imports it when it is run.
+    online_audio_processor.OnlineAudioProcessor = OnlineAudio
 
 
 def _config_of(arguments: list[str]) -> tuple[Path, dict]:

@@ -11,7 +11,12 @@ from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.core.rate import hertz
 
 # Sections whose numbers are dimensions of the network
-_DIMENSIONS = ("encoder_conf", "decoder_conf", "joint_net_conf", "lm_conf")
+_DIMENSIONS = (
+    *("encoder_conf", "decoder_conf", "joint_net_conf", "joint_network_conf"),
+    "lm_conf",
+)
+# Blocks that have lost all their layers have no weights, but take time.
+_MOST_BLOCKS = 1000
 # A dimension that needs no weights of that size, such as a longest position
 _LARGEST = 10_000
 # Hertz, samples of a window
@@ -41,12 +46,16 @@ def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[Non
     # Tensors without numbers may have any shape.
     largest = max(_LARGEST, min(longest, numbers))
     for section in _DIMENSIONS:
-        for key, value in (config.get(section) or {}).items():
-            if isinstance(value, int | float) and abs(value) > largest:
+        blocks = 0
+        for key, value in _numbers(config.get(section) or {}):
+            if abs(value) > largest:
                 raise ConfigError(
                     f"{section}: {key}={value} must be at most {largest}, the largest "
                     "dimension in the checkpoint."
                 )
+            blocks += value if key == "num_blocks" else 0
+        most = max(_MOST_BLOCKS, len(states))
+        check(blocks <= most, f"{section}: num_blocks", blocks, f"at most {most}")
     _check_front_end(config.get("frontend_conf") or {})
     left = 4 * numbers + _SLACK
 
@@ -64,6 +73,18 @@ def bounded(config: Mapping, states: Mapping[str, torch.Tensor]) -> Iterator[Non
         yield
     finally:
         hook.remove()
+
+
+def _numbers(section: object, key: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in nested sections and lists, with the key that each belongs to."""
+    if isinstance(section, Mapping):
+        for name, value in section.items():
+            yield from _numbers(value, str(name))
+    elif isinstance(section, list | tuple):
+        for value in section:
+            yield from _numbers(value, key)
+    elif isinstance(section, int | float):
+        yield key, section
 
 
 def _check_front_end(conf: Mapping) -> None:

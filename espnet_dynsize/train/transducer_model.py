@@ -23,6 +23,18 @@ class AuxiliaryCTC:
         return torch.log_softmax(self.ctc_lo(encoded), dim=-1)
 
 
+def set_loss(model: ESPnetASRTransducerModel) -> None:
+    """Give a model its loss, which ESPnet looks for in the first step."""
+    if model.use_k2_pruned_loss:
+        return
+    with rnnt_loss_available():
+        from warprnnt_pytorch import RNNTLoss
+
+        model.criterion_transducer = RNNTLoss(
+            reduction="mean", fastemit_lambda=model.fastemit_lambda
+        )
+
+
 class DynSizeASRTransducerModel(JointLoss, ESPnetASRTransducerModel):
     """ESPnet's transducer with the joint loss; its `ctc` is the auxiliary CTC."""
 
@@ -36,13 +48,6 @@ class DynSizeASRTransducerModel(JointLoss, ESPnetASRTransducerModel):
         allowed = "false for a family"
         check(not given, "model_conf: use_k2_pruned_loss", given, allowed)
         super().__init__(**options)
-        # ESPnet looks for the loss in the first step.
-        with rnnt_loss_available():
-            from warprnnt_pytorch import RNNTLoss
-
-            self.criterion_transducer = RNNTLoss(
-                reduction="mean", fastemit_lambda=self.fastemit_lambda
-            )
 
     @staticmethod
     def _pass_on(features: torch.Tensor, lengths: torch.Tensor) -> tuple:

@@ -15,6 +15,7 @@ from espnet2.utils.types import str_or_none
 from espnet_dynsize.core.identity import KEYS
 from espnet_dynsize.train.choices import CHUNKED_ENCODERS, TRANSDUCERS
 from espnet_dynsize.train.family_task import FamilyTask
+from espnet_dynsize.train.transducer_model import set_loss
 
 _LOCK = threading.RLock()
 
@@ -46,7 +47,9 @@ class DynSizeASRTransducerTask(FamilyTask, ASRTransducerTask):
     def build_model(cls, args: argparse.Namespace):
         """See `FamilyTask.build_model`."""
         with _chosen(args):
-            return super().build_model(args)
+            model = super().build_model(args)
+        set_loss(model)  # of cut sizes and ESPnet's own, too
+        return model
 
     @classmethod
     def what_computes(cls, args: argparse.Namespace) -> dict[str, tuple]:

@@ -20,6 +20,7 @@ from training import assert_same, train_arguments, write_data
 import espnet_dynsize
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.bin.run import TRANSDUCER_MODULE, mend_streaming
+from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.online import OnlineAudio
@@ -242,6 +243,42 @@ def trained(tmp_path_factory):
     return folder, model.eval()
 
 
+def test_cut_sizes_and_stock_models_train(trained):
+    """With the loss that ESPnet lacks."""
+    small, _ = load_model(trained[0].with_name("asr_size3"), "")
+    small.train()
+    audio = torch.randn(3, 16_000), torch.tensor([16_000, 15_000, 14_000])
+    data = batch() | dict(speech=audio[0], speech_lengths=audio[1])
+    small(**data)[0].sum().backward()
+    assert any(p.grad is not None for p in small.encoder.parameters())
+    plain = {
+        "encoder_conf": {"body_conf": [BODY]},
+        "model_conf": {"fastemit_lambda": 0.2},
+    }
+    stock = build(config(encoder=None, model=None) | plain)
+    assert stock.criterion_transducer.fastemit_lambda == 0.2
+    stock(**batch())[0].sum().backward()
+
+
+def test_hostile_configs_are_not_built(trained):
+    states = trained[1].state_dict()
+    given = config(input_size=None, frontend="default")
+    for section, changes in [
+        ("encoder_conf", {"body_conf": [BODY | {"num_blocks": 10**6}]}),
+        ("encoder_conf", {"body_conf": 2000 * [BODY]}),
+        ("encoder_conf", {"main_conf": {"pos_enc_max_len": 10**9}}),
+        ("joint_network_conf", {"joint_space_size": 10**9}),
+    ]:
+        hostile = given | {section: given[section] | changes}
+        with (
+            pytest.raises(ConfigError, match="must be at most"),
+            bounded(hostile, states),
+        ):
+            pytest.fail("would have been built")
+    with bounded(given, states):
+        pass
+
+
 def test_every_size_is_cut(trained):
     folder, model = trained
     audio = torch.randn(1, 16_000), torch.tensor([16_000])
@@ -330,6 +367,14 @@ def test_espnet_s_script_decodes_whole_and_streaming(trained, tmp_path, size, re
     heard = decode(folder, tmp_path / "whole")
     streamed = decode(folder, tmp_path / "streamed", "--streaming", "true")
     assert heard.strip() and streamed.strip()
+    # All options in the decoding config
+    path = tmp_path / "decode.yaml"
+    path.write_text(f"streaming: true\nasr_train_config: {folder / 'config.yaml'}\n")
+    arguments = ["--config", str(path), "--output_dir", str(tmp_path)]
+    arguments += ["--data_path_and_name_and_type", "a,speech,sound"]
+    stock = importlib.reload(online_audio_processor).OnlineAudioProcessor
+    mend_streaming(arguments)
+    assert online_audio_processor.OnlineAudioProcessor is OnlineAudio is not stock
 
 
 @pytest.mark.parametrize(
