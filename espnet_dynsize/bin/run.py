@@ -98,7 +98,10 @@ def refuse_streaming(arguments: list[str]) -> None:
         ConfigError: it is one of the plugin's that does not stream, or see
             `check_streaming`.
     """
-    config_file, config = _config_of(arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--asr_train_config")
+    config_file = parser.parse_known_args(arguments)[0].asr_train_config
+    config = _plugin_config(config_file)
     if config:
         # First of all, as it is imported when ESPnet's task is.
         importlib.import_module(TASKS["espnet2.tasks.asr"])
@@ -113,43 +116,34 @@ def mend_streaming(arguments: list[str]) -> None:
     Raises:
         ConfigError: it is to stream with a model of the plugin's that cannot.
     """
-    from espnet_dynsize.core.keys import is_plugin
-    from espnet_dynsize.core.yaml_base import read_config
-
     importlib.import_module(TASKS["espnet2.tasks.asr_transducer"])
     # Options may be in the decoding config: as the script reads them
     parser = importlib.import_module(TRANSDUCER_MODULE).get_parser()
     given = parser.parse_known_args(arguments)[0]
     del sys.modules[TRANSDUCER_MODULE]  # or `runpy` would warn
-    config_file = Path(given.asr_train_config or "")
-    if not (given.streaming and config_file.is_file()):
-        return
-    config = read_config(config_file)
-    if not is_plugin(config):
+    config = _plugin_config(given.asr_train_config) if given.streaming else {}
+    if not config:
         return
     from espnet2.asr_transducer.frontend import online_audio_processor
 
     from espnet_dynsize.deploy.online import OnlineAudio
     from espnet_dynsize.train.streaming import check_chunked
 
-    check_chunked(config_file, config)
+    check_chunked(given.asr_train_config, config)
     # The script imports it when it is run.
     online_audio_processor.OnlineAudioProcessor = OnlineAudio
 
 
-def _config_of(arguments: list[str]) -> tuple[Path, dict]:
-    """The model's config, if it is one of the plugin's; else empty."""
+def _plugin_config(path: str | None) -> dict:
+    """A model's config, if it is one of the plugin's; else empty."""
     # No other program needs them, and all start with this module.
     from espnet_dynsize.core.keys import is_plugin
     from espnet_dynsize.core.yaml_base import read_config
 
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--asr_train_config", type=Path)
-    config_file = parser.parse_known_args(arguments)[0].asr_train_config
-    if config_file is None or not config_file.is_file():
-        return Path(), {}
-    config = read_config(config_file)
-    return config_file, config if is_plugin(config) else {}
+    if path is None or not Path(path).is_file():
+        return {}
+    config = read_config(Path(path))
+    return config if is_plugin(config) else {}
 
 
 def _run_script(script: str, arguments: list[str]) -> int:

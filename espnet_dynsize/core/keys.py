@@ -112,6 +112,11 @@ def of_transducer_task(config: Mapping) -> bool:
     return "body_conf" in (config.get("encoder_conf") or {})
 
 
+def is_transducer(config: Mapping) -> bool:
+    """Whether the config describes a transducer, of either task."""
+    return config.get("decoder") == "transducer" or of_transducer_task(config)
+
+
 def is_plugin(config: Mapping) -> bool:
     """Whether the config's encoder is one of this plugin's."""
     return str(config.get("encoder")).startswith(ENCODER_PREFIX)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from espnet_dynsize.core.errors import check
-from espnet_dynsize.core.keys import of_transducer_task
+from espnet_dynsize.core.keys import is_transducer, of_transducer_task
 from espnet_dynsize.core.schema import (
     NotNegative,
     Range,
@@ -100,7 +100,7 @@ def check_fits(options: Mapping[str, object], config: Mapping) -> None:
         ConfigError: it asks for a CTC that is not there, or for more tokens than there
             are.
     """
-    if config.get("decoder") == "transducer" or of_transducer_task(config):
+    if is_transducer(config):
         return
     weight = options.get("ctc_weight")
     beam = options.get("beam_size", DEFAULTS["beam_size"])

@@ -8,6 +8,7 @@ from espnet2.asr_transducer.encoder.blocks.branchformer import Branchformer
 from espnet2.asr_transducer.encoder.blocks.conformer import Conformer
 from espnet2.asr_transducer.encoder.blocks.ebranchformer import EBranchformer
 
+from espnet_dynsize.encoder.branches import ScaledFeedForward
 from espnet_dynsize.encoder.layers import Block
 
 
@@ -102,17 +103,11 @@ class ChunkedBlock(Block):
         return y
 
 
-class _FeedForward:
-    def _feed_forward(
-        self,
-        call: Callable[..., torch.Tensor],
-        x: torch.Tensor,
-        seen: Seen,
-        mask: torch.Tensor,
-    ) -> torch.Tensor:
-        return self.feed_forward_scale * self.dropout(call(x))
-
-    _feed_forward_macaron = _feed_forward
+class _FeedForward(ScaledFeedForward):
+    @property
+    def ff_scale(self) -> float:
+        """What ESPnet's other blocks call it."""
+        return self.feed_forward_scale
 
 
 class ChunkedConformerBlock(_FeedForward, ChunkedBlock, Conformer):

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_dynsize.core.errors import ConfigError, one_line
-from espnet_dynsize.core.keys import check_criteria, of_transducer_task, streams
+from espnet_dynsize.core.keys import (
+    check_criteria,
+    is_transducer,
+    of_transducer_task,
+    streams,
+)
 from espnet_dynsize.core.yaml_base import read_yaml
 from espnet_dynsize.deploy import decoding
 from espnet_dynsize.recipe.asr_sh import DECODE, TRAIN
@@ -184,8 +189,7 @@ def check_decoding(options: Options, config: Mapping) -> None:
     if not options.runs(DECODE):
         return
     whole = decoding_config(options)
-    transducer = of_transducer_task(config)
-    if transducer:
+    if of_transducer_task(config):
         _check_transducer(options, whole, config)
     else:
         _check_script(options, whole)
@@ -197,10 +201,9 @@ def check_decoding(options: Options, config: Mapping) -> None:
             continue
         if conf[weight] == 0:
             _refuse_in_vain(options, use, weight, "not be 0", "0.3")
-        greedy = transducer or config.get("decoder") == "transducer"
-        if greedy and conf["beam_size"] <= 1:
+        if is_transducer(config) and conf["beam_size"] <= 1:
             _refuse_in_vain(options, use, "beam_size", "be above 1", "5")
-    attends = not transducer and config.get("decoder") not in (None, "transducer")
+    attends = config.get("decoder") is not None and not is_transducer(config)
     if attends and not decoding.has_ctc(config) and conf["ctc_weight"] != 0:
         raise ConfigError(
             f"decoding: ctc_weight={conf['ctc_weight']} must be 0: the training config "
