@@ -43,9 +43,10 @@ SEARCH_UPDATES = 12
 RANKING = [21, 18, 14, 5, 13, 10, 6, 9, 22, 17, 23, 20]
 RANKING += [19, 16, 4, 15, 12, 8, 7, 2, 11, 1, 0, 3]
 VARIANTS = (
+    "ortho_softmax",
     "simple_top_k",
     "first",
-    "no distillation",
+    "simple_top_k, no distillation",
     "not alternating",
     "pairs",
     "published joint step",
