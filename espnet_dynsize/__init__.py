@@ -13,13 +13,14 @@ __version__ = VERSION
 
 
 def register() -> None:
-    """Add the plugin's encoders, models and task to ESPnet's ASR choices.
+    """Add the plugin's encoders, models and tasks to ESPnet's.
 
     Call it before `espnet2.bin.*` modules are imported; `espnet-dynsize run` does.
     """
-    from espnet_dynsize.train.task import register as register_task
+    from espnet_dynsize.train import task, transducer_task
 
-    register_task()
+    task.register()
+    transducer_task.register()
 
 
 def load(

@@ -82,10 +82,13 @@ def that_matter(conf: Mapping | None, taker: Callable | None) -> dict:
     Args:
         conf: Options.
         taker: The class that gets them. That a later version has more options, or a
-            config names a default, makes no difference.
+            config names a default, makes no difference. `plain_conf` of its own says
+            that of options in sections.
     """
     defaults = {} if taker is None else inspect.signature(taker).parameters
     conf = dict(conf or {})
+    if hasattr(taker, "plain_conf"):
+        conf = taker.plain_conf(conf)
     if not conf.get("interctc_use_conditioning"):
         conf.pop("interctc_layer_idx", None)  # only has losses
     if "fs" in conf:  # 16k

@@ -2,11 +2,14 @@
 
 import copy
 import inspect
+from collections.abc import Mapping
 
 import torch
 from espnet2.asr_transducer.activation import get_activation
 from espnet2.asr_transducer.encoder.building import build_main_parameters
 from espnet2.asr_transducer.encoder.encoder import Encoder
+from espnet2.asr_transducer.encoder.validation import validate_architecture
+from espnet2.asr_transducer.utils import make_chunk_mask
 
 from espnet_dynsize.core.errors import check
 from espnet_dynsize.core.schema import check_value
@@ -36,6 +39,17 @@ _BODY = {
         *("dilation", "groups", "bias", "relu", "batch_norm", "dropout_rate"),
     },
 }
+# Of blocks, which no signature says
+_DEFAULTS = {
+    **{"heads": 4, "conv_mod_norm_eps": 1e-5},
+    **{"stride": 1, "dilation": 1, "groups": 1},
+    **{"bias": True, "relu": True, "batch_norm": False},
+}
+# Which chunks are drawn, how statistics move, how long inputs may be
+_ONLY_TRAINING = {
+    *("short_chunk_threshold", "short_chunk_size", "num_left_chunks"),
+    *("conv_mod_norm_momentum", "pos_enc_max_len"),
+}
 
 
 class LockedPositions:
@@ -51,11 +65,44 @@ class LockedPositions:
             return super().forward(x, left_context)
 
 
+class SharedChunks:
+    """Mixin for the stack of blocks: all subnets of a batch see the same chunks.
+
+    ESPnet draws their size in every pass, in validation, too: a teacher would see more
+    or less than who learns from it, and epochs would be chosen by what was drawn.
+
+    Attributes:
+        switch: Says whether subnets share a batch.
+        valid_chunks: Their size in validation and how many before one are seen.
+    """
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        pos_enc: torch.Tensor,
+        mask: torch.Tensor,
+        chunk_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the stock module."""
+        memo = self.switch.memo
+        if memo and chunk_mask is not None:
+            if len(memo) == 1:  # the first pass, of which `embed` has returned this
+                memo.append(chunk_mask if self.training else self._valid(x))
+            chunk_mask = memo[1]
+        return super().forward(x, pos_enc, mask, chunk_mask=chunk_mask)
+
+    def _valid(self, x: torch.Tensor) -> torch.Tensor:
+        size, before = self.valid_chunks
+        return make_chunk_mask(x.size(1), size, before, device=x.device)
+
+
 class DynSizeChunkedEncoder(Supernet, Encoder):
     """ESPnet's encoder of Conformer, Branchformer and E-Branchformer blocks.
 
     For ESPnet's task `asr_transducer`. With `main_conf: dynamic_chunk_training` it also
-    encodes chunk by chunk. Of `conv1d` blocks, nothing is left out.
+    encodes chunk by chunk: all subnets of an update see chunks of one size that is
+    drawn, in validation of `short_chunk_size` frames. Of `conv1d` blocks, nothing is
+    left out.
 
     Args:
         input_size: Feature dimension.
@@ -90,7 +137,33 @@ class DynSizeChunkedEncoder(Supernet, Encoder):
         super().__init__(input_size, **parts, main_conf=dict(main), **options)
         swap_class(self.pos_enc, LockedPositions)
         self.pos_enc.switch = self.switch
+        swap_class(self.encoders, SharedChunks)
+        self.encoders.switch = self.switch
+        self.encoders.valid_chunks = self.short_chunk_size, self.num_left_chunks
         set_conv_norm(self.blocks, conv_norm)
+
+    @classmethod
+    def plain_conf(cls, conf: Mapping) -> dict:
+        """The options without what says the same in other words, or only trains.
+
+        Args:
+            conf: Of a model that can be built.
+        """
+        front = dict(conf.get("input_conf") or {})
+        body = [dict(block) for block in conf["body_conf"]]
+        # It writes what is left out; of how many features makes no difference.
+        validate_architecture(front, body, input_size=80)
+        blocks = []
+        for block in body:
+            kernel = block.get("conv_mod_kernel_size")
+            defaults = _DEFAULTS | {"depth_conv_kernel_size": kernel}
+            blocks += (block.pop("num_blocks", None) or 1) * [_told(block, defaults)]
+        signatures = (build_main_parameters, get_activation)
+        known = [inspect.signature(taker).parameters for taker in signatures]
+        defaults = {key: p.default for taken in known for key, p in taken.items()}
+        main = _told(conf.get("main_conf") or {}, defaults)
+        plain = {"input_conf": front, "body_conf": blocks, "main_conf": main}
+        return {**conf, **plain}
 
     @property
     def stock_blocks(self) -> list[torch.nn.Module]:
@@ -98,6 +171,17 @@ class DynSizeChunkedEncoder(Supernet, Encoder):
 
     def block_of(self, block: torch.nn.Module) -> type[ChunkedBlock]:
         return BLOCKS[type(block)]
+
+
+def _told(section: Mapping, defaults: Mapping) -> dict:
+    """A section's keys that change what is computed."""
+    return {
+        key: value
+        for key, value in section.items()
+        if not ("dropout" in key or key in _ONLY_TRAINING)
+        and value is not None
+        and (key not in defaults or value != defaults[key])
+    }
 
 
 def _check_options(body: list, front: dict, main: dict) -> None:

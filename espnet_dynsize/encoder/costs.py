@@ -38,13 +38,13 @@ def flops(encoder: Supernet) -> CostModel:
     2 per multiply-add, in matrix products and convolutions.
     """
     training = encoder.training
-    # Counting must not change the run: in evaluation mode no random number is drawn,
-    # and batch norms keep their statistics.
+    # Counting must not change the run: in evaluation mode batch norms keep their
+    # statistics, but some encoders draw the size of chunks there.
     encoder.eval()
     units = [0.0] * encoder.num_units
     try:
         # The front-end is counted in the first pass only.
-        with encoder.switch.remember():
+        with torch.random.fork_rng(devices=[]), encoder.switch.remember():
             fixed = _count(encoder, ())
             without_front_end = _count(encoder, ())
             for layer in encoder.layers:

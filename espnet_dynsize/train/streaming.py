@@ -6,7 +6,7 @@ from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
 
 from espnet_dynsize.core.context import family_contexts
 from espnet_dynsize.core.errors import check
-from espnet_dynsize.core.keys import has_blocks, streams
+from espnet_dynsize.core.keys import CHUNKED, has_blocks, streams
 
 _SCRIPT = "asr_inference_streaming"
 # Parts that the script leaves out in silence
@@ -43,6 +43,11 @@ def check_streaming(config: Mapping) -> None:
     Raises:
         ConfigError: there is such a part.
     """
+    main = (config.get("encoder_conf") or {}).get("main_conf") or {}
+    causal = config.get("encoder") == CHUNKED and main.get("dynamic_chunk_training")
+    # Of features from elsewhere, only whole utterances can be decoded, as may be meant.
+    if causal and config.get("input_size") is None:
+        check_chunked("", config)
     if not streams(config) and not (has_blocks(config) and family_contexts(config)):
         return
     encoder = config["encoder"]
@@ -65,18 +70,19 @@ def check_chunked(source: object, config: Mapping) -> None:
     """Refuse to stream with a model of the task `asr_transducer` that cannot.
 
     Args:
-        source: Where the config is from, for messages.
+        source: Where the config is from, for messages; may be empty.
         config: The model's.
 
     Raises:
         ConfigError: this is one.
     """
     conf = config["encoder_conf"]
+    begin = f"{source}: " if source else ""
     causal = (conf.get("main_conf") or {}).get("dynamic_chunk_training", False)
-    key = f"{source}: encoder_conf: main_conf: dynamic_chunk_training"
+    key = f"{begin}encoder_conf: main_conf: dynamic_chunk_training"
     check(bool(causal), key, causal, "true in training for a model that streams")
     padded = (conf.get("input_conf") or {}).get("vgg_like", False)
-    key = f"{source}: encoder_conf: input_conf: vgg_like"
+    key = f"{begin}encoder_conf: input_conf: vgg_like"
     allowed = "false to stream: its convolutions would see the ends of chunks"
     check(not padded, key, padded, allowed)
     _check_features(config, "to stream: asr_transducer_inference")

@@ -9,6 +9,7 @@ from espnet2.asr_transducer.encoder.encoder import Encoder
 from espnet2.asr_transducer.utils import make_chunk_mask, make_source_mask
 
 from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.identity import that_matter
 from espnet_dynsize.core.subnet import Sampled, Subnet
 from espnet_dynsize.encoder.chunked import DynSizeChunkedEncoder
 from espnet_dynsize.encoder.kinds import layer_kinds
@@ -234,3 +235,47 @@ def with_block(**changes):
 def test_what_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         DynSizeChunkedEncoder(20, **options)
+
+
+BODY = dict(block_type="conformer", hidden_size=8, linear_size=12)
+BODY |= dict(conv_mod_kernel_size=3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(body_conf=[BODY, BODY]),
+        dict(body_conf=[dict(BODY, num_blocks=1), dict(BODY, heads=4)]),
+        dict(body_conf=[dict(BODY, num_blocks=2, dropout_rate=0.3)]),
+        dict(body_conf=[dict(BODY, num_blocks=2, conv_mod_norm_momentum=0.2)]),
+        dict(main_conf=dict(short_chunk_size=8, num_left_chunks=3, swish_beta=1.0)),
+        dict(main_conf=dict(norm_type="layer_norm", pos_enc_max_len=100)),
+        dict(input_conf=dict(subsampling_factor=4, conv_size=8)),
+        dict(input_conf=None, main_conf=None),
+    ],
+)
+def test_the_same_encoder_in_other_words(changes):
+    given = dict(body_conf=[dict(BODY, num_blocks=2)], input_conf={}, main_conf={})
+    before = copy.deepcopy(given)
+    same = that_matter({**given, **changes}, DynSizeChunkedEncoder)
+    assert same == that_matter(given, DynSizeChunkedEncoder)
+    assert given == before  # not written into
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(body_conf=[BODY]),
+        dict(body_conf=[dict(BODY, num_blocks=2, heads=2)]),
+        dict(body_conf=[BODY, dict(BODY, linear_size=16)]),
+        dict(body_conf=[dict(BODY, num_blocks=2, norm_eps=1e-3)]),
+        dict(main_conf=dict(dynamic_chunk_training=True)),
+        dict(main_conf=dict(swish_beta=2.0)),
+        dict(input_conf=dict(subsampling_factor=6)),
+        dict(conv_norm="layer_norm"),
+    ],
+)
+def test_another_encoder(changes):
+    given = dict(body_conf=[dict(BODY, num_blocks=2)], input_conf={}, main_conf={})
+    other = that_matter({**given, **changes}, DynSizeChunkedEncoder)
+    assert other != that_matter(given, DynSizeChunkedEncoder)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import TOKENS, fix_masks, randomise
+from espnet2.asr_transducer.encoder.modules.multi_blocks import MultiBlocks
 from espnet2.asr_transducer.frontend import online_audio_processor
 from espnet2.bin import asr_transducer_inference
 from espnet2.tasks import asr_transducer
@@ -24,6 +25,7 @@ from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.online import OnlineAudio
+from espnet_dynsize.encoder.costs import flops
 from espnet_dynsize.train.ahead import check_ahead
 from espnet_dynsize.train.streaming import check_chunked
 from espnet_dynsize.train.transducer_task import DynSizeASRTransducerTask
@@ -114,7 +116,7 @@ def test_the_full_network_is_the_stock_one():
 
 def test_a_step_is_the_sum_of_its_subnets():
     model = build(config(dict(sandwich="whole", subnet_weight=0.25)))
-    model.encoder.dynamic_chunk_training = False  # drawn anew in every pass
+    model.encoder.dynamic_chunk_training = False  # see the next one
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -134,6 +136,38 @@ def test_a_step_is_the_sum_of_its_subnets():
     # Nothing is distilled before the teacher emits tokens.
     total = losses[8] + 0.25 * (losses[3] + losses[5])
     assert float(loss) == pytest.approx(total, rel=1e-5) and weight == 3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_subnets_of_a_batch_see_the_same_chunks(training, monkeypatch):
+    seen = []
+
+    def call(self, x, pos_enc, mask, chunk_mask=None):
+        seen.append(chunk_mask)
+        return stock(self, x, pos_enc, mask, chunk_mask=chunk_mask)
+
+    stock = MultiBlocks.forward
+    monkeypatch.setattr(MultiBlocks, "forward", call)
+    model = build(config(dict(sandwich="whole"))).train(training)
+    advance(model)
+    frames = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        seen.clear()
+        model(**batch())
+        assert len(seen) == 3 and all(torch.equal(mask, seen[0]) for mask in seen)
+        # What the last frame of the first chunk may see
+        frames.add(int((~seen[0][0]).sum()))
+    assert len(frames) > 2 if training else frames == {4}
+
+
+def test_counting_costs_draws_nothing():
+    model = build(config())
+    torch.manual_seed(0)
+    flops(model.encoder)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(1))
 
 
 def test_the_auxiliary_ctc_teaches():
@@ -340,6 +374,9 @@ def test_report_and_packing(trained, tmp_path, capsys):
     assert written["encoder"] == "dynsize_chunked"
 
 
+MVN = ("--normalize", "global_mvn")
+
+
 def check(tmp_path, *arguments, **changes):
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(SMALL | {"model_conf": FAMILY} | changes))
@@ -347,18 +384,25 @@ def check(tmp_path, *arguments, **changes):
 
 
 def test_what_a_training_would_refuse_is_found_out_ahead(tmp_path):
-    check(tmp_path, "--normalize", "global_mvn")
+    check(tmp_path, *MVN)
     with pytest.raises(ConfigError, match="sizes=.* must end with the full size, 8"):
-        check(tmp_path, model_conf=FAMILY | {"sizes": [3, 9]})
+        check(tmp_path, *MVN, model_conf=FAMILY | {"sizes": [3, 9]})
     with pytest.raises(ConfigError, match="unrecognized arguments: ctc_conf"):
-        check(tmp_path, ctc_conf={})
+        check(tmp_path, *MVN, ctc_conf={})
     with pytest.raises(ConfigError, match="frontend=s3prl must be one of default"):
-        check(tmp_path, frontend="s3prl")
+        whole = SMALL["encoder_conf"] | {"main_conf": {}}
+        check(tmp_path, *MVN, frontend="s3prl", encoder_conf=whole)
 
 
 def test_load_says_what_decodes_it(trained):
     with pytest.raises(ConfigError, match="run -m espnet2.bin.asr_transducer_infer"):
         espnet_dynsize.load(trained[0])
+
+
+def test_what_would_not_stream_is_refused_before_training(data, tmp_path):
+    options = ["--frontend=default", "--normalize=utterance_mvn", "--input_size=null"]
+    with pytest.raises(ConfigError, match="normalize=utterance_mvn must be global_mvn"):
+        train(data, tmp_path / "exp", *options)
 
 
 @pytest.mark.parametrize("size", [3, 8])
