@@ -20,7 +20,7 @@ from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.contextual import ContextualSupernet
 from espnet_dynsize.encoder.front_end import FRONT_ENDS, STREAMING_FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.train.choices import ENCODERS
+from espnet_dynsize.train.choices import CHUNKED_ENCODERS, ENCODERS
 from espnet_dynsize.train.forgetting import Forgetting
 from espnet_dynsize.train.model import JointLoss
 
@@ -69,8 +69,10 @@ This page is made of the docstrings: change those, then run
 def page() -> str:
     """The content of options.md."""
     parts = [INTRO, "## encoder\n", _choices(ENCODERS)]
+    parts += ["Of ESPnet's task `asr_transducer`:\n", _choices(CHUNKED_ENCODERS)]
     parts += ["## encoder_conf\n", "Of every encoder:\n", table(Supernet)]
     parts += ["Of `dynsize_conformer` besides:\n", table(DynSizeConformerEncoder)]
+    parts += ["`dynsize_chunked` has `conv_norm` for its Conformer blocks, too.\n"]
     parts += ["Of streaming encoders besides (and `conv_norm` of their Conformer):\n"]
     parts += [table(ContextualSupernet)]
     parts += ["### input_layer\n", "Besides ESPnet's:\n", _choices(FRONT_ENDS)]
