@@ -24,7 +24,7 @@ from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.contextual import ContextualSupernet
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.supernet import Supernet
-from espnet_dynsize.train.choices import ENCODERS, choices_of
+from espnet_dynsize.train.choices import CHUNKED_ENCODERS, ENCODERS, choices_of
 from espnet_dynsize.train.model import JointLoss
 
 SEARCH_KEYS = tuple(field.name for field in dataclasses.fields(Search))
@@ -85,7 +85,8 @@ def test_every_key_has_a_row(options_page):
     # ESPnet's, which have no defaults here
     sizes = {"block_size", "hop_size", "look_ahead"}
     assert set(rows(options_page, "## encoder_conf")) == {*ENCODER_KEYS, *sizes}
-    assert set(rows(options_page, "## encoder")) == set(ENCODERS)
+    names = {*ENCODERS, *CHUNKED_ENCODERS}
+    assert set(rows(options_page, "## encoder")) == names
     assert set(rows(options_page, "### input_layer")) == set(FRONT_ENDS)
     search = rows(options_page, "#### Options of the search")
     assert tuple(search) == SEARCH_KEYS

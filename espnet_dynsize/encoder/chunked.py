@@ -39,6 +39,9 @@ _BODY = {
         *("dilation", "groups", "bias", "relu", "batch_norm", "dropout_rate"),
     },
 }
+# What blocks cannot do without
+_NEEDED = ("hidden_size", "linear_size", "conv_mod_kernel_size")
+_NEEDED_OF = {"conv1d": ("output_size", "kernel_size")}
 # Of blocks, which no signature says
 _DEFAULTS = {
     **{"heads": 4, "conv_mod_norm_eps": 1e-5},
@@ -199,6 +202,16 @@ def _check_options(body: list, front: dict, main: dict) -> None:
         for key in section:
             allowed = f"one of {sorted(known)}"
             check(key in known, f"encoder_conf: {name}: a key", key, allowed)
+    for place, block in enumerate(body):
+        for key in _NEEDED_OF.get(kinds[place], _NEEDED):
+            allowed = "given, above 0"
+            value = block.get(key)
+            good = type(value) is int and value > 0
+            check(good, f"encoder_conf: body_conf: {key}", value, allowed)
+        # Before all others, it computes the same for every subnet.
+        good = not block.get("batch_norm") or set(kinds[:place]) <= {"conv1d"}
+        allowed = "false after other blocks: sizes would share its statistics"
+        check(good, "encoder_conf: body_conf: batch_norm", True, allowed)
     rate = main.get("blockdrop_rate", 0.0)
     allowed = "0: use layer_drop_joint, which knows the subnets"
     check(not rate, "encoder_conf: main_conf: blockdrop_rate", rate, allowed)

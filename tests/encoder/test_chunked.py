@@ -18,6 +18,9 @@ SHAPE = dict(hidden_size=8, linear_size=12, heads=2, conv_mod_kernel_size=3)
 KINDS = {"conformer": 4, "branchformer": 1, "ebranchformer": 3}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 CHUNK, LEFT = 4, 2
+BODY = dict(block_type="conformer", hidden_size=8, linear_size=12)
+BODY |= dict(conv_mod_kernel_size=3)
+CONV1D = dict(block_type="conv1d", output_size=8, kernel_size=3, batch_norm=True)
 
 
 def conf(*kinds, blocks=2, main=None, **block):
@@ -230,15 +233,23 @@ def with_block(**changes):
             | {"body_conf": [dict(block_type="conv1d", output_size=8, kernel_size=3)]},
             "body_conf=.'conv1d'. must be of at least one block of other kinds",
         ),
+        (
+            dict(body_conf=[*conf("conformer")["body_conf"], CONV1D]),
+            "body_conf: batch_norm=True must be false after other blocks",
+        ),
+        (
+            with_block(linear_size=None),
+            "body_conf: linear_size=None must be given, above 0",
+        ),
+        (
+            dict(body_conf=[CONV1D | {"kernel_size": 0}, BODY]),
+            "body_conf: kernel_size=0 must be given, above 0",
+        ),
     ],
 )
 def test_what_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         DynSizeChunkedEncoder(20, **options)
-
-
-BODY = dict(block_type="conformer", hidden_size=8, linear_size=12)
-BODY |= dict(conv_mod_kernel_size=3)
 
 
 @pytest.mark.parametrize(
