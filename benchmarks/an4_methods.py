@@ -39,9 +39,9 @@ SELECTORS = {
         selector="iterative_zero_out",
         selector_conf={"search_fraction": 0.4, "initial_score": 3.0, "score_lr": 6.0},
     ),
-    "uniform": _changes(selector="uniform", selector_conf=None),
-    "first": _changes(selector="first", selector_conf=None),
-    "random": _changes(selector="random", selector_conf=None),
+    "uniform": _changes(selector="uniform", selector_conf={"search_fraction": 0.4}),
+    "first": _changes(selector="first", selector_conf={"search_fraction": 0.4}),
+    "random": _changes(selector="random", selector_conf={"search_fraction": 0.4}),
     "aux-loss": {},
 }
 TRAINING = {

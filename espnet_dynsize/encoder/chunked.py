@@ -44,8 +44,7 @@ _NEEDED = ("hidden_size", "linear_size", "conv_mod_kernel_size")
 _NEEDED_OF = {"conv1d": ("output_size", "kernel_size")}
 # Of blocks, which no signature says
 _DEFAULTS = {
-    **{"heads": 4, "conv_mod_norm_eps": 1e-5},
-    **{"stride": 1, "dilation": 1, "groups": 1},
+    **{"heads": 4, "stride": 1, "dilation": 1, "groups": 1},
     **{"bias": True, "relu": True, "batch_norm": False},
 }
 # Which chunks are drawn, how statistics move, how long inputs may be
@@ -203,7 +202,9 @@ def _check_options(body: list, front: dict, main: dict) -> None:
             allowed = f"one of {sorted(known)}"
             check(key in known, f"encoder_conf: {name}: a key", key, allowed)
     for place, block in enumerate(body):
-        for key in _NEEDED_OF.get(kinds[place], _NEEDED):
+        needed = _NEEDED_OF.get(kinds[place], _NEEDED)
+        given = [key for key in ("num_blocks", "heads") if block.get(key) is not None]
+        for key in (*needed, *given):
             allowed = "given, above 0"
             value = block.get(key)
             good = type(value) is int and value > 0

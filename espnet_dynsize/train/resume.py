@@ -170,6 +170,11 @@ def check_same_blocks(args: argparse.Namespace, began: Mapping, folder: Path) ->
         check(
             own.get(key) == then.get(key), f"encoder_conf: {key}", own.get(key), allowed
         )
+    own, then = (conf.get("main_conf") or {} for conf in (own, then))
+    for key in ("short_chunk_size", "num_left_chunks"):
+        good = own.get(key) == then.get(key)
+        allowed = f"{then.get(key)}, with which the run of {folder} began"
+        check(good, f"encoder_conf: main_conf: {key}", own.get(key), allowed)
 
 
 def prepare_resume(

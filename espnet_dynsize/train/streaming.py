@@ -43,8 +43,13 @@ def check_streaming(config: Mapping) -> None:
     Raises:
         ConfigError: there is such a part.
     """
-    main = (config.get("encoder_conf") or {}).get("main_conf") or {}
-    causal = config.get("encoder") == CHUNKED and main.get("dynamic_chunk_training")
+    conf = config.get("encoder_conf") or {}
+    sections = [conf.get(key) or {} for key in ("main_conf", "input_conf")]
+    # Others are refused where the encoder is built.
+    causal = config.get("encoder") == CHUNKED and all(
+        isinstance(section, Mapping) for section in sections
+    )
+    causal = causal and sections[0].get("dynamic_chunk_training")
     # Of features from elsewhere, only whole utterances can be decoded, as may be meant.
     if causal and config.get("input_size") is None:
         check_chunked("", config)

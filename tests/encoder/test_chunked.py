@@ -237,6 +237,8 @@ def with_block(**changes):
             dict(body_conf=[*conf("conformer")["body_conf"], CONV1D]),
             "body_conf: batch_norm=True must be false after other blocks",
         ),
+        (with_block(num_blocks=2.0), "num_blocks=2.0 must be given, above 0"),
+        (with_block(heads=0), "heads=0 must be given, above 0"),
         (
             with_block(linear_size=None),
             "body_conf: linear_size=None must be given, above 0",

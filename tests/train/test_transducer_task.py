@@ -252,10 +252,14 @@ def test_trains_and_resumes_bit_for_bit(data, tmp_path):
     found = train(data, tmp_path / "two", "--max_epoch=4")
     assert_same(found["model"], expected["model"])
     assert expected["model"]["schedule.update"] == 16
-    # Another family is not resumed.
-    with pytest.raises(ConfigError, match="another encoder_conf"):
-        extra = ["--encoder_conf", "main_conf={dynamic_chunk_training: false}"]
-        train(data, tmp_path / "two", "--max_epoch=5", *extra)
+    # Another family is not resumed, nor one that would be validated in other chunks.
+    for given, message in (
+        ("short_chunk_size: 4", "another encoder_conf"),
+        ("dynamic_chunk_training: true", "short_chunk_size=None must be 4, with which"),
+    ):
+        extra = ["--encoder_conf", f"main_conf={{{given}}}"]
+        with pytest.raises(ConfigError, match=message):
+            train(data, tmp_path / "two", "--max_epoch=5", *extra)
 
 
 @pytest.fixture(scope="module")
