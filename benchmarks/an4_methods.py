@@ -17,6 +17,7 @@ WIDE, NARROW = (4, 12, 24), (8, 16, 24)
 # Parts of the encoder's FLOPs that 1, 3 and 6 blocks have
 FLOPS = (0.3835, 0.6301, 1)
 _SIMPLE_TOP_K = {"selector": "simple_top_k", "selector_conf": {"search_fraction": 0.2}}
+_LONG = {"selector_conf": {"search_fraction": 0.4}}
 _LAYER_NORM = {"conv_norm": "layer_norm"}
 
 
@@ -39,9 +40,9 @@ SELECTORS = {
         selector="iterative_zero_out",
         selector_conf={"search_fraction": 0.4, "initial_score": 3.0, "score_lr": 6.0},
     ),
-    "uniform": _changes(selector="uniform", selector_conf={"search_fraction": 0.4}),
-    "first": _changes(selector="first", selector_conf={"search_fraction": 0.4}),
-    "random": _changes(selector="random", selector_conf={"search_fraction": 0.4}),
+    "uniform": _changes(selector="uniform", **_LONG),
+    "first": _changes(selector="first", **_LONG),
+    "random": _changes(selector="random", **_LONG),
     "aux-loss": {},
 }
 TRAINING = {
@@ -49,7 +50,7 @@ TRAINING = {
         sandwich="whole",
         distill_weight=0.0,
         selector="simple_top_k",
-        selector_conf={"search_fraction": 0.4},
+        **_LONG,
         **_LAYER_NORM,
     ),
     "simple_top_k, no distillation": _changes(distill_weight=0.0, **_SIMPLE_TOP_K),

@@ -164,17 +164,15 @@ def check_same_blocks(args: argparse.Namespace, began: Mapping, folder: Path) ->
     Raises:
         ConfigError: the run began with others.
     """
-    own, then = args.encoder_conf, began.get("encoder_conf") or {}
-    for key in SIZES:
-        allowed = f"{then.get(key)}, with which the run of {folder} began"
-        check(
-            own.get(key) == then.get(key), f"encoder_conf: {key}", own.get(key), allowed
-        )
-    own, then = (conf.get("main_conf") or {} for conf in (own, then))
-    for key in ("short_chunk_size", "num_left_chunks"):
-        good = own.get(key) == then.get(key)
-        allowed = f"{then.get(key)}, with which the run of {folder} began"
-        check(good, f"encoder_conf: main_conf: {key}", own.get(key), allowed)
+    confs = [args.encoder_conf, began.get("encoder_conf") or {}]
+    mains = [conf.get("main_conf") or {} for conf in confs]
+    of_chunks = ("short_chunk_size", "num_left_chunks")
+    sections = [("", confs, SIZES), ("main_conf: ", mains, of_chunks)]
+    for name, (own, then), keys in sections:
+        for key in keys:
+            good, given = own.get(key) == then.get(key), own.get(key)
+            allowed = f"{then.get(key)}, with which the run of {folder} began"
+            check(good, f"encoder_conf: {name}{key}", given, allowed)
 
 
 def prepare_resume(

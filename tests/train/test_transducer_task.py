@@ -116,7 +116,7 @@ def test_the_full_network_is_the_stock_one():
 
 def test_a_step_is_the_sum_of_its_subnets():
     model = build(config(dict(sandwich="whole", subnet_weight=0.25)))
-    model.encoder.dynamic_chunk_training = False  # see the next one
+    model.encoder.dynamic_chunk_training = False  # drawn anew for every batch
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -156,7 +156,7 @@ def test_subnets_of_a_batch_see_the_same_chunks(training, monkeypatch):
         seen.clear()
         model(**batch())
         assert len(seen) == 3 and all(torch.equal(mask, seen[0]) for mask in seen)
-        # What the last frame of the first chunk may see
+        # How many frames the first one may see: its chunk
         frames.add(int((~seen[0][0]).sum()))
     assert len(frames) > 2 if training else frames == {4}
 
