@@ -96,7 +96,7 @@ class Schedule(Counters):
         for controller in self.controllers:
             controller.plan(total_updates)
         if self.sparsity is not None:
-            self.sparsity.check_after(self.selection.last_decision)
+            self.sparsity.follow(self.selection.last_decision)
 
     # -- the family --
 

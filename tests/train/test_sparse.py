@@ -241,10 +241,30 @@ def test_bad_options_are_refused(changes, message):
         build(model_config(**{"sizes": None, **sparsity, **changes}))
 
 
-def test_sparsity_begins_after_the_search_of_layers():
-    conf = dict(sizes=[3, 8], sparsity={"levels": LEVELS})
-    model = build(model_config({"selector_conf": {"search_updates": 9}}, **conf))
-    with pytest.raises(ConfigError, match="start=0.35: update=7 must be after the sea"):
+@pytest.mark.parametrize(
+    "given, updates, begins", [({}, 9, 10), ({}, 3, 7), ({"start": 0.5}, 9, 10)]
+)
+def test_sparsity_begins_after_the_search_of_layers(given, updates, begins):
+    conf = dict(sizes=[3, 8], sparsity={"levels": LEVELS, **given})
+    conf["selector_conf"] = {"search_updates": updates}
+    model = build(model_config({}, **conf))
+    model.schedule.plan(TOTAL)
+    started = [u for u in range(TOTAL) if model.schedule.sparsity.started(u)]
+    assert started[0] == begins
+
+
+@pytest.mark.parametrize(
+    "given, updates, message",
+    [
+        ({"start": 0.35}, 9, "start=0.35: update=7 must be after the search of layers"),
+        ({}, 13, "ramp_end: update=13 must be after the search of layers, which tak"),
+    ],
+)
+def test_a_search_that_leaves_no_time_is_refused(given, updates, message):
+    conf = dict(sizes=[3, 8], sparsity={"levels": LEVELS, **given})
+    conf["selector_conf"] = {"search_updates": updates}
+    model = build(model_config({}, **conf))
+    with pytest.raises(ConfigError, match=message):
         model.schedule.plan(TOTAL)
 
 

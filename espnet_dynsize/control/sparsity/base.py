@@ -162,11 +162,11 @@ class Sparsity(Controller, ABC):
         check(good, f"{KEY}: {last}", getattr(self.options, last), allowed)
         self.updates.copy_(torch.tensor(updates))
 
-    def check_after(self, search_updates: int) -> None:
-        """Refuse to begin before the search of layers has ended.
+    def follow(self, search_updates: int) -> None:
+        """Begin after the search of layers; called after `plan`.
 
         Raises:
-            ConfigError: it would.
+            ConfigError: the options say otherwise, or leave no time.
         """
 
     @property

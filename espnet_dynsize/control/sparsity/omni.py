@@ -25,6 +25,7 @@ from espnet_dynsize.core.schema import Count, NotEmpty, Share
 
 # Around a global sparsity, the kept share of a matrix varies by this part of itself
 SCATTER = 0.3
+START = 0.35
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Omni:
             matrix of the encoder's layers; or of some kinds of layers: `{feed_forward:
             8x1, self_attn: 4x1}`, where the others stay dense. There, `decoder` and
             `joint_network` name those parts, whose output layers stay dense.
-        start: Part of the run in which the dense network trains without sparse ones.
+        start: Part of the run in which the dense network trains without sparse ones;
+            0.35 if it is not given, or until a search of layers ends that takes longer.
         ramp_end: Part of the run after which the levels are reached, in a cubic curve
             (arXiv 1710.01878, equation 1).
         freeze: Part of the run after which the groups that are zero stay the same.
@@ -51,7 +53,7 @@ class Omni:
 
     levels: Annotated[list[Share], NotEmpty()]
     pattern: PatternOption = PATTERN
-    start: Share = 0.35
+    start: Share | None = None
     ramp_end: Share = 0.65
     freeze: Share = 0.80
     refresh_updates: Count = 50
@@ -64,14 +66,15 @@ class Omni:
         good = good and names[-1] < 100
         allowed = "increasing from 0 to at most 0.99, 0.01 apart, or one above 0"
         check(good, f"{KEY}: levels", list(self.levels), allowed)
-        order = self.start <= self.ramp_end <= self.freeze
-        times = f"{self.start}, {self.ramp_end}, {self.freeze}"
+        order = list(self.shares) == sorted(self.shares)
+        times = ", ".join(map(str, self.shares))
         allowed = "increasing parts of the run"
         check(order, f"{KEY}: start, ramp_end, freeze", times, allowed)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        return self.start, self.ramp_end, self.freeze
+        start = START if self.start is None else self.start
+        return start, self.ramp_end, self.freeze
 
 
 class OmniSparsity(Sparsity):
@@ -96,12 +99,16 @@ class OmniSparsity(Sparsity):
         super().__init__(options, weights, patterns)
         self.ranks = Ranks({n: (p, self._shapes[n]) for n, p in patterns.items()})
 
-    def check_after(self, search_updates: int) -> None:
-        """See `Sparsity.check_after`."""
-        begins = int(self.read("updates")[0])
-        good = begins > search_updates
+    def follow(self, search_updates: int) -> None:
+        """See `Sparsity.follow`."""
+        given, (start, ramp_end, _) = self.options.start, map(int, self.read("updates"))
+        if given is None and ramp_end > search_updates:
+            start = max(start, search_updates + 1)
+            self.updates[0] = start
+        key = f"{KEY}: ramp_end" if given is None else f"{KEY}: start={given}"
+        update = ramp_end if given is None else start
         allowed = f"after the search of layers, which takes {search_updates} updates"
-        check(good, f"{KEY}: start={self.options.start}: update", begins, allowed)
+        check(update > search_updates, f"{key}: update", update, allowed)
 
     def reset(self) -> None:
         for buffer in self.buffers():  # those of the ranks, too
