@@ -12,6 +12,8 @@ from espnet_dynsize.core.errors import ConfigError, check, printable
 
 STDIN = Path("-")
 CHUNK, LONGEST_CHUNK = 0.2, 60.0  # seconds
+# Options of `espnet_dynsize.load` that models may have
+_OPTIONS = ("beam_size", "decoding_window", "left_context")
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -59,6 +61,17 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--chunk", type=float, help="with --streaming: seconds of audio (0.2)"
     )
+    parser.add_argument(
+        "--decoding_window",
+        type=int,
+        help="with --streaming, of a model of the task asr_transducer: milliseconds "
+        "that are encoded at once (ESPnet's: 640)",
+    )
+    parser.add_argument(
+        "--left_context",
+        type=int,
+        help="of the same: frames of the encoder that it sees before these (32)",
+    )
     parser.set_defaults(function=main)
 
 
@@ -74,7 +87,8 @@ def main(args: argparse.Namespace) -> int:
     if args.subnet is not None:
         chosen = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
     logging.disable(logging.WARNING)
-    options = {} if args.beam_size is None else {"beam_size": args.beam_size}
+    given = {key: getattr(args, key) for key in _OPTIONS}
+    options = {key: value for key, value in given.items() if value is not None}
     recogniser = open_model(
         args.model,
         chosen,

@@ -22,7 +22,7 @@ recogniser = espnet_dynsize.load("{name}")
 ```
 
 or, as any ESPnet model, after `espnet_dynsize.register()`, with
-`espnet2.bin.asr_inference.Speech2Text.from_pretrained`.
+`espnet2.bin.{module}.Speech2Text.from_pretrained`.
 """
 _CALL = """\
 import soundfile
@@ -32,13 +32,6 @@ audio, rate = soundfile.read("speech.wav")   # {rate} Hz, mono
 _CALL_FEATURES = """\
 # features: float array [frames, {size}], as the training's data directories had them
 ((text, *_),) = recogniser(features)"""
-_USE_TRANSDUCER = """\
-This model needs ESPnet and its plugin `espnet_dynsize`{source}. After unzipping:
-
-    espnet-dynsize run -m espnet2.bin.asr_transducer_inference \\
-        --asr_train_config exp/{name}/config.yaml \\
-        --asr_model_file exp/{name}/{checkpoint} …
-"""
 _USE_STOCK = "This size opens in plain ESPnet: `Speech2Text.from_pretrained`.\n"
 
 
@@ -59,10 +52,10 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
     if size is None:
         call = _CALL.format(rate=sampling_rate(config))
     source = f" ({SOURCE})" if SOURCE else ""
-    use = _USE.format(name=packed_name(asr_exp, model_file), call=call, source=source)
-    if of_transducer_task(config):
-        names = dict(name=asr_exp.name, checkpoint=model_file)
-        use = _USE_TRANSDUCER.format(source=source, **names)
+    names = dict(name=packed_name(asr_exp, model_file), call=call, source=source)
+    transducer = of_transducer_task(config)
+    module = "asr_transducer_inference" if transducer else "asr_inference"
+    use = _USE.format(module=module, **names)
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {asr_exp.name}\n",

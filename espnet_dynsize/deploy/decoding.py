@@ -44,6 +44,8 @@ def _search(
 
 # ESPnet's defaults
 DEFAULTS = {key: p.default for key, p in inspect.signature(_search).parameters.items()}
+# In the task `asr_transducer`
+TRANSDUCER_BEAM = 5
 
 
 def of_search(decoding: Mapping[str, object]) -> dict:
@@ -86,7 +88,7 @@ def default_search(config: Mapping) -> dict:
     if not config.get("decoder"):
         return {"ctc_weight": 1.0, "beam_size": 1}
     if of_transducer_task(config):
-        return {}
+        return {"beam_size": min(TRANSDUCER_BEAM, _most_tokens(config))}
     search = {} if has_ctc(config) else {"ctc_weight": 0.0}
     if config["decoder"] != "transducer":
         search["beam_size"] = min(DEFAULTS["beam_size"], _most_tokens(config))
@@ -96,17 +98,21 @@ def default_search(config: Mapping) -> dict:
 def check_fits(options: Mapping[str, object], config: Mapping) -> None:
     """Refuse a search that the model cannot do; see `check_search`.
 
+    Args:
+        options: All of the search's, those of `default_search` among them.
+        config: The model's.
+
     Raises:
         ConfigError: it asks for a CTC that is not there, or for more tokens than there
             are.
     """
-    if is_transducer(config):
+    if is_transducer(config) and not of_transducer_task(config):
         return
-    weight = options.get("ctc_weight")
-    beam = options.get("beam_size", DEFAULTS["beam_size"])
-    good = not weight or has_ctc(config)
-    check(good, "ctc_weight", weight, "0: the model has no CTC")
-    most = _most_tokens(config)
+    if not of_transducer_task(config):
+        weight = options.get("ctc_weight")
+        good = not weight or has_ctc(config)
+        check(good, "ctc_weight", weight, "0: the model has no CTC")
+    beam, most = options["beam_size"], _most_tokens(config)
     check(beam <= most, "beam_size", beam, f"at most {most}, the number of tokens")
 
 

@@ -11,7 +11,7 @@ import torchaudio
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.recogniser import LONGEST, checked_audio
-from espnet_dynsize.deploy.streaming import StreamingRecogniser
+from espnet_dynsize.deploy.stream import Stream
 
 
 class Heard(NamedTuple):
@@ -45,7 +45,7 @@ class Latency(NamedTuple):
 
 
 def listen(
-    recogniser: StreamingRecogniser,
+    recogniser: Stream,
     chunks: Iterable[np.ndarray],
     show: Callable[[Heard], None] = lambda heard: None,
 ) -> tuple[str, Latency]:
@@ -113,9 +113,8 @@ def note(known: list[tuple[str, float]], text: str, seconds: float) -> None:
             known[place] = word, seconds
 
 
-@torch.no_grad()
 def word_ends(
-    recogniser: StreamingRecogniser, samples: np.ndarray, tokens: Sequence[str]
+    recogniser: Stream, samples: np.ndarray, tokens: Sequence[str]
 ) -> list[float] | None:
     """Seconds at which each word ends, by forced alignment with CTC.
 
@@ -127,20 +126,18 @@ def word_ends(
     Returns:
         None where there is no CTC, or the audio cannot say the tokens.
     """
-    model, length = recogniser.asr_model, len(samples)
-    if model.ctc is None or not tokens:
+    log_probs = recogniser.log_probs(samples) if tokens else None
+    if log_probs is None:
         return None
     ids = recogniser.converter.tokens2ids(tokens)
-    speech = torch.from_numpy(samples)[None].to(next(model.parameters()))
-    encoded, _ = model.encode(speech, torch.tensor([length], device=speech.device))
-    log_probs = model.ctc.log_softmax(encoded).float().cpu()
+    blank = recogniser.blank
     repeated = sum(a == b for a, b in zip(ids, ids[1:]))
     if log_probs.size(1) < len(ids) + repeated:
         return None
     path, _ = torchaudio.functional.forced_align(
-        log_probs, torch.tensor([ids]), blank=model.blank_id
+        log_probs, torch.tensor([ids]), blank=blank
     )
-    frames = _last_frames(path[0].tolist(), model.blank_id)
+    frames = _last_frames(path[0].tolist(), blank)
     last = _last_tokens(tokens, recogniser.join)
     return [(frames[token] + 1) * recogniser.frame_seconds for token in last]
 

@@ -6,11 +6,15 @@ import weakref
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import torch
 import yaml
-from espnet2.bin import asr_inference, asr_inference_streaming
+from espnet2.bin import (
+    asr_inference,
+    asr_inference_streaming,
+    asr_transducer_inference,
+)
 
 from espnet_dynsize.control.selectors import opening
 from espnet_dynsize.core import yaml_base
@@ -23,7 +27,7 @@ from espnet_dynsize.core.keys import (
     of_transducer_task,
 )
 from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
-from espnet_dynsize.core.schema import Count, check_value
+from espnet_dynsize.core.schema import Count, Range, check_value
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import decoding, origin
 from espnet_dynsize.deploy.archive import unpack
@@ -32,19 +36,24 @@ from espnet_dynsize.deploy.experiment import find_checkpoint, load_files
 from espnet_dynsize.deploy.language_model import check_language_model
 from espnet_dynsize.deploy.named import check_named
 from espnet_dynsize.deploy.recogniser import Recogniser
+from espnet_dynsize.deploy.stream import Stream
 from espnet_dynsize.deploy.streaming import StreamingRecogniser
+from espnet_dynsize.deploy.transducer import StreamingTransducer, TransducerRecogniser
 from espnet_dynsize.train.model import JointLoss
-from espnet_dynsize.train.streaming import check_streams
+from espnet_dynsize.train.streaming import check_chunked, check_streams
 from espnet_dynsize.train.task import DynSizeASRTask
+from espnet_dynsize.train.transducer_task import DynSizeASRTransducerTask
 
 CONFIG, CHECKPOINT = "asr_train_config", "asr_model_file"
 # Options of `Speech2Text` that are arguments here, or not for this
 _TAKEN = (
     *("self", CONFIG, CHECKPOINT, "streaming", "enh_s2t_task", "multi_asr"),
-    *("asr_model", "asr_train_args"),
+    *("asr_model", "asr_train_args", "return_decoded_hyp"),
 )
 # In half precision, ESPnet's search fails.
 Dtype = Literal["float32", "float64", "bfloat16"]
+_CHECKED = {"nbest": Count, "dtype": Dtype, "decoding_window": Count}
+_CHECKED["left_context"] = Annotated[int, Range(0)]
 # Options of `Speech2Text` that count before the config's keys
 _TOKENIZER = ("token_type", BPEMODEL)
 
@@ -56,7 +65,7 @@ def load(
     streaming: bool = False,
     context: str | None = None,
     **options,
-) -> Recogniser | StreamingRecogniser:
+) -> Recogniser | TransducerRecogniser | Stream:
     """Open a trained model at one size.
 
     Args:
@@ -79,7 +88,9 @@ def load(
         ESPnet's `Speech2Text` that checks its input: call it with audio (array
         [samples], at the sampling rate of training) and get
         `[(text, tokens, ids, hypothesis), …]`; `transcribe(samples, rate)` takes audio
-        of any length and rate. With `streaming`, see `StreamingRecogniser`.
+        of any length and rate. With `streaming`, see `Stream`; of the task
+        `asr_transducer`, with ESPnet's `decoding_window` (milliseconds) and
+        `left_context` (frames).
 
     Raises:
         ConfigError: the path holds no model of this plugin, or not this size, or one
@@ -96,19 +107,15 @@ def open_model(
     streaming: bool = False,
     context: str | None = None,
     **options,
-) -> Recogniser | StreamingRecogniser:
+) -> Recogniser | TransducerRecogniser | Stream:
     """`load` that also opens models without this plugin, unless `plugin_only`."""
     for module in (asr_inference, asr_inference_streaming):
         module.ASRTask = DynSizeASRTask  # ESPnet's is imported by name there
+    asr_transducer_inference.ASRTransducerTask = DynSizeASRTransducerTask
     check_value("streaming", streaming, bool)
-    taker = StreamingRecogniser if streaming else Recogniser
     _check_path("path", path)
     model_file = model_file or ""
     _check_path("model_file", model_file, empty=True)
-    known = _options_of(taker)
-    for key in options:
-        allowed = "left out: load has no such option"
-        check(key in known, key, options[key], allowed)
     _check_options(options)
     decoding.check_search(options)
     _check_size(size)
@@ -117,6 +124,11 @@ def open_model(
     try:
         files = _files(Path(path), model_file, Path(folder.name))
         config = _check(path, Path(files[CONFIG]), size, plugin_only)
+        taker = _taker(config, streaming)
+        known = _options_of(taker)
+        for key in options:
+            allowed = "left out: load has no such option for this model"
+            check(key in known, key, options[key], allowed)
         located = locate(config, Path(files[CONFIG]).parent)
         tokenizer = {k: options[k] for k in _TOKENIZER if options.get(k) is not None}
         check_named({**located, **tokenizer}, STATISTICS, BPEMODEL)
@@ -156,15 +168,23 @@ def _check_path(key: str, value: object, empty: bool = False) -> None:
     check(good, key, value, "a string or a pathlib.Path")
 
 
+def _taker(config: Mapping, streaming: bool) -> type:
+    """What takes audio for a model."""
+    if of_transducer_task(config):
+        return StreamingTransducer if streaming else TransducerRecogniser
+    return StreamingRecogniser if streaming else Recogniser
+
+
 def _options_of(taker: type) -> set[str]:
     """The options that a recogniser has besides those that are arguments here."""
-    stock = taker.__mro__[1]
-    known = inspect.signature(stock.__init__).parameters.keys() - set(_TAKEN)
-    # One stream, one text
-    return known - ({"batch_size", "nbest"} if taker is StreamingRecogniser else set())
+    known = inspect.signature(taker.__bases__[-1].__init__).parameters.keys()
+    return known - {*_TAKEN, *taker.taken}
 
 
 def _check_streams(path: str | Path, config: Mapping) -> None:
+    if of_transducer_task(config):
+        check_chunked(path, config)
+        return
     check_streams(path, config)
     conf = config.get("encoder_conf") or {}
     for key in ("block_size", "hop_size", "look_ahead"):
@@ -191,7 +211,7 @@ def _check_context(path: str | Path, config: Mapping, context: str) -> None:
 
 
 def _check_options(options: Mapping[str, object]) -> None:
-    for key, annotation in (("nbest", Count), ("dtype", Dtype)):
+    for key, annotation in _CHECKED.items():
         if key in options:
             check_value(key, options[key], annotation)
 
@@ -240,11 +260,6 @@ def _check(
 ) -> dict:
     config = yaml_base.read_config(config_file)
     check_complete(config, f"{path}: {config_file.name}")
-    if of_transducer_task(config):
-        raise ConfigError(
-            f"path={path} is a model of ESPnet's task asr_transducer; decode it with "
-            "`espnet-dynsize run -m espnet2.bin.asr_transducer_inference`."
-        )
     if not is_plugin(config):
         if size is None and not plugin_only:
             return config

@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.asr.frontend.windowing import SlidingWindow
+from espnet2.asr_transducer.utils import TooShortUttError as TooShortForTransducer
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.layers.stft import Stft
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
@@ -31,8 +32,8 @@ FULL_SCALE = {
 }
 
 
-class Recogniser(Speech2Text):
-    """ESPnet's `Speech2Text`, which refuses what it would make nonsense of.
+class Checked:
+    """Mixin for a `Speech2Text` that refuses what it would make nonsense of.
 
     Audio is a numpy array or a torch tensor [N] (or [N, 1]) at the sampling rate of
     training: floats with full scale 1, or integers (8-bit, int16, int32), which are
@@ -104,6 +105,12 @@ class Recogniser(Speech2Text):
         return checked_input(speech, self.asr_model, self.rate, self.features)
 
 
+class Recogniser(Checked, Speech2Text):
+    """ESPnet's `Speech2Text` that looks at its input."""
+
+    taken = ()
+
+
 def features_of(config: Mapping) -> int | None:
     """D of the features that a config's model takes; None if it takes audio."""
     # Encoders that take audio without a front-end (Whisper's) have input_size 1.
@@ -161,7 +168,7 @@ def too_short_said() -> Iterator[None]:
     """
     try:
         yield
-    except TooShortUttError as error:
+    except (TooShortUttError, TooShortForTransducer) as error:
         raise ConfigError(
             f"speech is too short: it gives {error.actual_size} frames, and the "
             f"model needs at least {error.limit}."

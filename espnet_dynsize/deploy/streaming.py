@@ -1,36 +1,30 @@
 """Speech recognised while it is spoken, chunk by chunk."""
 
-from collections.abc import Sequence
-from typing import NoReturn
-
-import numpy as np
 import torch
+from espnet2.asr.ctc import CTC
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
-from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.errors import check
 from espnet_dynsize.deploy.experiment import sampling_rate
 from espnet_dynsize.deploy.online import OnlineFeatures
-from espnet_dynsize.deploy.recogniser import checked_audio, least_frames
+from espnet_dynsize.deploy.recogniser import least_frames
+from espnet_dynsize.deploy.stream import Stream
 
 
-class StreamingRecogniser(Speech2TextStreaming):
+class StreamingRecogniser(Stream, Speech2TextStreaming):
     """ESPnet's streaming recogniser, which is handed audio as it comes.
 
     With ESPnet's blockwise beam search (arXiv 2006.14941), which is told the encoder's
     blocks; a model that has only CTC takes the best token of every frame unless it is
-    given a `beam_size` above 1. One object hears one stream; `finish` ends an
-    utterance, and the next one may follow.
-
-    Attributes:
-        rate: Samples a second of the audio that it takes.
-        text: What has been heard of the utterance by now.
-        tokens: The same in tokens.
+    given a `beam_size` above 1.
     """
+
+    taken = ("batch_size", "nbest")
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         config = vars(self.asr_train_args)
-        self.rate = sampling_rate(config)
+        self.rate, self.blank = sampling_rate(config), self.asr_model.blank_id
         search = self.beam_search
         # ESPnet's script leaves them at 40, 16 and 16.
         for key in ("block_size", "hop_size", "look_ahead"):
@@ -44,13 +38,12 @@ class StreamingRecogniser(Speech2TextStreaming):
         self._greedy = search.beam_size == 1 and alone and not bound
 
     def reset(self) -> None:
-        """Forget the utterance."""
-        super().reset()
-        self._hold([])
+        """See `Stream.reset`."""
+        Stream.reset(self)
+        Speech2TextStreaming.reset(self)
         self._features = OnlineFeatures(self.asr_model)
         self._path: list[int] = []
         self._last = self.asr_model.blank_id
-        self._ended = False
 
     @property
     def delay(self) -> float:
@@ -64,56 +57,9 @@ class StreamingRecogniser(Speech2TextStreaming):
 
     @property
     def frame_seconds(self) -> float:
-        """Of audio that a frame of the encoder stands for."""
+        """See `Stream.frame_seconds`."""
         hop = self.asr_model.frontend.hop_length
         return self.asr_model.encoder.subsample * hop / self.rate
-
-    def accept(
-        self, samples: np.ndarray | torch.Tensor, rate: int | None = None
-    ) -> str:
-        """Hear the next samples.
-
-        Args:
-            samples: [n], floats or integers, see `Recogniser`.
-            rate: Of the samples; None: they have the right one.
-
-        Returns:
-            What has been heard of the utterance by now; later samples may change it.
-
-        Raises:
-            ConfigError: they are no audio at the model's sampling rate.
-        """
-        if rate is not None:
-            check(rate == self.rate, "sampling rate", rate, f"{self.rate}, the model's")
-        if len(samples) > 0:
-            # Of a whole recording, a part at a time
-            for part in checked_audio(samples).float().cpu().split(10 * self.rate):
-                self._hear(part, final=False)
-        return self.text
-
-    def finish(self) -> str:
-        """The text of the utterance, which has ended; empty if it is too short."""
-        self._hear(torch.empty(0), final=True)
-        # Can be read until the next utterance begins.
-        self._ended = True
-        return self.text
-
-    def __call__(self, *args, **options) -> NoReturn:
-        """Refuse ESPnet's way, which loses frames and knows nothing of this state.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError("call accept and finish of a recogniser that streams.")
-
-    def _hear(self, samples: torch.Tensor, final: bool) -> None:
-        if self._ended:
-            self.reset()
-        try:
-            self._encode(samples, final)
-        except BaseException:
-            self.reset()  # what is left is no utterance
-            raise
 
     @torch.no_grad()
     def _encode(self, samples: torch.Tensor, final: bool) -> None:
@@ -139,28 +85,23 @@ class StreamingRecogniser(Speech2TextStreaming):
                 if token != self._last:
                     self._path.append(token)
                 self._last = token
-            self._hold(self._path)
+            self._take(self._path)
             return
         # Of what has come, a part would be the end for hypotheses.
         most = self.maxlenratio if final else 0.0
         found = self.beam_search(encoded, most, self.minlenratio, final)
         running = self.beam_search.running_hyps
         if final and found:
-            self._hold(found[0].yseq.tolist())
+            self._take(found[0].yseq.tolist())
         # Of those that go on; at the end, where none has come to its own.
         elif running is not None and len(running) > 0:
             best = int(running.score.argmax())
-            self._hold(running.yseq[best, : running.length[best]].tolist())
+            self._take(running.yseq[best, : running.length[best]].tolist())
 
-    def _hold(self, path: list[int]) -> None:
+    def _take(self, path: list[int]) -> None:
         """Take tokens, with blanks, beginning and end among them, for what is heard."""
         others = (self.asr_model.blank_id, self.asr_model.sos, self.asr_model.eos)
-        tokens = [token for token in path if token not in others]
-        self.tokens: list[str] = self.converter.ids2tokens(tokens)
-        self.text = self.join(self.tokens)
+        self._hold([token for token in path if token not in others])
 
-    def join(self, tokens: Sequence[str]) -> str:
-        """The text of tokens."""
-        if self.tokenizer is None:
-            return " ".join(tokens)
-        return self.tokenizer.tokens2text(tokens)
+    def _ctc(self) -> CTC | None:
+        return self.asr_model.ctc

@@ -12,6 +12,7 @@ from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 from espnet2.text.build_tokenizer import build_tokenizer
 from experiment import AVERAGED, HYBRID, LM_MODEL, STREAMING, experiment, language_model
 from soundfile import write
+from speech import in_parts, noise
 
 import espnet_dynsize
 from espnet_dynsize.bin.main import main
@@ -44,27 +45,6 @@ def hybrid(tmp_path_factory):
     conf = {"ctc_weight": 0.5, "sizes": [3, 5, 8]}
     folder = tmp_path_factory.mktemp("hybrid") / "asr"
     return streaming_experiment(folder, model_conf=conf, **HYBRID)
-
-
-def noise(seconds):
-    """Noise that is another one every 50 ms: louder, softer, higher, lower."""
-    random = np.random.default_rng(7)
-    samples = random.standard_normal(int(16_000 * seconds)).astype(np.float32)
-    for begin in range(0, len(samples), 800):
-        part = samples[begin : begin + 800]
-        part *= 10 ** random.uniform(-3, 0)
-        samples[begin : begin + 800] = np.convolve(part, random.random(9), "same")[
-            : len(part)
-        ]
-    return samples
-
-
-def in_parts(recogniser, audio, samples):
-    heard = [
-        recogniser.accept(audio[begin : begin + samples])
-        for begin in range(0, len(audio), samples)
-    ]
-    return recogniser.finish(), heard
 
 
 # -- features --
@@ -278,18 +258,14 @@ def test_where_words_end():
         frame_seconds=0.25,
         join=build_tokenizer("char").tokens2text,
         converter=SimpleNamespace(tokens2ids=lambda t: [known.index(x) for x in t]),
-        asr_model=SimpleNamespace(
-            blank_id=0,
-            parameters=lambda: iter([torch.zeros(1)]),
-            encode=lambda speech, lengths: (frames, None),
-            ctc=SimpleNamespace(log_softmax=lambda x: x.log_softmax(-1)),
-        ),
+        blank=0,
+        log_probs=lambda samples: frames.log_softmax(-1),
     )
     audio, tokens = np.zeros(200, np.float32), ["A", "<space>", "B", "B"]
     assert word_ends(recogniser, audio, tokens) == [0.75, 1.75]
     assert word_ends(recogniser, audio, tokens * 2) is None  # too many for 8 frames
     assert word_ends(recogniser, audio, []) is None
-    recogniser.asr_model.ctc = None
+    recogniser.log_probs = lambda samples: None
     assert word_ends(recogniser, audio, tokens) is None
 
 

@@ -1,77 +1,17 @@
 """A family of ESPnet's task `asr_transducer`."""
 
-import argparse
-import copy
-import importlib
-import sys
-import zipfile
-
-import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TOKENS, fix_masks, randomise
+from chunked import BODY, FAMILY, SMALL, batch, build, config
 from espnet2.asr_transducer.encoder.modules.multi_blocks import MultiBlocks
-from espnet2.asr_transducer.frontend import online_audio_processor
-from espnet2.bin import asr_transducer_inference
 from espnet2.tasks import asr_transducer
-from soundfile import write
 from training import assert_same, train_arguments, write_data
 
-import espnet_dynsize
-from espnet_dynsize.bin.main import main
-from espnet_dynsize.bin.run import TRANSDUCER_MODULE, mend_streaming
-from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.deploy.experiment import load_model
-from espnet_dynsize.deploy.online import OnlineAudio
 from espnet_dynsize.encoder.costs import flops
 from espnet_dynsize.train.ahead import check_ahead
-from espnet_dynsize.train.streaming import check_chunked
 from espnet_dynsize.train.transducer_task import DynSizeASRTransducerTask
-
-MODEL = "valid.loss.ave.pth"
-BODY = dict(block_type="conformer", hidden_size=8, linear_size=12, heads=2)
-BODY |= dict(conv_mod_kernel_size=3, num_blocks=2, dropout_rate=0.1)
-SMALL = dict(
-    encoder="dynsize_chunked",
-    encoder_conf=dict(
-        body_conf=[BODY],
-        main_conf=dict(dynamic_chunk_training=True, short_chunk_size=4),
-        conv_norm="layer_norm",
-    ),
-    decoder="rnn",
-    decoder_conf=dict(embed_size=8, hidden_size=8),
-    joint_network_conf=dict(joint_space_size=8),
-    model="dynsize",
-)
-FAMILY = dict(
-    sizes=[3, 5, 8],
-    selector_conf={"search_updates": 0},
-    auxiliary_ctc_weight=0.3,
-    report_cer=True,
-)
-
-
-def config(model_conf=None, **changes):
-    given = DynSizeASRTransducerTask.get_default_config()
-    given |= dict(token_list=TOKENS, token_type="char", input_size=20, frontend=None)
-    given |= dict(normalize=None, **SMALL)
-    return given | dict(model_conf={**FAMILY, **(model_conf or {})}) | changes
-
-
-def build(given):
-    given = copy.deepcopy(given)
-    return DynSizeASRTransducerTask.build_model(argparse.Namespace(**given))
-
-
-def batch():
-    return dict(
-        speech=torch.randn(3, 60, 20),
-        speech_lengths=torch.tensor([60, 52, 44]),
-        text=torch.tensor([[2, 3, 4], [3, 2, -1], [3, 2, -1]]),
-        text_lengths=torch.tensor([3, 2, 2]),
-    )
 
 
 def advance(model, updates=1):
@@ -262,122 +202,6 @@ def test_trains_and_resumes_bit_for_bit(data, tmp_path):
             train(data, tmp_path / "two", "--max_epoch=5", *extra)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A random family that hears audio."""
-    torch.manual_seed(5)
-    front = dict(n_fft=512, win_length=400, hop_length=160, n_mels=20)
-    given = config(input_size=None, frontend="default", frontend_conf=front)
-    model = build(given)
-    fix_masks(model.schedule)
-    randomise(model, 0.3)
-    with torch.no_grad():
-        model.joint_network.lin_out.bias[0] -= 2.0  # fewer blanks
-    folder = tmp_path_factory.mktemp("trained") / "asr"
-    folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(given))
-    torch.save(model.state_dict(), folder / MODEL)
-    assert main(["extract", "--asr_exp", str(folder), "--size", "all"]) == 0
-    return folder, model.eval()
-
-
-def test_cut_sizes_and_stock_models_train(trained):
-    """With the loss that ESPnet lacks."""
-    small, _ = load_model(trained[0].with_name("asr_size3"), "")
-    small.train()
-    audio = torch.randn(3, 16_000), torch.tensor([16_000, 15_000, 14_000])
-    data = batch() | dict(speech=audio[0], speech_lengths=audio[1])
-    small(**data)[0].sum().backward()
-    assert any(p.grad is not None for p in small.encoder.parameters())
-    plain = {
-        "encoder_conf": {"body_conf": [BODY]},
-        "model_conf": {"fastemit_lambda": 0.2},
-    }
-    stock = build(config(encoder=None, model=None) | plain)
-    assert stock.criterion_transducer.fastemit_lambda == 0.2
-    stock(**batch())[0].sum().backward()
-
-
-def test_hostile_configs_are_not_built(trained):
-    states = trained[1].state_dict()
-    given = config(input_size=None, frontend="default")
-    for section, changes in [
-        ("encoder_conf", {"body_conf": [BODY | {"num_blocks": 10**6}]}),
-        ("encoder_conf", {"body_conf": 2000 * [BODY]}),
-        ("encoder_conf", {"main_conf": {"pos_enc_max_len": 10**9}}),
-        ("joint_network_conf", {"joint_space_size": 10**9}),
-    ]:
-        hostile = given | {section: given[section] | changes}
-        with (
-            pytest.raises(ConfigError, match="must be at most"),
-            bounded(hostile, states),
-        ):
-            pytest.fail("would have been built")
-    with bounded(given, states):
-        pass
-
-
-def test_every_size_is_cut(trained):
-    folder, model = trained
-    audio = torch.randn(1, 16_000), torch.tensor([16_000])
-    for size in (3, 5, 8):
-        small, written = load_model(folder.with_name(f"asr_size{size}"), "")
-        assert written["model"] is None and "sizes" not in written["model_conf"]
-        found = []
-        for each in (small, model):
-            torch.manual_seed(0)  # the same chunk
-            with torch.no_grad(), model.activate(size):
-                found.append(each.encode(*audio)[0])
-        torch.testing.assert_close(*found, atol=1e-6, rtol=0)
-        assert len(small.state_dict()) < len(model.state_dict())
-
-
-def decode(folder, output, *options):
-    """The text that ESPnet's script hears."""
-    output.mkdir(parents=True)
-    audio = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
-    write(output / "a.wav", 0.1 * audio, 16_000)
-    (output / "wav.scp").write_text(f"a {output / 'a.wav'}\n")
-    arguments = [
-        *("--asr_train_config", str(folder / "config.yaml")),
-        *("--asr_model_file", str(folder / MODEL), "--token_type", "char"),
-        *("--output_dir", str(output), "--beam_size", "2"),
-        *("--data_path_and_name_and_type", f"{output / 'wav.scp'},speech,sound"),
-        *options,
-    ]
-    DynSizeASRTransducerTask.register()
-    # As `run -m` does
-    mend_streaming(arguments)
-    sys.modules.pop(TRANSDUCER_MODULE, None)  # it would know the stock task
-    script = importlib.import_module(TRANSDUCER_MODULE)
-    streams = "--streaming" in options
-    assert (script.OnlineAudioProcessor is OnlineAudio) == streams
-    script.main(arguments)
-    return (output / "1best_recog" / "text").read_text().split(maxsplit=1)[-1]
-
-
-@pytest.fixture
-def restored(monkeypatch):
-    """What `mend_streaming` changes is undone."""
-    stock = online_audio_processor.OnlineAudioProcessor
-    monkeypatch.setattr(online_audio_processor, "OnlineAudioProcessor", stock)
-    monkeypatch.setitem(sys.modules, TRANSDUCER_MODULE, asr_transducer_inference)
-
-
-def test_report_and_packing(trained, tmp_path, capsys):
-    folders = [str(trained[0].with_name(f"asr_size{size}")) for size in (3, 8)]
-    assert main(["report", *folders, "--output_dir", str(tmp_path / "report")]) == 0
-    table = (tmp_path / "report" / "report.md").read_text()
-    assert "asr_size3" in table and "asr_size8" in table
-    assert main(["pack", "--asr_exp", folders[0]]) == 0
-    (packed,) = trained[0].with_name("asr_size3").glob("*.zip")
-    with zipfile.ZipFile(packed) as files:
-        card = files.read("README.md").decode()
-        written = yaml.safe_load(files.read("exp/asr_size3/config.yaml"))
-    assert "espnet2.bin.asr_transducer_inference" in card
-    assert written["encoder"] == "dynsize_chunked"
-
-
 MVN = ("--normalize", "global_mvn")
 
 
@@ -398,46 +222,7 @@ def test_what_a_training_would_refuse_is_found_out_ahead(tmp_path):
         check(tmp_path, *MVN, frontend="s3prl", encoder_conf=whole)
 
 
-def test_load_says_what_decodes_it(trained):
-    with pytest.raises(ConfigError, match="run -m espnet2.bin.asr_transducer_infer"):
-        espnet_dynsize.load(trained[0])
-
-
 def test_what_would_not_stream_is_refused_before_training(data, tmp_path):
     options = ["--frontend=default", "--normalize=utterance_mvn", "--input_size=null"]
     with pytest.raises(ConfigError, match="normalize=utterance_mvn must be global_mvn"):
         train(data, tmp_path / "exp", *options)
-
-
-@pytest.mark.parametrize("size", [3, 8])
-def test_espnet_s_script_decodes_whole_and_streaming(trained, tmp_path, size, restored):
-    folder = trained[0].with_name(f"asr_size{size}")
-    heard = decode(folder, tmp_path / "whole")
-    streamed = decode(folder, tmp_path / "streamed", "--streaming", "true")
-    assert heard.strip() and streamed.strip()
-    # All options in the decoding config
-    path = tmp_path / "decode.yaml"
-    path.write_text(f"streaming: true\nasr_train_config: {folder / 'config.yaml'}\n")
-    arguments = ["--config", str(path), "--output_dir", str(tmp_path)]
-    arguments += ["--data_path_and_name_and_type", "a,speech,sound"]
-    stock = importlib.reload(online_audio_processor).OnlineAudioProcessor
-    mend_streaming(arguments)
-    assert online_audio_processor.OnlineAudioProcessor is OnlineAudio is not stock
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"main_conf": {}}, "dynamic_chunk_training=False must be true in training"),
-        ({"input_conf": {"vgg_like": True}}, "vgg_like=True must be false to stream"),
-    ],
-)
-def test_encoders_that_do_not_stream(changes, message):
-    given = config(input_size=None, frontend="default")
-    check_chunked("config.yaml", given)
-    given["encoder_conf"] = given["encoder_conf"] | changes
-    with pytest.raises(ConfigError, match=message):
-        check_chunked("config.yaml", given)
-    with pytest.raises(ConfigError, match="normalize=utterance_mvn must be global_mvn"):
-        normalized = {"normalize": "utterance_mvn"}
-        check_chunked("c", config(input_size=None, frontend="default") | normalized)
