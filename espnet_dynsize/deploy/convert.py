@@ -9,7 +9,8 @@ from espnet_dynsize.core.checkpoint import read_states
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.files import check_absent, replacing
 
-NORM = ".conv_module.norm."
+# Of a convolution module; the second in the task `asr_transducer`
+MEANS = (".conv_module.norm.running_mean", ".conv_mod.norm.running_mean")
 _PARTS = ("running_mean", "running_var", "weight", "bias")
 
 
@@ -28,13 +29,13 @@ def convert(model_file: Path, output: Path) -> int:
     """
     check_absent(Path(output))
     states = read_states(Path(model_file))
-    number = sum(name.endswith(f"{NORM}running_mean") for name in states)
-    if number == 0:
+    means = [name for name in states if name.endswith(MEANS)]
+    if not means:
         raise ConfigError(
             f"model_file={model_file} has no BatchNorm in a convolution module: "
             "nothing to convert."
         )
-    for name in (n for n in states if n.endswith(f"{NORM}running_mean")):
+    for name in means:
         prefix = name.removesuffix("running_mean")
         lost = [n for n in _PARTS if f"{prefix}{n}" not in states]
         if lost:
@@ -54,7 +55,7 @@ def convert(model_file: Path, output: Path) -> int:
         )
     with replacing(Path(output)) as partial:
         torch.save(converted, partial)
-    return number
+    return len(means)
 
 
 def _finite(values: torch.Tensor) -> bool:
@@ -77,7 +78,7 @@ def to_layer_norm(
     """
     converted = dict(states)
     for name in states:
-        if not name.endswith(f"{NORM}running_mean"):
+        if not name.endswith(MEANS):
             continue
         prefix = name.removesuffix("running_mean")
         mean, variance = states[name], states[f"{prefix}running_var"]

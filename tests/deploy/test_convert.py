@@ -10,7 +10,8 @@ from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.norm import ChannelLayerNorm
 
 
-def test_norms_agree_where_frames_are_as_the_statistics_say():
+@pytest.mark.parametrize("module", ["conv_module", "conv_mod"])
+def test_norms_agree_where_frames_are_as_the_statistics_say(module):
     channels, frames = 6, 4
     mean = torch.randn(channels)
     batch_norm = torch.nn.BatchNorm1d(channels, eps=1e-5).eval()
@@ -24,7 +25,7 @@ def test_norms_agree_where_frames_are_as_the_statistics_say():
     x = (mean[:, None] + signs[:, None] * spread[None])[None]
     batch_norm.running_mean.copy_(x[0].mean(1))
     batch_norm.running_var.copy_(x[0].var(1, unbiased=False))
-    prefix = "encoder.encoders.0.conv_module.norm."
+    prefix = f"encoder.encoders.0.{module}.norm."
     states = {prefix + n: v for n, v in batch_norm.state_dict().items()}
     converted = to_layer_norm(states)
     assert set(converted) == {prefix + "weight", prefix + "bias"}
