@@ -15,7 +15,6 @@ from pathlib import Path
 import bench
 import yaml
 from an4_methods import (
-    ALONE,
     CONF,
     CTC_MODEL,
     DECODING,
@@ -60,9 +59,6 @@ def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
         rows = [_own_kind(experiment, method, layers, seed) for layers in sizes]
     elif method in TRANSDUCERS:
         rows = [_own_kind(experiment, method, WIDE[-1], seed)]
-    elif method == ALONE:
-        smaller = _supernet(experiment, "simple_top_k", seed)[:-1]
-        rows = [_layers_alone(experiment, row, seed) for row in smaller]
     else:
         rows = _supernet(experiment, method, seed)
     add_rows(ROWS, rows, fold, _key)
@@ -159,14 +155,6 @@ def _options(experiment: Experiment, method: str, seed: int) -> list[str]:
         else:
             options.append(option)
     return options
-
-
-def _layers_alone(experiment: Experiment, row: dict, seed: int) -> dict:
-    tag = f"alone_{row['layers']}_seed{seed}"
-    options = [*begun(experiment, seed), "--encoder", "dynsize_conformer"]
-    options += arguments({"encoder_conf": {"keep_layers": row["kept"]}})
-    folder, origin = train(experiment, CONFORMER, tag, options)
-    return _row(experiment, folder, ALONE, row["layers"], seed, origin)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ CONF = Path(__file__).resolve().parents[1] / "egs2" / "an4_dynsize" / "asr1" / "
 # Of a Conformer's block
 KINDS = ("FFN 1", "attention", "convolution", "FFN 2")
 INDIVIDUAL = "individual"
-# The layers that simple_top_k has found with the same seed, trained from scratch
-ALONE = "layers of simple_top_k, alone"
 # Layers of the models trained alone, 1, 3 and 6 blocks of Conformers, 2, 4 and 6 of
 # others: those with as many parameters as the sizes of families of both
 WIDE, NARROW = (4, 12, 24), (8, 16, 24)
@@ -113,7 +111,7 @@ SUPERNETS = {
     **{method: {} for method in (FINE_TUNED, *MODELS)},
     **STREAMING,
 }
-RUNNABLE = (INDIVIDUAL, ALONE, *OWN_KIND.values(), *TRANSDUCERS, *SUPERNETS)
+RUNNABLE = (INDIVIDUAL, *OWN_KIND.values(), *TRANSDUCERS, *SUPERNETS)
 # Rows of settings that are gone: an output layer for each size and subnet_weight 0.6,
 # but where the name says otherwise
 _EARLIER = (

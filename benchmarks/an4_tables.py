@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from an4_pictures import plot_layers, plot_wer
-from bench import OFFICIAL
+from folds import OFFICIAL
 from pooled import pooled_tables
 
 

@@ -19,11 +19,10 @@ from typing import Any
 import espnet2
 import torch
 from blanks import write_bias
-from folds import prepared
+from folds import add_folds, prepared
 
 from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.core.yaml_base import load_config
-from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import GREEDY_CTC, Experiment, model_file
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.report import measure
@@ -32,7 +31,6 @@ from espnet_dynsize.report.scores import read_errors
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 WORDS = RESULTS / "an4_words.json"
-OFFICIAL = "official"
 # What stands before its error rates' names → data directory
 SETS = {"": "test", "dev_": "valid"}
 _WRITING = threading.Lock()
@@ -171,8 +169,7 @@ def parser(doc: str, methods: Sequence[str]) -> argparse.ArgumentParser:
     made.add_argument("--corpus_dir", type=Path, help="folder of AN4")
     made.add_argument("--exp", type=Path, default=HERE / "exp" / "an4")
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    folds = [OFFICIAL, *map(str, range(an4.FOLDS))]
-    made.add_argument("--folds", nargs="+", choices=folds, default=["0", "1", "2"])
+    add_folds(made, ["0", "1", "2"])
     made.add_argument("--methods", nargs="+", choices=methods, default=methods)
     made.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     made.add_argument("--ngpu", type=int, default=0, help="GPUs of a training")
@@ -198,7 +195,10 @@ def run_all(
     # that wait for a core make each step ten times as long.
     threads = int(os.environ.get("OMP_NUM_THREADS", 0))
     threads = threads or max((os.cpu_count() or 1) // args.jobs, 1)
-    experiments = {fold: _experiment(args, fold, threads) for fold in args.folds}
+    experiments = {
+        fold: prepared(args.corpus_dir, args.exp, fold, threads, args.ngpu)
+        for fold in args.folds
+    }
     ranks = zip_longest(*map(parts, args.methods))
     ordered = [part for rank in ranks for part in rank if part is not None]
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -210,12 +210,6 @@ def run_all(
         ]
         for job in jobs:
             job.result()
-
-
-def _experiment(args, fold: str, threads: int) -> Experiment:
-    exp = args.exp if fold == OFFICIAL else args.exp / f"fold{fold}"
-    number = None if fold == OFFICIAL else int(fold)
-    return prepared(args.corpus_dir, exp, number, threads, args.ngpu)
 
 
 def begun(experiment: Experiment, seed: int) -> list[str]:

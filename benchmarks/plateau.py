@@ -1,12 +1,13 @@
 """When does CTC leave its plateau of blanks? Short trainings with one thing changed.
 
     python benchmarks/plateau.py --corpus_dir DIR [--variants V ...] [--seeds 0 1]
+        [--folds 0 | official]
 
 CTC first predicts blanks alone. Families begin with an output layer that does so, and
 stock models get its bias by --init_param; with --start random, neither has it. Each
 variant trains for a third of the AN4 recipe's epochs, and a row of
 results/plateau.jsonl has the dev CER after each; the table says in which epoch it falls
-below 50 %. Rows that are there are not run again. Fold 0 is the test set, which is not
+below 50 %. Rows that are there are not run again. A fold is the test set, which is not
 looked at.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from an4_methods import CONF, SUPERNETS, arguments
 from blanks import write_bias
 from espnet2.train.reporter import Reporter
-from folds import prepared
+from folds import add_folds, prepared
 
 from espnet_dynsize.core.checkpoint import read_checkpoint
 from espnet_dynsize.core.process import end_on_signals
@@ -34,7 +35,6 @@ HERE = Path(__file__).resolve().parent
 ROWS = HERE / "results" / "plateau.jsonl"
 RUN, EPOCHS = 40, 13
 PAST = 50.0  # per cent
-FOLD = 0
 _REVISION = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
 COMMIT = subprocess.run(_REVISION, capture_output=True, text=True).stdout.strip()
 SELECTORS = ("simple_top_k", "iterative_zero_out", "uniform", "first")
@@ -84,7 +84,7 @@ STARTS = ("blanks", "random")
 
 
 def run(
-    experiment: Experiment, model: str, variant: str, start: str, seed: int
+    experiment: Experiment, model: str, variant: str, start: str, seed: int, fold: str
 ) -> dict:
     """Train; returns a row."""
     config = "dynsize" if model in SELECTORS else "conformer"
@@ -106,7 +106,7 @@ def run(
         start=start,
         options=list(VARIANTS[variant]),
         seed=seed,
-        fold=FOLD,
+        fold=fold,
         dev_cer=dev_cer(folder),
         commit=COMMIT,
         machine=f"{platform.machine()} CPU, one thread",
@@ -158,8 +158,9 @@ def read_rows() -> list[dict]:
     return [json.loads(line) for line in ROWS.read_text().splitlines()]
 
 
-def key(row: dict) -> tuple[str, str, str, int]:
-    return row["model"], row["variant"], row["start"], row["seed"]
+def key(row: dict) -> tuple[str, str, str, int, str]:
+    # The first rows have the fold as a number.
+    return *(row[k] for k in ("model", "variant", "start", "seed")), str(row["fold"])
 
 
 def add_row(row: dict) -> None:
@@ -171,9 +172,9 @@ def add_row(row: dict) -> None:
 def markdown(rows: list[dict]) -> str:
     lines = [
         f"The epoch, of {EPOCHS}, in which the dev CER falls below {PAST} %, and CER "
-        "after the last one; by seed.\n",
-        "| model | output layer | training | seeds | epoch | dev CER % |",
-        "|---|---|---|---|---|---|",
+        "after the last one; by fold and seed.\n",
+        "| model | output layer | training | folds | seeds | epoch | dev CER % |",
+        "|---|---|---|---|---|---|---|",
     ]
 
     def name(row: dict) -> tuple[str, str, str]:
@@ -181,7 +182,9 @@ def markdown(rows: list[dict]) -> str:
 
     for names in dict.fromkeys(map(name, rows)):
         chosen = [row for row in rows if name(row) == names]
-        cells = [*names, ", ".join(str(row["seed"]) for row in chosen)]
+        cells = [*names]
+        for name_of in ("fold", "seed"):
+            cells.append(", ".join(str(row[name_of]) for row in chosen))
         cells.append(", ".join(str(past(row) or "–") for row in chosen))
         cells.append(", ".join(f"{row['dev_cer'][-1]:.1f}" for row in chosen))
         lines.append("| " + " | ".join(cells) + " |")
@@ -196,13 +199,15 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS])
     parser.add_argument("--start", choices=STARTS, default="blanks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    add_folds(parser, ["0"])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     args = parser.parse_args()
     end_on_signals()
     logging.disable(logging.WARNING)
-    experiment = prepared(args.corpus_dir, args.exp, FOLD)
+    experiments = {f: prepared(args.corpus_dir, args.exp, f) for f in args.folds}
     wanted = [
-        (model, variant, args.start, seed)
+        (model, variant, args.start, seed, fold)
+        for fold in args.folds
         for variant in args.variants
         for model in args.models
         for seed in args.seeds
@@ -210,7 +215,7 @@ def main() -> None:
     done = set(map(key, read_rows()))
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [
-            pool.submit(run, experiment, *names)
+            pool.submit(run, experiments[names[-1]], *names)
             for names in wanted
             if names not in done
         ]

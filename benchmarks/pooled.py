@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from an4_methods import ALONE, METHODS, NARROW, WIDE, base_of
+from an4_methods import METHODS, NARROW, WIDE, base_of
 
 from espnet_dynsize.report.compare import Comparison, paired_bootstrap
 
@@ -33,7 +33,7 @@ def pooled_tables(title: str, rows: list[dict], words: dict) -> str:
     for layers in (WIDE, NARROW):
         of_sizes = [row for row in rows if row["layers"] in layers]
         methods = [m for m in METHODS if _rows(of_sizes, m, layers[0])]
-        if len(methods) > 1 or methods == [ALONE]:
+        if len(methods) > 1:
             parts.append(f"### Costs, next to {_blocks(layers)} blocks\n")
             parts.append(_costs(of_sizes, methods, layers))
             for kind, name in KINDS.items():
