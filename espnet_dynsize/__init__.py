@@ -15,7 +15,8 @@ __version__ = VERSION
 def register() -> None:
     """Add the plugin's encoders, models and tasks to ESPnet's.
 
-    Call it before `espnet2.bin.*` modules are imported; `espnet-dynsize run` does.
+    Call it before `espnet2.bin.*` modules are imported; `espnet-dynsize run` does. All
+    models of the task `asr_transducer` then have torchaudio's transducer loss.
     """
     from espnet_dynsize.train import task, transducer_task
 

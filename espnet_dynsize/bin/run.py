@@ -114,8 +114,19 @@ def mend_streaming(arguments: list[str]) -> None:
     """Let ESPnet's transducer script make the features of whole utterances of chunks.
 
     Raises:
-        ConfigError: it is to stream with a model of the plugin's that cannot.
+        ConfigError: it is to stream with a model of the plugin's that cannot, or not to
+            stream in words that ESPnet takes for true.
     """
+    from espnet_dynsize.core.errors import ConfigError
+
+    plain = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    plain.add_argument("--streaming")
+    text = plain.parse_known_args(arguments)[0].streaming
+    if str(text).lower() not in ("none", "true", "1"):
+        raise ConfigError(
+            f"--streaming={text} must be true, or left out: ESPnet takes any text for "
+            "true (a decoding config may have streaming: false)."
+        )
     importlib.import_module(TASKS["espnet2.tasks.asr_transducer"])
     # Options may be in the decoding config: as the script reads them
     parser = importlib.import_module(TRANSDUCER_MODULE).get_parser()

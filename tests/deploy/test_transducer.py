@@ -147,6 +147,8 @@ def test_espnet_s_script_decodes_whole_and_streaming(trained, tmp_path, size, re
     stock = importlib.reload(online_audio_processor).OnlineAudioProcessor
     mend_streaming(arguments)
     assert online_audio_processor.OnlineAudioProcessor is OnlineAudio is not stock
+    with pytest.raises(ConfigError, match="streaming=false must be true, or left out"):
+        mend_streaming([*arguments, "--streaming", "false"])
 
 
 @pytest.mark.parametrize(
