@@ -1,9 +1,7 @@
 """`dynsize`: the joint loss over the subnets sampled in a step."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -13,12 +11,10 @@ from espnet_dynsize.control.sampler import Sandwich, SandwichRule
 from espnet_dynsize.control.selection import Phase
 from espnet_dynsize.control.sparsity.omni import OmniSparsity
 from espnet_dynsize.core.checkpoint import bring_up_to_date
-from espnet_dynsize.core.context import Context
 from espnet_dynsize.core.errors import ConfigError, check
-from espnet_dynsize.core.members import Member
 from espnet_dynsize.core.schema import Count, Fraction, NotNegative, Positive, Share
 from espnet_dynsize.core.signature import merged_signature
-from espnet_dynsize.core.subnet import FULL, Sampled, Subnet
+from espnet_dynsize.core.subnet import Sampled
 from espnet_dynsize.encoder.norm import SizedBatchNorm1d
 from espnet_dynsize.encoder.stored import make_stored
 from espnet_dynsize.encoder.supernet import Supernet
@@ -29,6 +25,7 @@ from espnet_dynsize.train.build import (
     build_schedule,
     build_sparsity,
 )
+from espnet_dynsize.train.fits import check_blank, check_distillation
 from espnet_dynsize.train.forgetting import checked, error_rates
 from espnet_dynsize.train.objectives import (
     Distillation,
@@ -39,6 +36,7 @@ from espnet_dynsize.train.objectives import (
     stock_loss,
 )
 from espnet_dynsize.train.release import release, scales_gradients
+from espnet_dynsize.train.subnets import SubnetHolder
 from espnet_dynsize.train.view import View
 
 SUBNET_WEIGHT = 0.3  # as published
@@ -47,7 +45,7 @@ DISTILL_WEIGHT = 0.5
 _BEFORE_ENCODER = ("frontend", "specaug", "normalize", "preencoder")
 
 
-class JointLoss:
+class JointLoss(SubnetHolder):
     """Mixin for an ESPnet model: trains its encoder at several sizes at once.
 
     Method: *Dynamic Encoder Size* (arXiv 2407.18930). A training step reads: features
@@ -121,8 +119,8 @@ class JointLoss:
             )
         if distill_weight is None:
             distill_weight = 0.0 if self.ctc is None else DISTILL_WEIGHT
-        self._check_distillation(distill_weight)
-        self._check_blank(stock.get("sym_blank", "<blank>"))
+        check_distillation(self, distill_weight)
+        check_blank(self, stock.get("sym_blank", "<blank>"))
         self.ledger = checked(forgetting, self.ctc is not None)
 
         # Measured before the norms are made per size: costs are those of one size.
@@ -172,139 +170,6 @@ class JointLoss:
         """Show all options in the signature: `--print_config` lists them from there."""
         super().__init_subclass__(**kwargs)
         cls.__signature__ = merged_signature(cls, JointLoss)
-
-    def _check_distillation(self, distill_weight: float) -> None:
-        if distill_weight and self.ctc is None:
-            raise ConfigError(
-                f"distill_weight={distill_weight} needs CTC: ctc_weight above 0."
-            )
-        if distill_weight and getattr(self.encoder, "ctc_trim", False):
-            raise ConfigError(
-                f"model_conf: distill_weight={distill_weight} must be 0 with ctc_trim, "
-                "which leaves every subnet other frames."
-            )
-
-    def _check_blank(self, blank: str) -> None:
-        # ESPnet's CTC takes token 0 for it, whatever it is: "!" in Whisper's list.
-        used = self.ctc is not None or self.use_transducer_decoder
-        first = self.token_list[0]
-        allowed = f"{blank}, which CTC and transducers predict where nothing is said"
-        check(not used or first == blank, "token_list: the first token", first, allowed)
-        allowed = "of more tokens than the blank"
-        check(len(self.token_list) > 1, "token_list", self.token_list, allowed)
-        twice = [t for t, n in Counter(self.token_list).items() if n > 1]
-        check(not twice, "token_list: twice in it", twice[:3], "there once each")
-
-    # -- subnets --
-
-    def subnet(self, chosen: int | str | Member) -> Subnet:
-        """The subnet of a member of the family: a size, or a name such as `sparsity70`.
-
-        Raises:
-            ConfigError: it is not in the family, or is not what it will be yet.
-        """
-        return self.schedule.subnet(self.schedule.member(chosen))
-
-    def activate(self, chosen: int | str | Subnet) -> AbstractContextManager[None]:
-        """Let a member, or any subnet, compute inside the `with` block, in this thread.
-
-        Raises:
-            ConfigError: see `subnet` and `check_subnet`.
-        """
-        if not isinstance(chosen, Subnet):
-            chosen = self.subnet(chosen)
-        self.check_subnet(chosen)
-        return self.encoder.activate(self.sampled(chosen))
-
-    def sampled(self, subnet: Subnet) -> Sampled:
-        """A subnet with the masks that its sparsity means.
-
-        Raises:
-            ConfigError: a matrix of it has no pattern.
-        """
-        return Sampled(subnet, masks=self.masks(subnet))
-
-    def masks(self, subnet: Subnet) -> dict[str, torch.Tensor] | None:
-        """Name of a matrix in the encoder → its mask; None for a dense subnet.
-
-        Raises:
-            ConfigError: a matrix of it has no pattern.
-        """
-        if not subnet.sparsity:
-            return None
-        self._check_sparsity(subnet)
-        return self.schedule.sparsity.masks(dict(subnet.sparsity))
-
-    def _check_sparsity(self, subnet: Subnet) -> None:
-        sparsity = self.schedule.sparsity
-        allowed = "left out: the model was trained without sparsity"
-        check(sparsity is not None, "subnet: sparsity", subnet.sparsity[:1], allowed)
-        sparsity.check_names(dict(subnet.sparsity))
-
-    def context(self, name: str, subnet: Subnet) -> Context:
-        """The context of a name, in which `subnet` has trained.
-
-        Raises:
-            ConfigError: it has not.
-        """
-        known = {context.name: context for context in self.contexts}
-        allowed = f"one of {list(known)}" if known else "left out: there is one"
-        check(name in known, "context", name, allowed)
-        dense = not subnet.sparsity or self.schedule.only is not None
-        leads = dense and all(subnet.units)
-        allowed = "that of the full network alone, which has trained with it"
-        check(leads or not known[name].whole, "context", name, allowed)
-        return known[name]
-
-    def check_subnet(
-        self, subnet: Subnet, calibrated: bool = False, context: str | None = None
-    ) -> None:
-        """Refuse a subnet that would compute as it has not trained.
-
-        Args:
-            subnet: Any subnet.
-            calibrated: Its norm statistics will be measured anew.
-            context: In which it will compute; None: the encoder's own.
-
-        Raises:
-            ConfigError: it is of another encoder, has no such head, is asked for while
-                searching, is not of the family and needs norm statistics, or has not
-                trained in the context.
-        """
-        if self.contexts or context is not None:
-            self.context(context or self.encoder.context.name, subnet)
-        family = self.schedule.selection.family
-        self.encoder.check_units(subnet)
-        heads = [FULL, *map(str, family.sizes[:-1])]
-        if subnet.head not in heads:
-            raise ConfigError(f"subnet: head={subnet.head} must be one of {heads}.")
-        if self.schedule.phase is Phase.SEARCH and subnet != family.full:
-            raise ConfigError(
-                f"subnet: kept={list(subnet.kept)} has not trained yet: the checkpoint "
-                "is from the search phase, or an average with one; use a joint-phase "
-                "checkpoint."
-            )
-        if subnet.sparsity:
-            self._check_sparsity(subnet)
-        # With its head: the same layers under another head have other statistics.
-        dense = subnet.sparse({})
-        listed = dense in self.schedule.selection.subnets()
-        if not listed and not calibrated and self._keeps_statistics(subnet):
-            raise ConfigError(
-                f"subnet: kept={list(subnet.kept)} is not one of the family's sizes, "
-                "and conv_norm: batch_norm has no statistics for it: cut it with "
-                "--calibrate, or train with conv_norm: layer_norm."
-            )
-
-    def _keeps_statistics(self, subnet: Subnet) -> bool:
-        return any(
-            isinstance(part, torch.nn.BatchNorm1d)
-            for block in self.encoder.blocks
-            for layer in block.layers
-            if subnet.within(layer.units)
-            for module in layer.modules(block).values()
-            for part in module.modules()
-        )
 
     # -- training --
 
