@@ -1,8 +1,9 @@
-"""Memory and time of a sparse training step (MEST), next to the dense network's.
+"""Memory and time of a step of sparse training, next to the dense network's.
 
     python benchmarks/sparse_step.py [--repeats 15] [--threads 1] [--device cpu]
 
-Trains `train_asr_mest.yaml` on one batch (8 utterances of 3 s and more) with Adam, each
+Trains `train_asr_mest.yaml`, and `train_asr_omni_sparsity.yaml` with all its
+sparsities, on one batch (8 utterances of 3 s and more) with Adam, each
 model a step in turn; a time is the median ratio to the dense network's step in the same
 turn. The state of the matrices is what there is between two steps: parameters,
 gradients, Adam's moments and the groups' places. Peak memory counts activations, too.
@@ -24,22 +25,33 @@ from joint_step import (
 )
 
 import espnet_dynsize
+from espnet_dynsize.control.selection import Phase
+from espnet_dynsize.core.keys import FAMILY_KEYS
+from espnet_dynsize.core.yaml_base import load_config
 from espnet_dynsize.encoder.stored import Stored
 
 TOTAL = 1000  # updates of the run; none of those that are timed mutates
+FAMILY = "family of 0 to 0.9"
 MODELS = {
     "dense": None,
     "EM, 0.8": dict(target=0.8, variant="em", mutation=[0.02, 0.01]),
     "EM&S, 0.8": dict(target=0.8, variant="em_s", mutation=[0.05, 0.025]),
     "EM, 0.9": dict(target=0.9, variant="em", mutation=[0.02, 0.01]),
     "EM&S, 0.9": dict(target=0.9, variant="em_s", mutation=[0.05, 0.025]),
+    FAMILY: {},
 }
 
 
-def model_of(args, sparsity: dict | None) -> torch.nn.Module:
+def model_of(args, name: str) -> torch.nn.Module:
     """A model that is about to train."""
-    if sparsity is None:
-        changes = {"model_conf": {"sparsity": None, "layer_drop_joint": None}}
+    sparsity = MODELS[name]
+    if name == FAMILY:
+        model = build(args, {}, **load_config(CONF / "train_asr_omni_sparsity.yaml"))
+        model.schedule.plan(TOTAL)
+        while model.schedule.phase is not Phase.JOINT:  # all sparsities train
+            model.begin_update(0)
+    elif sparsity is None:
+        changes = {"model_conf": dict.fromkeys(FAMILY_KEYS)}
         model = build(args, changes, model="espnet", encoder="conformer")
     else:
         given = {"method": "mest", "pattern": "4x1", "interval": 0.9, **sparsity}
@@ -52,7 +64,7 @@ def model_of(args, sparsity: dict | None) -> torch.nn.Module:
 
 def matrices(args) -> list[str]:
     """Names of the matrices that are sparse in the others."""
-    sparsity = model_of(args, MODELS["EM, 0.9"]).schedule.sparsity
+    sparsity = model_of(args, "EM, 0.9").schedule.sparsity
     return list(sparsity.patterns)
 
 
@@ -72,8 +84,8 @@ def state_bytes(model, optimizer, names: list[str]) -> int:
 def measured(args, names: list[str]) -> list[dict]:
     """A row for each model."""
     data, trained = batch(args), {}
-    for name, sparsity in MODELS.items():
-        model = model_of(args, sparsity)
+    for name in MODELS:
+        model = model_of(args, name)
         trained[name] = model, torch.optim.Adam(model.parameters())
     rows = []
     for name, (model, optimizer) in trained.items():
