@@ -137,10 +137,12 @@ def mend_streaming(arguments: list[str]) -> None:
         return
     from espnet2.asr_transducer.frontend import online_audio_processor
 
+    from espnet_dynsize.deploy.decoding import check_streaming_search
     from espnet_dynsize.deploy.online import OnlineAudio
     from espnet_dynsize.train.streaming import check_chunked
 
     check_chunked(given.asr_train_config, config)
+    check_streaming_search(vars(given))
     # The script imports it when it is run.
     online_audio_processor.OnlineAudioProcessor = OnlineAudio
 

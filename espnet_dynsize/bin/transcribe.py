@@ -25,8 +25,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "are averaged, and what is longer than 30 s is cut at silences. With "
         "--streaming, the audio is heard as if it were spoken now: what is heard by "
         "then goes to stderr, and the line has the name, the text, the seconds that "
-        "a block of the encoder's waits for, the time that a chunk takes (median and "
-        "95th percentile, in per cent of its duration), all time in per cent of the "
+        "a block of the encoder's (or a decoding window) waits for, the time that a "
+        "chunk takes (median and 95th percentile, in per cent of its duration), all "
+        "time in per cent of the "
         "audio's, and the median delay of the words after their end. A file that "
         "cannot be done gets a line on stderr, its name and the reason; the others "
         "are done, and the exit code is 2.",

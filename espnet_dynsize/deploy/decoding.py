@@ -4,11 +4,12 @@ import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from espnet_dynsize.core.errors import check
 from espnet_dynsize.core.keys import is_transducer, of_transducer_task
 from espnet_dynsize.core.schema import (
+    Count,
     NotNegative,
     Range,
     annotations,
@@ -21,6 +22,9 @@ from espnet_dynsize.core.yaml_base import parse_yaml, read_config
 NAME = "decoding.yaml"
 Weight = Annotated[float, Range(0, 1)]
 Beam = Annotated[int, Range(1, 1000)]  # wider ones only fill the memory
+
+Window = Annotated[int, Range(1, 60_000)]  # milliseconds
+Context = Annotated[int, Range(0, 10_000)]  # frames
 
 # Tokens a frame of the encoder; below 0, tokens. More only takes time, and where no
 # text is as long as the least, ESPnet searches again for every tenth.
@@ -38,8 +42,26 @@ def _search(
     minlenratio: Least = 0.0,
     normalize_length: bool = False,
     transducer_conf: dict | None = None,
+    beam_search_config: dict | None = None,
+    decoding_window: Window = 640,
+    left_context: Context = 32,
 ) -> None:
-    """What a model may say of its search: options of ESPnet's `Speech2Text`."""
+    """What a model may say of its search: options of ESPnet's `Speech2Text`.
+
+    The last three are of the task `asr_transducer`.
+    """
+
+
+def _transducer_search(
+    search_type: Literal["default", "tsd", "alsd", "maes"] = "default",
+    max_sym_exp: Annotated[int, Range(2)] = 3,
+    u_max: Annotated[int, Range(0)] = 50,
+    nstep: Count = 2,
+    expansion_gamma: float = 2.3,
+    expansion_beta: Annotated[int, Range(0)] = 2,
+    score_norm: bool = False,
+) -> None:
+    """What `beam_search_config` may hold, as in ESPnet's `BeamSearchTransducer`."""
 
 
 # ESPnet's defaults
@@ -77,6 +99,8 @@ def check_search(options: Mapping[str, object]) -> None:
     for key, annotation in annotations(_search).items():
         if options.get(key) is not None and key in options:
             check_value(key, options[key], annotation)
+    config = options.get("beam_search_config") or {}
+    check_options("beam_search_config", config, "ESPnet's search", _transducer_search)
 
 
 def default_search(config: Mapping) -> dict:
@@ -88,7 +112,8 @@ def default_search(config: Mapping) -> dict:
     if not config.get("decoder"):
         return {"ctc_weight": 1.0, "beam_size": 1}
     if of_transducer_task(config):
-        return {"beam_size": min(TRANSDUCER_BEAM, _most_tokens(config))}
+        # Of the tokens without the blank
+        return {"beam_size": min(TRANSDUCER_BEAM, max(_most_tokens(config) - 1, 1))}
     search = {} if has_ctc(config) else {"ctc_weight": 0.0}
     if config["decoder"] != "transducer":
         search["beam_size"] = min(DEFAULTS["beam_size"], _most_tokens(config))
@@ -106,14 +131,41 @@ def check_fits(options: Mapping[str, object], config: Mapping) -> None:
         ConfigError: it asks for a CTC that is not there, or for more tokens than there
             are.
     """
-    if is_transducer(config) and not of_transducer_task(config):
+    if of_transducer_task(config):
+        _check_transducer(options, config)
         return
-    if not of_transducer_task(config):
-        weight = options.get("ctc_weight")
-        good = not weight or has_ctc(config)
-        check(good, "ctc_weight", weight, "0: the model has no CTC")
+    if is_transducer(config):
+        return
+    weight = options.get("ctc_weight")
+    good = not weight or has_ctc(config)
+    check(good, "ctc_weight", weight, "0: the model has no CTC")
     beam, most = options["beam_size"], _most_tokens(config)
     check(beam <= most, "beam_size", beam, f"at most {most}, the number of tokens")
+
+
+def _check_transducer(options: Mapping[str, object], config: Mapping) -> None:
+    """A search that the task `asr_transducer` cannot do with so few tokens."""
+    beam, most = options["beam_size"], _most_tokens(config) - 1
+    given = options.get("beam_search_config") or {}
+    allowed = f"at most {most}, the number of tokens without the blank"
+    if given.get("search_type") == "maes":
+        most -= given.get("expansion_beta", 2) - 1
+        allowed = f"at most {most}: with expansion_beta, there must be as many tokens"
+    check(beam <= most, "beam_size", beam, allowed)
+
+
+def check_streaming_search(options: Mapping[str, object]) -> None:
+    """Refuse a search that hears only the last part of a stream.
+
+    Args:
+        options: Those of the task `asr_transducer`.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    kind = (options.get("beam_search_config") or {}).get("search_type", "default")
+    allowed = "another to stream: it forgets what was before"
+    check(kind != "alsd", "beam_search_config: search_type", kind, allowed)
 
 
 def has_ctc(config: Mapping) -> bool:

@@ -36,7 +36,7 @@ class OnlineFeatures:
             final: Nothing will come after it.
         """
         self._samples = torch.cat([self._samples, samples])
-        known = self._first + self._frames(len(self._samples), final)
+        known = self._first + self.frames(len(self._samples), final)
         if known <= self.done:
             return torch.empty(1, 0, self._model.frontend.output_size())
         parameter = next(self._model.parameters())
@@ -52,7 +52,7 @@ class OnlineFeatures:
         self._first = first
         return features
 
-    def _frames(self, samples: int, final: bool) -> int:
+    def frames(self, samples: int, final: bool) -> int:
         """How many frames the samples have whose windows are whole."""
         mirrored = self._n_fft // 2  # at both ends, for which more is needed
         if samples <= mirrored:
@@ -131,6 +131,14 @@ class OnlineAudio:
         begin = (frames - 2) * self._factor
         self._kept = found[:, begin:]
         return found, lengths
+
+    def frames(self, samples: int) -> int:
+        """How many frames the encoder has, of so many samples and more to come.
+
+        It puts out all but the first and the last one.
+        """
+        known = torch.tensor([self._features.frames(samples, final=False)])
+        return int(self._model.encoder.embed.get_output_lengths(known))
 
     def _missing(self, samples: int) -> int:
         """How much silence fills up the last part of an utterance."""

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import torch
 import yaml
@@ -27,7 +27,7 @@ from espnet_dynsize.core.keys import (
     of_transducer_task,
 )
 from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
-from espnet_dynsize.core.schema import Count, Range, check_value
+from espnet_dynsize.core.schema import Count, check_value
 from espnet_dynsize.core.subnet import Subnet
 from espnet_dynsize.deploy import decoding, origin
 from espnet_dynsize.deploy.archive import unpack
@@ -52,8 +52,7 @@ _TAKEN = (
 )
 # In half precision, ESPnet's search fails.
 Dtype = Literal["float32", "float64", "bfloat16"]
-_CHECKED = {"nbest": Count, "dtype": Dtype, "decoding_window": Count}
-_CHECKED["left_context"] = Annotated[int, Range(0)]
+_CHECKED = {"nbest": Count, "dtype": Dtype}
 # Options of `Speech2Text` that count before the config's keys
 _TOKENIZER = ("token_type", BPEMODEL)
 
@@ -116,6 +115,7 @@ def open_model(
     _check_path("path", path)
     model_file = model_file or ""
     _check_path("model_file", model_file, empty=True)
+    options = {key: value for key, value in options.items() if value is not None}
     _check_options(options)
     decoding.check_search(options)
     _check_size(size)
@@ -128,6 +128,8 @@ def open_model(
         known = _options_of(taker)
         for key in options:
             allowed = "left out: load has no such option for this model"
+            if key in taker.taken:
+                allowed = f"left out {'with' if streaming else 'without'} streaming"
             check(key in known, key, options[key], allowed)
         located = locate(config, Path(files[CONFIG]).parent)
         tokenizer = {k: options[k] for k in _TOKENIZER if options.get(k) is not None}
@@ -144,6 +146,8 @@ def open_model(
         kept = {key: value for key, value in kept.items() if key in known}
         options = {**decoding.default_search(config), **kept, **options}
         decoding.check_fits(options, config)
+        if streaming:
+            decoding.check_streaming_search(options)
         with opening():
             recogniser = taker(**{**files, **options})
             if not isinstance(recogniser.asr_model, JointLoss):

@@ -1,5 +1,6 @@
 """Recognisers of ESPnet's task `asr_transducer`, for whole utterances and streams."""
 
+import numpy as np
 import torch
 from espnet2.bin.asr_transducer_inference import Speech2Text
 
@@ -8,6 +9,9 @@ from espnet_dynsize.deploy.online import OnlineAudio
 from espnet_dynsize.deploy.recogniser import Checked
 from espnet_dynsize.deploy.stream import Stream
 from espnet_dynsize.train.transducer_model import AuxiliaryCTC
+
+# After so many decoding windows, their ends have met all places within a frame.
+_PARTS = 200
 
 
 class TransducerRecogniser(Checked, Speech2Text):
@@ -39,7 +43,6 @@ class StreamingTransducer(Stream, Speech2Text):
         config, model = vars(self.asr_train_args), self.asr_model
         self.rate = sampling_rate(config)
         self._factor = model.encoder.embed.subsampling_factor
-        self._window = decoding_window / 1000
         self.audio_processor = OnlineAudio(
             model._extract_feats,
             model.normalize,
@@ -63,11 +66,18 @@ class StreamingTransducer(Stream, Speech2Text):
 
     @property
     def delay(self) -> float:
-        """Seconds of audio that a decoding window waits for.
+        """Seconds from the beginning of a frame to the end of the audio that it needs.
 
-        Of the window, and the frame at its end that is put out with the next one.
+        The most: of the frame that the decoding window before has just not put out.
         """
-        return self._window + self.frame_seconds
+        size = self.audio_processor.decoding_samples
+        frame = self._factor * self.asr_model.frontend.hop_length
+        frames = self.audio_processor.frames
+        waits = [
+            size * (part + 1) - frame * (frames(size * part) - 1)
+            for part in range(1, _PARTS)
+        ]
+        return max(waits) / self.rate
 
     @property
     def frame_seconds(self) -> float:
@@ -85,9 +95,15 @@ class StreamingTransducer(Stream, Speech2Text):
             self._decode(self._waiting, True)
 
     def _decode(self, samples: torch.Tensor, final: bool) -> None:
-        found = self.streaming_decode(samples, final)
-        best = found[0] if final else max(found, key=lambda known: known.score)
+        # Of a part, they are in no order.
+        found = [*self.streaming_decode(samples, final)]
+        best = self.beam_search.sort_nbest(found)[0]
         self._hold([token for token in best.yseq if token != self.blank])
+
+    def log_probs(self, samples: np.ndarray) -> torch.Tensor | None:
+        """See `Stream.log_probs`; of silence besides, as it is heard, to a window."""
+        missing = max(self.audio_processor.decoding_samples - len(samples), 0)
+        return super().log_probs(np.pad(samples, (0, missing)))
 
     def _ctc(self) -> AuxiliaryCTC | None:
         model = self.asr_model

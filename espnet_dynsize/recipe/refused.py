@@ -236,6 +236,7 @@ def _check_transducer(options: Options, conf: Mapping, config: Mapping) -> None:
         if options.get("feats_normalize") == "global_mvn":  # asr.sh says so
             given["normalize"] = "global_mvn"
         check_chunked(options.get("asr_config"), given)
+        decoding.check_streaming_search(conf)
 
 
 def _check_script(options: Options, conf: Mapping) -> None:

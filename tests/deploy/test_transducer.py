@@ -10,6 +10,7 @@ import soundfile
 import torch
 import yaml
 from chunked import BODY, MODEL, SEARCH, batch, build, config, trained_family
+from espnet2.asr_transducer.beam_search_transducer import Hypothesis
 from espnet2.asr_transducer.frontend import online_audio_processor
 from espnet2.bin import asr_transducer_inference
 from soundfile import write
@@ -21,7 +22,9 @@ from espnet_dynsize.bin.run import TRANSDUCER_MODULE, mend_streaming
 from espnet_dynsize.core.bounded import bounded
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
+from espnet_dynsize.deploy.latency import listen
 from espnet_dynsize.deploy.online import OnlineAudio
+from espnet_dynsize.deploy.pack import pack
 from espnet_dynsize.train.streaming import check_chunked
 from espnet_dynsize.train.transducer_task import DynSizeASRTransducerTask
 
@@ -248,10 +251,44 @@ def test_two_streams_at_once(trained):
     assert (first.finish(), second.finish()) == expected
 
 
-def test_what_a_window_waits_for(trained):
-    recogniser = espnet_dynsize.load(trained[0], 3, streaming=True, decoding_window=320)
+# Frames of 40 ms: the last of a window waits for the next one; windows that are not a
+# whole number of frames end anywhere in one.
+@pytest.mark.parametrize(
+    "conf, window, delay",
+    [
+        ({}, 320, 0.4),
+        ({}, 640, 0.72),
+        ({}, 333, 0.448),
+        ({"n_fft": 1024}, 640, 0.76),
+        ({"fs": 8000, "n_fft": 256, "win_length": 200, "hop_length": 80}, 640, 0.72),
+    ],
+    ids=str,
+)
+def test_what_a_window_waits_for(tmp_path, conf, window, delay):
+    front = dict(n_fft=512, win_length=400, hop_length=160, n_mels=20) | conf
+    trained_family(tmp_path / "asr", frontend_conf=front)
+    options = dict(streaming=True, decoding_window=window)
+    recogniser = espnet_dynsize.load(tmp_path / "asr", 3, **options)
+    assert recogniser.rate == conf.get("fs", 16_000)
     assert recogniser.frame_seconds == pytest.approx(0.04)
-    assert recogniser.delay == pytest.approx(0.36)
+    assert recogniser.delay == pytest.approx(delay)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 800, 12_000])
+def test_listening_to_little(trained, samples):
+    recogniser = espnet_dynsize.load(trained[0], 8, streaming=True, **SEARCH)
+    text, latency = listen(recogniser, [noise(1)[:samples]])
+    # Words of which the alignment says when they end, some of them after the audio
+    assert bool(text) == (latency.words is not None) and samples < 12_000 or text
+
+
+def test_parts_are_ranked_as_the_whole(trained, monkeypatch):
+    config = SEARCH["beam_search_config"] | {"score_norm": True}
+    options = SEARCH | {"beam_search_config": config}
+    recogniser = espnet_dynsize.load(trained[0], 3, streaming=True, **options)
+    likely, longer = Hypothesis(-2.0, [0, 2]), Hypothesis(-2.5, [0, 3, 3])
+    monkeypatch.setattr(recogniser, "streaming_decode", lambda *a: [likely, longer])
+    assert recogniser.accept(noise(1)) == "BB"  # -2.5 / 3 is more than -2 / 2
 
 
 @pytest.mark.parametrize(
@@ -260,16 +297,40 @@ def test_what_a_window_waits_for(trained):
         (dict(streaming=True, decoding_window=0), "decoding_window=0 must be a whole"),
         (dict(streaming=True, decoding_window=40), "decoding_window=40 must be longer"),
         (dict(streaming=True, left_context=-1), "left_context=-1 must be a whole"),
-        (dict(streaming=True, nbest=2), "nbest=2 must be left out: load has no such"),
-        (dict(decoding_window=640), "decoding_window=640 must be left out: load"),
+        (dict(streaming=True, nbest=2), "nbest=2 must be left out with streaming"),
+        (dict(decoding_window=640), "decoding_window=640 must be left out without"),
         (dict(ctc_weight=0.3), "ctc_weight=0.3 must be left out"),
-        (dict(beam_size=99), "beam_size=99 must be at most 6, the number of tokens"),
+        (dict(beam_size=6), "beam_size=6 must be at most 5, the number of tokens wi"),
+        (dict(beam_search_config="tsd"), "beam_search_config=tsd must be a section"),
+        (dict(beam_search_config={"nbest": 1}), "nbest=1 is not an option of ESPnet"),
+        (dict(beam_search_config={"search_type": "x"}), "search_type=x must be one of"),
+        (dict(beam_search_config={"search_type": "maes"}), "beam_size=5 must be at mo"),
+        (
+            dict(streaming=True, beam_search_config={"search_type": "alsd"}),
+            "search_type=alsd must be another to stream",
+        ),
+        (dict(streaming=True, decoding_window=64_000), "decoding_window=64000 must be"),
         (dict(context="whole"), "context=whole must be left out"),
     ],
 )
 def test_what_load_refuses(trained, options, message):
     with pytest.raises(ConfigError, match=message):
         espnet_dynsize.load(trained[0], **options)
+
+
+def test_options_that_are_none_are_left_out(trained):
+    recogniser = espnet_dynsize.load(trained[0], 3, beam_size=None, lm_file=None)
+    assert recogniser.beam_search.beam_size == 5
+
+
+def test_a_packed_model_decodes_as_it_was_scored(trained, tmp_path):
+    folder = shutil.copytree(f"{trained[0]}_size3", tmp_path / "asr_size3")
+    search = SEARCH | {"decoding_window": 320, "left_context": 8}
+    packed = pack(folder, MODEL, tmp_path / "asr.zip", search=search)
+    recogniser = espnet_dynsize.load(packed, streaming=True)
+    assert recogniser.beam_search.search_algorithm.__name__ == "time_sync_decoding"
+    assert recogniser.delay == pytest.approx(0.4) and recogniser.left_context == 8
+    assert espnet_dynsize.load(packed).beam_search.beam_size == 2
 
 
 def test_the_command(trained, tmp_path, capsys):
@@ -286,5 +347,6 @@ def test_the_command(trained, tmp_path, capsys):
     more = ["--streaming", "--decoding_window", "320", "--left_context", "8"]
     assert main([*arguments, *more]) == 0
     name, text, waits, *_, words = capsys.readouterr().out.split("\t")
-    assert text and waits == "waits 0.36 s" and words.startswith("words ")
+    assert text and waits == "waits 0.40 s"
+    assert words.strip().endswith(" s")  # of an alignment
     assert main([*arguments, "--decoding_window", "320"]) == 2
