@@ -110,6 +110,17 @@ VARIANTS = {
         "--stage 10 --stop_stage 14 --use_lm false "
         "--asr_config conf/train_asr_e_branchformer.yaml"
     ),
+    ("an4", "streaming", "exp"): (
+        "--stage 10 --stop_stage 14 --use_lm false --use_streaming true "
+        "--asr_config conf/train_asr_streaming.yaml "
+        "--inference_config conf/decode_streaming.yaml"
+    ),
+    ("an4", "chunked", "exp"): (
+        "--stage 10 --stop_stage 14 --use_lm false --asr_task asr_transducer "
+        "--asr_config conf/train_asr_chunked.yaml --asr_args '{training}' "
+        "--inference_config conf/decode_chunked.yaml "
+        "--inference_asr_model valid.loss.ave.pth"
+    ),
     ("an4", "words", "exp"): (
         "--stage 4 --stop_stage 14 --use_lm false --token_type word"
     ),
@@ -152,10 +163,15 @@ def options(name: str) -> list[str]:
 
 def asr_args(name: str) -> str:
     """Options of a recipe's training."""
-    training = [f"--{name} {value}" for name, value in TRAINING.items()]
+    training = [training_args()]
     training += [f"--encoder_conf {value}" for value in ENCODER]
     training += [f"--decoder_conf {value}" for value in DECODER if RECIPES[name][2]]
     return " ".join(training)
+
+
+def training_args() -> str:
+    """Those that every training has."""
+    return " ".join(f"--{name} {value}" for name, value in TRAINING.items())
 
 
 def prepare(name: str, args) -> Path:
@@ -178,7 +194,7 @@ def run(name: str, args) -> list[dict]:
     seconds = json.loads(done.read_text()) if done.exists() else {}
     calls = {step: stage_options(step) for step in STEPS}
     variants = {
-        v[1:]: text.format(asr_args=asr_args(name))
+        v[1:]: text.format(asr_args=asr_args(name), training=training_args())
         for v, text in VARIANTS.items()
         if v[0] == name
     }
