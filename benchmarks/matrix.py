@@ -19,11 +19,11 @@ import soundfile
 import yaml
 from an4_methods import CONF
 from espnet3_run import columns, train_espnet3
+from folds import OFFICIAL, prepared
 
 import espnet_dynsize
 from espnet_dynsize.core.process import end_on_signals
 from espnet_dynsize.core.yaml_base import load_config
-from espnet_dynsize.corpora import an4
 from espnet_dynsize.demo.stages import Experiment, model_file
 from espnet_dynsize.deploy.extract import extract_changed
 from espnet_dynsize.report.scores import error_rate
@@ -188,10 +188,8 @@ def main() -> None:
     args = parser.parse_args()
     end_on_signals()
     logging.disable(logging.WARNING)
-    data = an4.prepare(args.corpus_dir, args.exp / "data")
-    experiment = Experiment(args.exp.resolve(), data, threads=args.threads)
-    experiment.make_token_list()
-    experiment.collect_stats(CONF / "train_asr_dynsize.yaml")
+    exp = args.exp.resolve()
+    experiment = prepared(args.corpus_dir, exp, OFFICIAL, args.threads)
     cells = read_rows()
     for encoder in ENCODERS:
         for decoder in DECODERS:

@@ -98,9 +98,7 @@ def refuse_streaming(arguments: list[str]) -> None:
         ConfigError: it is one of the plugin's that does not stream, or see
             `check_streaming`.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--asr_train_config")
-    config_file = parser.parse_known_args(arguments)[0].asr_train_config
+    config_file = _text_of("--asr_train_config", arguments)
     config = _plugin_config(config_file)
     if config:
         # First of all, as it is imported when ESPnet's task is.
@@ -119,9 +117,7 @@ def mend_streaming(arguments: list[str]) -> None:
     """
     from espnet_dynsize.core.errors import ConfigError
 
-    plain = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    plain.add_argument("--streaming")
-    text = plain.parse_known_args(arguments)[0].streaming
+    text = _text_of("--streaming", arguments)
     if str(text).lower() not in ("none", "true", "1"):
         raise ConfigError(
             f"--streaming={text} must be true, or left out: ESPnet takes any text for "
@@ -145,6 +141,13 @@ def mend_streaming(arguments: list[str]) -> None:
     check_streaming_search(vars(given))
     # The script imports it when it is run.
     online_audio_processor.OnlineAudioProcessor = OnlineAudio
+
+
+def _text_of(option: str, arguments: list[str]) -> str | None:
+    """What follows an option; None where it is not given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, dest="text")
+    return parser.parse_known_args(arguments)[0].text
 
 
 def _plugin_config(path: str | None) -> dict:

@@ -88,8 +88,6 @@ def main(args: argparse.Namespace) -> int:
     if args.subnet is not None:
         chosen = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
     logging.disable(logging.WARNING)
-    given = {key: getattr(args, key) for key in _OPTIONS}
-    options = {key: value for key, value in given.items() if value is not None}
     recogniser = open_model(
         args.model,
         chosen,
@@ -97,7 +95,7 @@ def main(args: argparse.Namespace) -> int:
         device=args.device,
         streaming=args.streaming,
         context=args.context,
-        **options,
+        **{key: getattr(args, key) for key in _OPTIONS},  # None: left out
     )
     if not args.streaming:
         _check_model(recogniser, args.model)

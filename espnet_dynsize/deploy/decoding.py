@@ -24,7 +24,7 @@ Weight = Annotated[float, Range(0, 1)]
 Beam = Annotated[int, Range(1, 1000)]  # wider ones only fill the memory
 
 Window = Annotated[int, Range(1, 60_000)]  # milliseconds
-Context = Annotated[int, Range(0, 10_000)]  # frames
+Frames = Annotated[int, Range(0, 10_000)]
 
 # Tokens a frame of the encoder; below 0, tokens. More only takes time, and where no
 # text is as long as the least, ESPnet searches again for every tenth.
@@ -44,7 +44,7 @@ def _search(
     transducer_conf: dict | None = None,
     beam_search_config: dict | None = None,
     decoding_window: Window = 640,
-    left_context: Context = 32,
+    left_context: Frames = 32,
 ) -> None:
     """What a model may say of its search: options of ESPnet's `Speech2Text`.
 
