@@ -16,12 +16,12 @@ import bench
 import yaml
 from an4_methods import (
     CONF,
-    CTC_MODEL,
     DECODING,
+    DEFAULT,
     FINE_TUNED,
+    FROM_CTC,
     IN_CONTEXTS,
     INDIVIDUAL,
-    JOINT_BIAS,
     KINDS,
     METHODS,
     OWN_KIND,
@@ -29,7 +29,6 @@ from an4_methods import (
     STOCK,
     STREAMING,
     SUPERNETS,
-    TRANSDUCERS,
     WIDE,
     arguments,
     config_file,
@@ -37,7 +36,6 @@ from an4_methods import (
 )
 from an4_tables import write_tables
 from bench import RESULTS, add_rows, begun, plain, score, train
-from blanks import CTC, JOINT, write_bias
 
 from espnet_dynsize.core.context import WHOLE
 from espnet_dynsize.core.files import whole
@@ -57,8 +55,6 @@ def run(experiment: Experiment, fold: str, method: str, seed: int) -> None:
     elif method in OWN_KIND.values():
         sizes = layers_of(method)[::-2]
         rows = [_own_kind(experiment, method, layers, seed) for layers in sizes]
-    elif method in TRANSDUCERS:
-        rows = [_own_kind(experiment, method, WIDE[-1], seed)]
     else:
         rows = _supernet(experiment, method, seed)
     add_rows(ROWS, rows, fold, _key)
@@ -78,13 +74,7 @@ def _row(experiment, folder, method, layers, seed, origin) -> dict:
 
 
 def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
-    tag = f"{plain(method)}_seed{seed}"
-    options = ["--seed", str(seed), *arguments(SUPERNETS[method])]
-    if method == FINE_TUNED:
-        row = _individual(experiment, WIDE[-1], seed)
-        stock = experiment.exp / row["exp"]
-        options += ["--init_param", str(stock / model_file(stock))]
-    supernet, origin = train(experiment, config_file(method), tag, options)
+    supernet, origin = _train_supernet(experiment, method, seed)
     folders = extract_changed(supernet, model_file(supernet))
     sizes = list(zip(layers_of(method), folders))
     rows = [
@@ -99,6 +89,25 @@ def _supernet(experiment: Experiment, method: str, seed: int) -> list[dict]:
     return rows
 
 
+def _train_supernet(experiment: Experiment, method: str, seed: int):
+    options = ["--seed", str(seed), *arguments(SUPERNETS[method])]
+    if method == FINE_TUNED:
+        stock, _ = _train_individual(experiment, WIDE[-1], seed)
+        options += ["--init_param", str(stock / model_file(stock))]
+    elif method in FROM_CTC:
+        family, _ = _train_supernet(experiment, DEFAULT, seed)
+        options += _as_ctc(family)
+    tag = f"{plain(method)}_seed{seed}"
+    return train(experiment, config_file(method), tag, options)
+
+
+def _as_ctc(folder: Path) -> list[str]:
+    """Options of a model whose encoder and CTC begin as a CTC model's."""
+    checkpoint = folder / model_file(folder)
+    parts = (f"{checkpoint}:{part}:{part}" for part in ("encoder", "ctc"))
+    return ["--init_param", *parts]
+
+
 def _in_context(supernet: Path, size: str, context: str) -> Path:
     names, where = [int(size.removeprefix("size"))], model_file(supernet)
     # What is there already is compared.
@@ -107,21 +116,28 @@ def _in_context(supernet: Path, size: str, context: str) -> Path:
 
 
 def _individual(experiment: Experiment, layers: int, seed: int) -> dict:
+    folder, origin = _train_individual(experiment, layers, seed)
+    return _row(experiment, folder, INDIVIDUAL, layers, seed, origin)
+
+
+def _train_individual(experiment: Experiment, layers: int, seed: int):
     blocks = layers // len(KINDS)
     tag = f"conformer{blocks}_seed{seed}"
     options = [*begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
-    folder, origin = train(experiment, CONFORMER, tag, options)
-    return _row(experiment, folder, INDIVIDUAL, layers, seed, origin)
+    return train(experiment, CONFORMER, tag, options)
 
 
 def _own_kind(experiment: Experiment, method: str, layers: int, seed: int) -> dict:
     """Another model than a CTC Conformer, trained alone."""
-    blocks, config = layers // len(KINDS), config_file(method)
+    family, blocks = method.removesuffix(", alone"), layers // len(KINDS)
+    options = begun(experiment, seed)
+    if family in FROM_CTC:
+        ctc, _ = _train_individual(experiment, layers, seed)
+        options = ["--seed", str(seed), *_as_ctc(ctc)]
+    options += ["--encoder_conf", f"num_blocks={blocks}"]
+    options += arguments(STREAMING.get(family, {}))
+    stock = _stock_config(experiment, config_file(method))
     tag = f"{plain(method)}{blocks}_seed{seed}"
-    options = [*begun(experiment, seed), "--encoder_conf", f"num_blocks={blocks}"]
-    options += _options(experiment, method, seed)
-    options += arguments(STREAMING.get(method.removesuffix(", alone"), {}))
-    stock = _stock_config(experiment, config)
     folder, origin = train(experiment, stock, tag, options)
     return _row(experiment, folder, method, layers, seed, origin)
 
@@ -137,24 +153,6 @@ def _stock_config(experiment: Experiment, config: Path) -> Path:
     with whole(path) as partial:  # several trainings at once may want it
         partial.write_text(yaml.safe_dump(stock))
     return path
-
-
-def _options(experiment: Experiment, method: str, seed: int) -> list[str]:
-    """Those of `TRANSDUCERS`, with the files that they want."""
-    options = []
-    for option in TRANSDUCERS.get(method, ()):
-        if option == JOINT_BIAS:
-            bias = write_bias(experiment, names=(CTC, JOINT))
-            options += ["--init_param", str(bias)]
-        elif option == CTC_MODEL:
-            row = _individual(experiment, WIDE[-1], seed)
-            stock = experiment.exp / row["exp"]
-            checkpoint = stock / model_file(stock)
-            parts = [f"{checkpoint}:{part}:{part}" for part in ("encoder", "ctc")]
-            options += ["--init_param", *parts]
-        else:
-            options.append(option)
-    return options
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ CONF = Path(__file__).resolve().parents[1] / "egs2" / "an4_dynsize" / "asr1" / "
 KINDS = ("FFN 1", "attention", "convolution", "FFN 2")
 INDIVIDUAL = "individual"
 # Layers of the models trained alone, 1, 3 and 6 blocks of Conformers, 2, 4 and 6 of
-# others: those with as many parameters as the sizes of families of both
+# E-Branchformers: those with as many parameters as the sizes of families of both
 WIDE, NARROW = (4, 12, 24), (8, 16, 24)
 # Parts of the encoder's FLOPs that 1, 3 and 6 blocks have
 FLOPS = (0.3835, 0.6301, 1)
@@ -77,6 +77,8 @@ IN_CONTEXTS = {
     "dual mode, blocks of 0.8 s": ("20/8/8", "streaming, blocks of 0.8 s"),
     "dual mode, whole utterances": ("whole", "whole utterances"),
 }
+# The recipe's own family
+DEFAULT = "ortho_softmax"
 # Other models, next to the Conformers all the same: their own config's name
 MODELS = {
     **dict.fromkeys(STREAMING, "streaming"),
@@ -89,29 +91,16 @@ OWN_KIND = {method: f"{method}, alone" for method in MODELS if method != "dual m
 # Trained alone as what it is compared with
 ALSO_OF = {"dual mode": OWN_KIND["streaming"]}
 ALSO_OF |= {method: OWN_KIND[other] for method, (_, other) in IN_CONTEXTS.items()}
-# Options with files; see `an4_family._options`
-JOINT_BIAS, CTC_MODEL = "{joint bias}", "{CTC model}"
-_SMALL_PREDICTION = (
-    *("--decoder_conf", "hidden_size=48"),
-    *("--decoder_conf", "dropout=0.3"),
-    *("--decoder_conf", "dropout_embed=0.3"),
-)
-# Transducers of 6 blocks, trained alone → options of theirs
-TRANSDUCERS = {
-    "transducer, joint network begins with blanks": (JOINT_BIAS,),
-    "transducer, from the CTC model": (CTC_MODEL,),
-    "transducer, CTC weight 0.5": ("--model_conf", "ctc_weight=0.5"),
-    "transducer, peak 0.001": ("--optim_conf", "lr=0.001"),
-    "transducer, prediction network of 48": _SMALL_PREDICTION,
-    "transducer, the same, from the CTC model": (*_SMALL_PREDICTION, CTC_MODEL),
-}
+# Their encoder and their CTC begin as those of a trained CTC model of as many blocks,
+# or of the family of such
+FROM_CTC = ("CTC + attention", "transducer")
 FINE_TUNED = "fine-tuned from the individual full size"
 SUPERNETS = {
     **{**SELECTORS, **TRAINING, **FAMILIES},
     **{method: {} for method in (FINE_TUNED, *MODELS)},
     **STREAMING,
 }
-RUNNABLE = (INDIVIDUAL, *OWN_KIND.values(), *TRANSDUCERS, *SUPERNETS)
+RUNNABLE = (INDIVIDUAL, *OWN_KIND.values(), *SUPERNETS)
 # Rows of settings that are gone: an output layer for each size and subnet_weight 0.6,
 # but where the name says otherwise
 _EARLIER = (
@@ -127,8 +116,6 @@ CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
 CONFIGS |= {alone: MODELS[method] for method, alone in OWN_KIND.items()}
 DECODING = {"CTC + attention": "hybrid", "transducer": "transducer"}
 DECODING |= {OWN_KIND[method]: name for method, name in DECODING.items()}
-CONFIGS |= dict.fromkeys(TRANSDUCERS, "transducer")
-DECODING |= dict.fromkeys(TRANSDUCERS, "transducer")
 # What makes a stock model of a family's config
 STOCK = {
     "model_conf": dict.fromkeys(
@@ -139,8 +126,7 @@ STOCK = {
 
 def layers_of(method: str) -> tuple[int, ...]:
     """Layers of the models trained alone with which a method's sizes are compared."""
-    method = method.removesuffix(", alone")
-    return NARROW if method in MODELS and method not in STREAMING else WIDE
+    return NARROW if method.startswith("E-Branchformer") else WIDE
 
 
 def arguments(changes: dict) -> list[str]:
@@ -155,8 +141,6 @@ def arguments(changes: dict) -> list[str]:
 
 def base_of(method: str) -> str:
     """The models trained alone that a method is compared with; of those, themselves."""
-    if method in TRANSDUCERS:
-        return OWN_KIND["transducer"]
     method = method.removeprefix("earlier: ")
     if method in OWN_KIND.values():
         return method

@@ -8,7 +8,7 @@ from espnet_dynsize.core.files import whole
 from espnet_dynsize.demo.stages import Experiment
 from espnet_dynsize.train.blanks import begin_with_blanks
 
-CTC, JOINT = "ctc.ctc_lo.bias", "joint_network.lin_out.bias"
+CTC = "ctc.ctc_lo.bias"
 
 
 def write_bias(
