@@ -17,16 +17,17 @@ import torch
 import torchaudio
 
 from espnet_dynsize.core.errors import ConfigError, check, printable
+from espnet_dynsize.runtime import (
+    LONGEST_PIECE,
+    LOUDEST,
+    place_to_cut,
+    shortest_rest,
+)
 
-LONGEST_PIECE = 30.0  # seconds: about the longest utterances that ASR is trained with
-SHORTEST_REST = 1.0  # seconds that a cut leaves, at least
-HOPS_PER_SECOND = 100  # how finely a silence is looked for
-STRETCH = 20  # hops: longer than the closure of a plosive, shorter than a pause
 BLOCK_VALUES = 2**20  # read at a time, all channels together
 PATIENCE = 10  # seconds until a pipe has its first bytes
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # samples a second
 FINEST_RATIO = 1_000  # torchaudio's filters are as large as the product of its terms
-LOUDEST = 2.0**31  # full scale is 1; the widest integers, not scaled, reach this
 
 # ESPnet's `Speech2Text`, or what takes samples [N] and answers alike
 Recognise = Callable[[np.ndarray], list]
@@ -219,36 +220,15 @@ def pieces(
     for part in parts:
         rest = np.concatenate([rest, part]) if len(rest) else part
         # Only what is known to go on long enough, such that parts make no difference.
-        while len(rest) - _shortest_rest(most, rate) >= most:
-            cut = _place_to_cut(rest, most, rate)
+        while len(rest) - shortest_rest(most, rate) >= most:
+            cut = place_to_cut(rest, most, rate)
             yield rest[:cut]
             rest = rest[cut:]
     if len(rest) > most:
-        cut = _place_to_cut(rest, most, rate)
+        cut = place_to_cut(rest, most, rate)
         yield rest[:cut]
         rest = rest[cut:]
     yield rest
-
-
-def _shortest_rest(most: int, rate: int) -> int:
-    return min(int(SHORTEST_REST * rate), most // 2)
-
-
-def _place_to_cut(samples: np.ndarray, most: int, rate: int) -> int:
-    """Where [N] with N > `most` is cut: at `most` or before, and a rest remains."""
-    first = most // 2
-    last = min(most, len(samples) - _shortest_rest(most, rate))
-    hop = max(1, int(rate) // HOPS_PER_SECOND)
-    hops = (last - first) // hop
-    if hops < STRETCH:
-        return (first + last + 1) // 2
-    power = np.square(samples[first : first + hops * hop], dtype=np.float64)
-    power = power.reshape(hops, hop).sum(axis=1)
-    stretches = np.lib.stride_tricks.sliding_window_view(power, STRETCH).sum(axis=1)
-    quiet = np.flatnonzero(stretches == stretches.min())
-    runs = np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1)
-    run = max(runs, key=len)
-    return first + (int(run[0]) + int(run[-1]) + STRETCH) * hop // 2
 
 
 def transcribe(

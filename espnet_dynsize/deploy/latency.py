@@ -10,7 +10,8 @@ import torch
 import torchaudio
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.deploy.recogniser import LONGEST, checked_audio
+from espnet_dynsize.deploy.recogniser import checked_audio
+from espnet_dynsize.runtime import LONGEST
 from espnet_dynsize.deploy.stream import Stream
 
 

@@ -19,8 +19,8 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.audio import check_finite, check_rate, transcribe
 from espnet_dynsize.deploy.experiment import sampling_rate
 from espnet_dynsize.encoder import front_end
+from espnet_dynsize.runtime import LONGEST
 
-LONGEST = 300  # seconds at once: attention needs memory by the square of the length
 FEATURES_PER_SECOND = 100  # as ESPnet's and Kaldi's are
 
 # Integer type → (its zero, its full scale), as soundfile reads such files

@@ -1,0 +1,1 @@
+"""Models as ONNX files, which `espnet_dynsize.runtime` recognises speech with."""

@@ -1,0 +1,105 @@
+"""One ONNX file of a model's inference twin."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import torch
+
+from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.deploy.twin.encoder import CTC
+from espnet_dynsize.runtime import KEY
+
+INPUTS, OUTPUTS = ["x", "lengths"], ["log_probabilities", "output_lengths"]
+# The first with LayerNormalization
+OPSET = 17
+
+
+def write(twin: CTC, path: Path, about: dict, examples: torch.Tensor) -> None:
+    """Write the file.
+
+    Args:
+        twin: The model.
+        path: The file.
+        about: Its metadata.
+        examples: Samples [2, N] or features [2, L, D].
+
+    Raises:
+        ConfigError: a package is missing.
+    """
+    onnx = package("onnx")
+    by_script(twin, path, examples)
+    model = onnx.load(path)
+    for node in model.graph.node:
+        # Paths of this machine, and calls in this code
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    tell(model, about)
+    onnx.save(model, path)
+
+
+def by_script(twin: CTC, path: Path, examples: torch.Tensor) -> None:
+    """By PyTorch's older exporter: within seconds."""
+    free = {0: "batch", 1: "time"}
+    axes = {"x": free, OUTPUTS[0]: {0: "batch", 1: "frames"}}
+    axes |= {name: {0: "batch"} for name in (INPUTS[1], OUTPUTS[1])}
+    options = dict(dynamo=False, opset_version=OPSET, dynamic_axes=axes)
+    _export(twin, path, examples, options)
+
+
+def by_dynamo(twin: CTC, path: Path, examples: torch.Tensor) -> None:
+    """By PyTorch's newer exporter: what `by_script` writes, within minutes."""
+    package("onnxscript")
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time", min=8)
+    shapes = ({0: batch, 1: time}, {0: batch})
+    options = dict(dynamo=True, opset_version=18, dynamic_shapes=shapes)
+    _export(twin, path, examples, options | dict(external_data=False))
+
+
+def _export(twin: CTC, path: Path, examples: torch.Tensor, options: dict) -> None:
+    lengths = torch.tensor([examples.size(1), examples.size(1) * 3 // 4])
+    names = dict(input_names=INPUTS, output_names=OUTPUTS)
+    with torch.no_grad(), _quiet():
+        torch.onnx.export(twin, (examples, lengths), str(path), **names, **options)
+
+
+@contextmanager
+def _quiet():
+    """Exporters tell everybody that they are deprecated, or what they are doing."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            with redirect_stderr(StringIO()):
+                yield
+    finally:
+        logging.disable(before)
+
+
+def tell(model, about: dict) -> None:
+    """Give an ONNX model its metadata, in place of others."""
+    del model.metadata_props[:]
+    model.producer_name, model.producer_version = "espnet_dynsize", ""
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(about, ensure_ascii=False)
+
+
+def package(name: str):
+    """A package of the extra `export`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{name} is not installed: pip install 'espnet_dynsize[export]'."
+        ) from error

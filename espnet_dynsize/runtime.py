@@ -1,0 +1,313 @@
+"""Speech recognition with a model that `espnet-dynsize export` has written.
+
+    python runtime.py model.onnx a.wav b.flac …
+
+This file needs nothing but onnxruntime, numpy and soundfile, and can be copied to a
+device alone: neither ESPnet nor PyTorch is there.
+"""
+
+import argparse
+import base64
+import json
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+KEY = "espnet_dynsize"  # of the metadata
+VERSION = 1
+LONGEST_PIECE = 30.0  # seconds: about the longest utterances that ASR is trained with
+SHORTEST_REST = 1.0  # seconds that a cut leaves, at least
+HOPS_PER_SECOND = 100  # how finely a silence is looked for
+STRETCH = 20  # hops: longer than the closure of a plosive, shorter than a pause
+LOUDEST = 2.0**31  # full scale is 1; the widest integers, not scaled, reach this
+LEAST_POWER = 1e-10
+LONGEST = 300  # seconds at once: attention needs memory by the square of the length
+
+
+class InputError(ValueError):
+    """Bad input; the message says what it is and what is allowed."""
+
+
+class Model:
+    """A recogniser of one file.
+
+    Args:
+        path: Written by `espnet-dynsize export`.
+        threads: Of the computation.
+
+    Attributes:
+        about: The file's metadata.
+        rate: Samples a second of the audio that it takes.
+
+    Raises:
+        InputError: it cannot be opened, or is another one's.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1):
+        self.path = Path(path)
+        self._session = _open(self.path, threads)
+        self.about = _about(self._session, self.path)
+        self.rate = self.about["rate"]
+        self._features = Features(self.about) if self.takes_features else None
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether the graph is given features; else samples."""
+        return self.about["input"] == "features"
+
+    def __call__(self, samples: np.ndarray) -> str:
+        """Text of samples [N] at `rate`, floats of full scale 1, heard at once.
+
+        Raises:
+            InputError: they are no audio, or too long.
+        """
+        return self.text(self.tokens(samples))
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        """Text of samples [N] of any length: cut at silences, in pieces of 30 s.
+
+        Raises:
+            InputError: they are no audio.
+        """
+        texts = map(self, pieces(checked(samples), self.rate))
+        return " ".join(text for text in texts if text)
+
+    def tokens(self, samples: np.ndarray) -> list[str]:
+        """The best token of every frame, once for each run, without blanks."""
+        best = self.log_probabilities(samples).argmax(axis=-1)
+        return [self.about["tokens"][i] for i in collapsed(best)]
+
+    def log_probabilities(self, samples: np.ndarray) -> np.ndarray:
+        """[T, V] of samples [N]; [0, V] where these are too few.
+
+        Raises:
+            InputError: they are no audio, or too long.
+        """
+        samples = checked(samples)
+        seconds = len(samples) / self.rate
+        if seconds > LONGEST:
+            raise InputError(
+                f"{seconds:.0f} s at once are too long: at most {LONGEST} s; "
+                "`transcribe` cuts at silences."
+            )
+        x = samples if self._features is None else self._features(samples)
+        return self.run(x)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """[T, V] of what the graph takes: samples [N] or features [L, D]."""
+        if len(x) < self.about["least"]:
+            return np.zeros((0, len(self.about["tokens"])), np.float32)
+        lengths = np.array([len(x)], np.int64)
+        inputs = {"x": x[None].astype(np.float32), "lengths": lengths}
+        log_probabilities, _ = self._session.run(None, inputs)
+        return log_probabilities[0]
+
+    def text(self, tokens: Sequence[str]) -> str:
+        """Text of tokens, as ESPnet's tokenizer joins them."""
+        space = self.about["space"]
+        if space is None:  # words
+            return " ".join(tokens)
+        tokens = [" ⁇ " if self.about["pieces"] and t == "<unk>" else t for t in tokens]
+        return "".join(tokens).replace(space, " ").strip()
+
+
+def _open(path: Path, threads: int):
+    import onnxruntime
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # it has many kinds, of no common class
+        raise InputError(f"{path} cannot be opened: {_one_line(error)}") from error
+
+
+def _about(session, path: Path) -> dict:
+    found = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if found is None:
+        raise InputError(f"{path} was not written by `espnet-dynsize export`.")
+    try:
+        about = json.loads(found)
+        version = about["version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} has metadata that cannot be read.") from error
+    if version != VERSION:
+        raise InputError(
+            f"{path} has version {version} of the metadata, this program {VERSION}: "
+            "export it anew, or take another version of the program."
+        )
+    names = [i.name for i in session.get_inputs()]
+    outputs = [o.shape[-1] for o in session.get_outputs()][:1]
+    if names != ["x", "lengths"] or outputs != [len(about.get("tokens", ()))]:
+        raise InputError(f"{path} is not the model that its metadata tell of.")
+    return about
+
+
+class Features:
+    """Log-mel features in numpy, as ESPnet's `DefaultFrontend` makes them.
+
+    Args:
+        about: A model's metadata.
+    """
+
+    def __init__(self, about: dict):
+        conf = about["features"]
+        self.hop, self.center = conf["hop"], conf["center"]
+        self.window = unpacked(conf["window"])
+        self.mel = unpacked(conf["mel"])
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """[L, D] of samples [N]; [0, D] where these are too few."""
+        size = len(self.window)
+        half = size // 2
+        if self.center and len(samples) > half:
+            samples = np.pad(samples, half, "reflect")
+        elif self.center or len(samples) < size:
+            return np.zeros((0, self.mel.shape[1]), np.float32)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, size)[:: self.hop]
+        spectrum = np.fft.rfft(frames * self.window)
+        power = spectrum.real**2 + spectrum.imag**2
+        features = np.maximum(power.astype(np.float32) @ self.mel, LEAST_POWER)
+        return np.log(features)
+
+
+def packed(array: np.ndarray) -> dict:
+    """An array as json has it."""
+    data = zlib.compress(np.ascontiguousarray(array, np.float32).tobytes(), 9)
+    return dict(shape=list(array.shape), data=base64.b64encode(data).decode())
+
+
+def unpacked(stored: dict) -> np.ndarray:
+    """What `packed` was given."""
+    data = zlib.decompress(base64.b64decode(stored["data"]))
+    return np.frombuffer(data, np.float32).reshape(stored["shape"])
+
+
+def collapsed(best: np.ndarray) -> list[int]:
+    """Tokens of frames [T], once for each run, without blanks (0)."""
+    first = np.diff(best, prepend=-1) != 0
+    return best[first & (best != 0)].tolist()
+
+
+def checked(samples: np.ndarray) -> np.ndarray:
+    """Samples as float32 [N].
+
+    Raises:
+        InputError: they are no audio.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        raise InputError(
+            f"samples of shape {samples.shape} and type {samples.dtype} must be [N], "
+            "floats of full scale 1."
+        )
+    if not np.isfinite(samples).all() or (np.abs(samples) > LOUDEST).any():
+        raise InputError("a sample is not a finite number of at most 2**31.")
+    return samples.astype(np.float32)
+
+
+def read(path: Path, rate: int) -> np.ndarray:
+    """Samples [N] of a file, channels averaged.
+
+    Raises:
+        InputError: it cannot be read, is empty, or has another sampling rate.
+    """
+    import soundfile
+
+    if not Path(path).is_file():
+        raise InputError("does not exist.")
+    try:
+        samples, own = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        raise InputError(f"cannot be read as audio: {_one_line(error)}") from error
+    if own != rate:
+        raise InputError(f"has {own} samples a second; the model takes {rate}.")
+    if not len(samples):
+        raise InputError("has no samples.")
+    return samples.mean(axis=1)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def pieces(samples: np.ndarray, rate: int) -> Iterator[np.ndarray]:
+    """Samples [N] in pieces of at most `LONGEST_PIECE`, cut where it is quiet."""
+    most = int(LONGEST_PIECE * rate)
+    while len(samples) > most:
+        cut = place_to_cut(samples, most, rate)
+        yield samples[:cut]
+        samples = samples[cut:]
+    yield samples
+
+
+def shortest_rest(most: int, rate: int) -> int:
+    """Samples that a cut leaves, at least, where pieces have at most `most`."""
+    return min(int(SHORTEST_REST * rate), most // 2)
+
+
+def place_to_cut(samples: np.ndarray, most: int, rate: int) -> int:
+    """Where [N] with N > `most` is cut: at `most` or before, and a rest remains.
+
+    In the middle of the quietest stretch (0.2 s; of a longer one that is as quiet, its
+    middle) between half of the longest length and the longest.
+    """
+    first = most // 2
+    last = min(most, len(samples) - shortest_rest(most, rate))
+    hop = max(1, int(rate) // HOPS_PER_SECOND)
+    hops = (last - first) // hop
+    if hops < STRETCH:
+        return (first + last + 1) // 2
+    power = np.square(samples[first : first + hops * hop], dtype=np.float64)
+    power = power.reshape(hops, hop).sum(axis=1)
+    stretches = np.lib.stride_tricks.sliding_window_view(power, STRETCH).sum(axis=1)
+    quiet = np.flatnonzero(stretches == stretches.min())
+    runs = np.split(quiet, np.flatnonzero(np.diff(quiet) > 1) + 1)
+    run = max(runs, key=len)
+    return first + (int(run[0]) + int(run[-1]) + STRETCH) * hop // 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a line for every file: its name, the text, and the real-time factor."""
+    parser = argparse.ArgumentParser(
+        description="Write what a model hears in audio files, a line each: name, text, "
+        "seconds that it took, and these as a share of the audio's."
+    )
+    parser.add_argument("model", type=Path, help=".onnx file of `espnet-dynsize export`")
+    parser.add_argument("audio", nargs="+", type=Path, help="wav, flac, ogg, … files")
+    parser.add_argument("--threads", type=int, default=1, help="%(default)s")
+    args = parser.parse_args(argv)
+    try:
+        model = Model(args.model, args.threads)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed = False
+    for path in args.audio:
+        try:
+            print(_line(model, path), flush=True)
+        except InputError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            failed = True
+    return 2 if failed else 0
+
+
+def _line(model: Model, path: Path) -> str:
+    samples = read(path, model.rate)
+    start = time.perf_counter()
+    text = model.transcribe(samples)
+    took = time.perf_counter() - start
+    return f"{path}\t{text}\t{took:.2f}\t{took * model.rate / len(samples):.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
