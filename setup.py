@@ -36,6 +36,7 @@ setup(
         "train": TRAIN,
         "demo": [*TRAIN, "espeakng-loader"],
         "espnet3": ["espnet[train]", "hydra-core", "lightning"],
+        "export": ["onnx", "onnxruntime"],
         "hub": ["huggingface_hub"],
         "dev": [
             "pytest",
@@ -43,6 +44,8 @@ setup(
             "ruff==0.17.6",
             "espeakng-loader",
             "espnet[train]",
+            "onnx",
+            "onnxruntime",
         ],
     },
     entry_points={"console_scripts": ["espnet-dynsize=espnet_dynsize.bin.main:main"]},

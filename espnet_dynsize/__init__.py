@@ -32,8 +32,18 @@ def load(
 ):
     """Open a trained model, from a folder or a zip, at one size.
 
-    See `espnet_dynsize.deploy.open.load`.
+    See `espnet_dynsize.deploy.open.load`; of a file that ends in .onnx, see
+    `espnet_dynsize.runtime.Model`, whose options it takes.
     """
+    if str(path).endswith(".onnx"):
+        from espnet_dynsize.runtime import Model
+
+        for key, value in dict(size=size, model_file=model_file or None).items():
+            if value is not None:
+                raise ValueError(
+                    f"{key}={value} must be left out: {path} has one model."
+                )
+        return Model(path, **options)
     from espnet_dynsize.deploy.open import load as load_model
 
     return load_model(path, size, model_file, **options)

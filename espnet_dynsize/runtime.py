@@ -9,6 +9,7 @@ device alone: neither ESPnet nor PyTorch is there.
 import argparse
 import base64
 import json
+import math
 import sys
 import time
 import zlib
@@ -19,6 +20,8 @@ import numpy as np
 
 KEY = "espnet_dynsize"  # of the metadata
 VERSION = 1
+INPUTS = ["x", "lengths"]
+LARGEST = 2**24  # values of an array in the metadata
 LONGEST_PIECE = 30.0  # seconds: about the longest utterances that ASR is trained with
 SHORTEST_REST = 1.0  # seconds that a cut leaves, at least
 HOPS_PER_SECOND = 100  # how finely a silence is looked for
@@ -52,12 +55,9 @@ class Model:
         self._session = _open(self.path, threads)
         self.about = _about(self._session, self.path)
         self.rate = self.about["rate"]
-        self._features = Features(self.about) if self.takes_features else None
-
-    @property
-    def takes_features(self) -> bool:
-        """Whether the graph is given features; else samples."""
-        return self.about["input"] == "features"
+        self._features = None
+        if self.about["input"] == "features":
+            self._features = Features(self.about["features"])
 
     def __call__(self, samples: np.ndarray) -> str:
         """Text of samples [N] at `rate`, floats of full scale 1, heard at once.
@@ -138,7 +138,8 @@ def _about(session, path: Path) -> dict:
     try:
         about = json.loads(found)
         version = about["version"]
-    except (ValueError, TypeError, KeyError) as error:
+        good = version != VERSION or _is_whole(about)
+    except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise InputError(f"{path} has metadata that cannot be read.") from error
     if version != VERSION:
         raise InputError(
@@ -146,24 +147,43 @@ def _about(session, path: Path) -> dict:
             "export it anew, or take another version of the program."
         )
     names = [i.name for i in session.get_inputs()]
-    outputs = [o.shape[-1] for o in session.get_outputs()][:1]
-    if names != ["x", "lengths"] or outputs != [len(about.get("tokens", ()))]:
+    tokens = [o.shape[-1] for o in session.get_outputs()][:1]
+    if not good or names != INPUTS or tokens != [len(about["tokens"])]:
         raise InputError(f"{path} is not the model that its metadata tell of.")
     return about
+
+
+def _is_whole(about: dict) -> bool:
+    """Whether metadata of this version are as `export` writes them."""
+    whole = about["input"] in ("samples", "features") and len(about["tokens"]) > 1
+    whole &= all(isinstance(token, str) for token in about["tokens"])
+    whole &= all(
+        type(about[key]) is int and about[key] > 0 for key in ("rate", "least")
+    )
+    whole &= about["space"] is None or isinstance(about["space"], str)
+    whole &= type(about["pieces"]) is bool
+    return whole and Features(about["features"]).is_whole
 
 
 class Features:
     """Log-mel features in numpy, as ESPnet's `DefaultFrontend` makes them.
 
     Args:
-        about: A model's metadata.
+        conf: What a model's metadata say of them.
     """
 
-    def __init__(self, about: dict):
-        conf = about["features"]
+    def __init__(self, conf: dict):
         self.hop, self.center = conf["hop"], conf["center"]
         self.window = unpacked(conf["window"])
         self.mel = unpacked(conf["mel"])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are features."""
+        shapes = self.window.ndim == 1 and self.mel.ndim == 2
+        matches = shapes and len(self.mel) == len(self.window) // 2 + 1
+        hops = type(self.hop) is int and self.hop > 0
+        return matches and hops and type(self.center) is bool
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """[L, D] of samples [N]; [0, D] where these are too few."""
@@ -187,8 +207,17 @@ def packed(array: np.ndarray) -> dict:
 
 
 def unpacked(stored: dict) -> np.ndarray:
-    """What `packed` was given."""
-    data = zlib.decompress(base64.b64decode(stored["data"]))
+    """What `packed` was given.
+
+    Raises:
+        ValueError, TypeError, KeyError, zlib.error: it was not written by that.
+    """
+    size = math.prod(stored["shape"])
+    if not 0 < size <= LARGEST:
+        raise ValueError("an array is too large, or empty")
+    data = base64.b64decode(stored["data"])
+    # Whatever is in it, no more memory than the array's
+    data = zlib.decompressobj().decompress(data, 4 * size)
     return np.frombuffer(data, np.float32).reshape(stored["shape"])
 
 
@@ -282,7 +311,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Write what a model hears in audio files, a line each: name, text, "
         "seconds that it took, and these as a share of the audio's."
     )
-    parser.add_argument("model", type=Path, help=".onnx file of `espnet-dynsize export`")
+    parser.add_argument(
+        "model", type=Path, help=".onnx file of `espnet-dynsize export`"
+    )
     parser.add_argument("audio", nargs="+", type=Path, help="wav, flac, ogg, … files")
     parser.add_argument("--threads", type=int, default=1, help="%(default)s")
     args = parser.parse_args(argv)
@@ -306,7 +337,8 @@ def _line(model: Model, path: Path) -> str:
     start = time.perf_counter()
     text = model.transcribe(samples)
     took = time.perf_counter() - start
-    return f"{path}\t{text}\t{took:.2f}\t{took * model.rate / len(samples):.3f}"
+    factor = took * model.rate / len(samples)
+    return f"{path}\t{text}\t{took:.2f} s\tRTF {factor:.3f}"
 
 
 if __name__ == "__main__":

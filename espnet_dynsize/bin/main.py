@@ -100,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     from espnet_dynsize.bin import (
         convert,
         demo,
+        export,
         extract,
         pack,
         prepare,
@@ -121,7 +122,16 @@ def build_parser() -> argparse.ArgumentParser:
     run.set_defaults(function=lambda args: 2)
     recipe = verbs.add_parser("recipe", help="what a recipe's run.sh calls")
     recipe.set_defaults(function=lambda args: 2)
-    for verb in (prepare, extract, report, pack, transcribe, convert, demo):
+    for verb in (
+        prepare,
+        extract,
+        report,
+        pack,
+        transcribe,
+        export,
+        convert,
+        demo,
+    ):
         verb.add_parser(verbs)
     return parser
 

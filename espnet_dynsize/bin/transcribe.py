@@ -32,7 +32,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "cannot be done gets a line on stderr, its name and the reason; the others "
         "are done, and the exit code is 2.",
     )
-    parser.add_argument("model", type=Path, help="zip, or folder of a trained model")
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="zip, folder of a trained model, or .onnx file of `export`",
+    )
     parser.add_argument(
         "audio",
         nargs="+",
@@ -77,6 +81,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.model.suffix == ".onnx":
+        return _with_runtime(args)
     from tqdm import tqdm
 
     from espnet_dynsize.core.subnet import Subnet
@@ -115,6 +121,19 @@ def main(args: argparse.Namespace) -> int:
             tqdm.write(printable(str(error)), file=sys.stderr)
             failed = True
     return 2 if failed else 0
+
+
+def _with_runtime(args: argparse.Namespace) -> int:
+    """Without PyTorch."""
+    from espnet_dynsize import runtime
+
+    used = ("model", "audio", "function", "model_file", "device", "streaming")
+    given = {k: v for k, v in vars(args).items() if k not in used and v is not None}
+    if args.streaming:
+        given["streaming"] = True
+    for key, value in given.items():
+        check(False, f"--{key}", value, f"left out: {args.model} has one way to hear")
+    return runtime.main([str(args.model), *map(str, args.audio)])
 
 
 def _check_model(recogniser, model: Path) -> None:

@@ -11,8 +11,8 @@ import torchaudio
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.recogniser import checked_audio
-from espnet_dynsize.runtime import LONGEST
 from espnet_dynsize.deploy.stream import Stream
+from espnet_dynsize.runtime import LONGEST
 
 
 class Heard(NamedTuple):

@@ -1,20 +1,22 @@
 """One ONNX file of a model's inference twin."""
 
+import importlib
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.twin.encoder import CTC
-from espnet_dynsize.runtime import KEY
+from espnet_dynsize.runtime import INPUTS, KEY
 
-INPUTS, OUTPUTS = ["x", "lengths"], ["log_probabilities", "output_lengths"]
+OUTPUTS = ["log_probabilities", "output_lengths"]
 # The first with LayerNormalization
 OPSET = 17
 
@@ -32,7 +34,7 @@ def write(twin: CTC, path: Path, about: dict, examples: torch.Tensor) -> None:
         ConfigError: a package is missing.
     """
     onnx = package("onnx")
-    by_script(twin, path, examples)
+    _export(twin, path, examples)
     model = onnx.load(path)
     for node in model.graph.node:
         # Paths of this machine, and calls in this code
@@ -42,33 +44,26 @@ def write(twin: CTC, path: Path, about: dict, examples: torch.Tensor) -> None:
     onnx.save(model, path)
 
 
-def by_script(twin: CTC, path: Path, examples: torch.Tensor) -> None:
-    """By PyTorch's older exporter: within seconds."""
-    free = {0: "batch", 1: "time"}
-    axes = {"x": free, OUTPUTS[0]: {0: "batch", 1: "frames"}}
-    axes |= {name: {0: "batch"} for name in (INPUTS[1], OUTPUTS[1])}
-    options = dict(dynamo=False, opset_version=OPSET, dynamic_axes=axes)
-    _export(twin, path, examples, options)
-
-
-def by_dynamo(twin: CTC, path: Path, examples: torch.Tensor) -> None:
-    """By PyTorch's newer exporter: what `by_script` writes, within minutes."""
-    package("onnxscript")
-    batch, time = torch.export.Dim("batch"), torch.export.Dim("time", min=8)
-    shapes = ({0: batch, 1: time}, {0: batch})
-    options = dict(dynamo=True, opset_version=18, dynamic_shapes=shapes)
-    _export(twin, path, examples, options | dict(external_data=False))
-
-
-def _export(twin: CTC, path: Path, examples: torch.Tensor, options: dict) -> None:
+def _export(twin: CTC, path: Path, examples: torch.Tensor) -> None:
+    """By PyTorch's exporter that traces: the newer one takes minutes."""
     lengths = torch.tensor([examples.size(1), examples.size(1) * 3 // 4])
-    names = dict(input_names=INPUTS, output_names=OUTPUTS)
+    axes = {"x": {0: "batch", 1: "time"}, OUTPUTS[0]: {0: "batch", 1: "frames"}}
+    axes |= {name: {0: "batch"} for name in (INPUTS[1], OUTPUTS[1])}
     with torch.no_grad(), _quiet():
-        torch.onnx.export(twin, (examples, lengths), str(path), **names, **options)
+        torch.onnx.export(
+            twin,
+            (examples, lengths),
+            str(path),
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Exporters tell everybody that they are deprecated, or what they are doing."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -89,14 +84,12 @@ def tell(model, about: dict) -> None:
     entry.key, entry.value = KEY, json.dumps(about, ensure_ascii=False)
 
 
-def package(name: str):
+def package(name: str) -> ModuleType:
     """A package of the extra `export`.
 
     Raises:
         ConfigError: it is not installed.
     """
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError as error:

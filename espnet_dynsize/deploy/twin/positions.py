@@ -11,6 +11,7 @@ from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
 
 from espnet_dynsize.core.errors import ConfigError
 
+
 def _absolute(frames: int, table: int) -> torch.Tensor:
     return torch.arange(frames)
 

@@ -1,0 +1,234 @@
+"""From a trained folder to ONNX files that have been heard to be right."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.files import check_absent, plain_path, whole
+from espnet_dynsize.core.keys import of_transducer_task
+from espnet_dynsize.core.members import Member
+from espnet_dynsize.core.subnet import Subnet
+from espnet_dynsize.deploy import origin
+from espnet_dynsize.deploy.cut import cut
+from espnet_dynsize.deploy.experiment import (
+    build_model,
+    find_checkpoint,
+    load_model,
+    load_states,
+    sampling_rate,
+)
+from espnet_dynsize.deploy.onnx.graph import package, write
+from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare
+from espnet_dynsize.deploy.onnx.int8 import quantise
+from espnet_dynsize.deploy.twin.encoder import CTC
+from espnet_dynsize.deploy.twin.features import LogMel
+from espnet_dynsize.encoder.front_end import least_frames
+from espnet_dynsize.runtime import VERSION, InputError, Model, packed
+from espnet_dynsize.train.model import JointLoss
+
+# Log-probabilities of floats may differ by this from PyTorch's.
+TOLERANCE = 1e-3
+# Tokens of ESPnet's tokenizers → what stands for a space; None: tokens are words
+_SPACES = {"char": "<space>", "bpe": "▁", "word": None}
+_SECONDS = (1.0, 4.3)  # of noise, on which a file is compared
+
+
+class Exported(NamedTuple):
+    """A file on disk."""
+
+    path: Path
+    heard: Heard | None  # with test data
+
+
+class Options(NamedTuple):
+    """How a model is written.
+
+    Args:
+        audio: The graph takes samples; else features.
+        quantise: Matrix products of 8-bit integers.
+        data: Utterances on which the word errors before and after are counted.
+        most: Share by which these may grow.
+        force: Write the file all the same, or without data.
+    """
+
+    audio: bool = False
+    quantise: bool = False
+    data: Sequence[Utterance] = ()
+    most: float = 0.03
+    force: bool = False
+
+
+def export(
+    asr_exp: Path,
+    model_file: str,
+    chosen: Sequence[Member | Subnet],
+    options: Options,
+    names: Sequence[str] = (),
+    done: Callable[[Exported], object] = lambda exported: None,
+) -> list[Exported]:
+    """Write `<asr_exp>/onnx/<name>.onnx`, or `<name>_int8.onnx`.
+
+    Args:
+        asr_exp: Folder of a trained model of ESPnet's or this plugin's.
+        model_file: Checkpoint in it; empty: see `find_checkpoint`.
+        chosen: Members of a family, or subnets; none: the model as it is.
+        options: How.
+        names: Of the files, one for each that is chosen; none: the members'.
+        done: Is told of every file when it is there.
+
+    Raises:
+        ConfigError: a file exists, the model is not for an export, a package is
+            missing, or a file does not compute, or hear, what the model does.
+    """
+    for name in ("onnx", "onnxruntime"):
+        package(name)
+    if options.quantise and not (options.data or options.force):
+        raise ConfigError(
+            "--quantize changes what a model hears: give --data, a data directory on "
+            "which that is counted, or --force."
+        )
+    asr_exp = plain_path(asr_exp)
+    model_file = find_checkpoint(asr_exp, model_file)
+    model, config = load_model(asr_exp, model_file)
+    if of_transducer_task(config):
+        raise ConfigError("encoder: dynsize_chunked is not for an export yet.")
+    if chosen and not isinstance(model, JointLoss):
+        raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
+    names = list(names) or [member.suffix for member in chosen] or ["model"]
+    end = "_int8" if options.quantise else ""
+    paths = [asr_exp / "onnx" / f"{name}{end}.onnx" for name in names]
+    for path in paths:
+        check_absent(path)
+    sha256 = origin.digest(asr_exp, model_file)
+    exported = []
+    for one, path in zip(chosen or [None], paths):
+        small = model if one is None else _cut(model, config, one)
+        made = dict(model=asr_exp.name, name=path.stem, sha256=sha256)
+        heard = _write(small, config, path, options, made)
+        exported.append(Exported(path, heard))
+        done(exported[-1])
+    return exported
+
+
+def _cut(model: JointLoss, config: dict, chosen: Member | Subnet) -> ESPnetASRModel:
+    subnet = chosen if isinstance(chosen, Subnet) else model.subnet(chosen)
+    small_config, states = cut(model, config, subnet)
+    small = build_model(small_config)
+    load_states(small, states, "the cut model")
+    return small
+
+
+def _write(
+    model: ESPnetASRModel, config: dict, path: Path, options: Options, made: dict
+) -> Heard | None:
+    twin = CTC(model, options.audio)
+    about = _about(model, config, options.audio) | made
+    with whole(path) as partial:
+        floats = partial.with_suffix(".floats")
+        try:
+            write(twin, floats, about, _examples(twin, model))
+            _check_floats(model, Model(floats), about["rate"])
+            if options.quantise:
+                about["quantised"] = "int8"
+                quantise(floats, partial, about)
+            else:
+                floats.rename(partial)
+        finally:
+            floats.unlink(missing_ok=True)
+        heard = None
+        if options.data:
+            heard = compare(model, partial, options.data)
+            _check_heard(heard, options)
+            tell_heard(partial, about | dict(heard=heard._asdict()))
+    return heard
+
+
+def tell_heard(path: Path, about: dict) -> None:
+    """Add to a file's metadata what was heard."""
+    from espnet_dynsize.deploy.onnx.graph import tell
+
+    onnx = package("onnx")
+    model = onnx.load(path)
+    tell(model, about)
+    onnx.save(model, path)
+
+
+def _check_heard(heard: Heard, options: Options) -> None:
+    if heard.grown <= options.most or options.force:
+        return
+    raise ConfigError(
+        f"{heard}: more than {100 * options.most:g} % more errors; --force writes the "
+        "file all the same."
+    )
+
+
+def _about(model: ESPnetASRModel, config: dict, audio: bool) -> dict:
+    """The metadata: all that a runner needs besides the graph."""
+    kind = config.get("token_type")
+    allowed = f"one of {[*_SPACES]} for an export"
+    check(kind in _SPACES, "token_type", kind, allowed)
+    space = config.get("space_symbol") if kind == "char" else None
+    if model.frontend is None:
+        raise ConfigError(
+            "frontend must be default for an export: this model takes features, which "
+            "a runner could not make."
+        )
+    front = LogMel(model.frontend)
+    features = dict(hop=front.hop, center=front.center)
+    features |= dict(window=packed(front.window.numpy()), mel=packed(front.mel.numpy()))
+    return dict(
+        version=VERSION,
+        kind="ctc",
+        input="samples" if audio else "features",
+        rate=sampling_rate(config),
+        tokens=list(config["token_list"]),
+        space=space or _SPACES[kind],
+        pieces=kind == "bpe",
+        least=_least(model, front) if audio else least_frames(model.encoder.embed),
+        features=features,
+    )
+
+
+def _least(model: ESPnetASRModel, front: LogMel) -> int:
+    """The shortest audio, in samples, of which something is left to encode."""
+    frames = least_frames(model.encoder.embed)
+    samples = (frames - 1) * front.hop + (0 if front.center else front.size)
+    # An utterance is mirrored at its ends.
+    return max(samples, front.size // 2 + 1 if front.center else 0)
+
+
+def _examples(twin: CTC, model: ESPnetASRModel) -> torch.Tensor:
+    """What the graph is traced with: its shape is not part of it."""
+    if twin.logmel is not None:
+        return torch.randn(2, 16_000)
+    return torch.randn(2, 200, model.frontend.output_size())
+
+
+@torch.no_grad()
+def _check_floats(model: ESPnetASRModel, found: Model, rate: int) -> None:
+    """Refuse a file that does not compute what the model does.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    for seconds in _SECONDS:
+        noise = torch.randn(int(seconds * rate))
+        encoded, _ = model.encode(noise[None], torch.tensor([len(noise)]))
+        encoded = encoded[0] if isinstance(encoded, tuple) else encoded
+        theirs = model.ctc.log_softmax(encoded)[0].numpy()
+        try:
+            ours = found.log_probabilities(noise.numpy())
+        except InputError as error:
+            raise ConfigError(str(error)) from error
+        same = ours.shape == theirs.shape
+        error = float(np.abs(ours - theirs).max()) if same else float("inf")
+        if not error <= TOLERANCE:
+            raise ConfigError(
+                f"the file computes something else than the model (by {error:.2g}): "
+                "please report this."
+            )
