@@ -9,7 +9,7 @@ import soundfile
 import torch
 import yaml
 from conftest import TOKENS
-from experiment import HYBRID, experiment
+from experiment import AVERAGED, HYBRID, experiment
 
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
@@ -115,10 +115,14 @@ def test_members_of_a_family(tmp_path):
 
 
 def test_any_subnet_and_a_sparse_one(tmp_path):
-    sparsity = dict(levels=[0, 0.5], start=0.1, ramp_end=0.2, freeze=0.3)
+    sparsity = dict(levels=[0, 0.5], start=0.7, ramp_end=0.8, freeze=0.9)
     folder, model = experiment(
         tmp_path / "asr", CONV2D | dict(sparsity=sparsity, conv_norm="layer_norm")
     )
+    model.schedule.plan(20)
+    for _ in range(20):
+        model.begin_update(0)
+    torch.save(model.state_dict(), folder / AVERAGED)
     subnet = dict(num_units=8, kept=[0, 1, 2, 6], head="full")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(subnet))
     arguments = ["export", "--asr_exp", str(folder)]

@@ -1,0 +1,257 @@
+"""The runtime: one file that needs neither ESPnet nor PyTorch."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import TOKENS
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.text.build_tokenizer import build_tokenizer
+from experiment import experiment
+
+import espnet_dynsize
+from espnet_dynsize import runtime
+from espnet_dynsize.bin.main import main
+from espnet_dynsize.deploy import audio
+from espnet_dynsize.deploy.onnx.export import Options, export
+from espnet_dynsize.deploy.twin.features import LogMel
+from espnet_dynsize.runtime import Features, InputError, Model, collapsed, packed
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+RATE = 16_000
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchaudio", "espnet2", "yaml"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def noise(samples):
+    return np.random.default_rng(0).normal(size=samples).astype(np.float32) / 10
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    torch.manual_seed(0)
+    exp, _ = experiment(folder / "asr", dict(input_layer="conv2d"))
+    (done,) = export(exp, "", [], Options())
+    return done.path
+
+
+@pytest.fixture
+def wav(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(RATE), RATE)
+    return path
+
+
+def changed(exported, path, change):
+    """A copy of the model with other metadata."""
+    model = onnx.load(exported)
+    (entry,) = model.metadata_props
+    about = json.loads(entry.value)
+    entry.value = change(about) or json.dumps(about)
+    onnx.save(model, path)
+    return path
+
+
+# -- alone --
+
+
+def test_the_file_alone_hears_what_the_package_does(exported, wav, tmp_path):
+    copy = shutil.copy(runtime.__file__, tmp_path / "alone.py")
+    code = f"{BLOCK}\nimport runpy\nrunpy.run_path({str(copy)!r}, run_name='__main__')"
+    command = [sys.executable, "-I", "-c", code, str(exported), str(wav)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    name, text, seconds, factor = done.stdout.strip("\n").split("\t")
+    assert name == str(wav) and seconds.endswith(" s") and factor.startswith("RTF ")
+    heard, _ = soundfile.read(wav, dtype="float32")
+    assert text == Model(exported)(heard)
+
+
+def test_transcribe_needs_no_pytorch(exported, wav):
+    code = f"{BLOCK}\nfrom espnet_dynsize.bin.main import main\nsys.exit(main())"
+    command = [sys.executable, "-c", code, "transcribe", str(exported), str(wav)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{wav}\t")
+
+
+def test_load(exported):
+    found = espnet_dynsize.load(exported, threads=2)
+    assert found.rate == RATE and found.about["kind"] == "ctc"
+    with pytest.raises(ValueError, match="size=16 must be left out"):
+        espnet_dynsize.load(exported, 16)
+
+
+# -- what it computes --
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        dict(n_fft=256, win_length=200, hop_length=80, normalized=True),
+        dict(n_fft=400, hop_length=100, window="hamming", fmin=80, fmax=3800, htk=True),
+        dict(n_fft=128, hop_length=64, window=None, center=False, fs="8k"),
+    ],
+    ids=str,
+)
+def test_features_are_espnet_s(conf):
+    stock = DefaultFrontend(n_mels=20, **conf)
+    own = LogMel(stock)
+    told = dict(hop=own.hop, center=own.center)
+    told |= dict(window=packed(own.window.numpy()), mel=packed(own.mel.numpy()))
+    features = Features(json.loads(json.dumps(told)))
+    for samples in (600, 4000, 4001):
+        speech = noise(samples)
+        theirs, _ = stock(torch.from_numpy(speech)[None], torch.tensor([samples]))
+        ours = features(speech)
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs[0].numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "best, tokens",
+    [
+        ([], []),
+        ([0, 0], []),
+        ([2, 2, 0, 2, 3, 3], [2, 2, 3]),
+        ([1, 0, 0, 1], [1, 1]),
+        ([4], [4]),
+    ],
+)
+def test_runs_of_tokens(best, tokens):
+    assert collapsed(np.array(best, np.int64)) == tokens
+
+
+@pytest.mark.parametrize(
+    "kind, tokens, space",
+    [
+        ("char", ["A", "<space>", "B", "<unk>"], "<space>"),
+        ("word", ["A", "BC", "<unk>"], None),
+    ],
+)
+def test_text_is_as_espnet_s_tokenizers_make_it(exported, kind, tokens, space):
+    found = Model(exported)
+    found.about |= dict(space=space, pieces=False)
+    theirs = build_tokenizer(token_type=kind).tokens2text(tokens)
+    assert found.text(tokens) == theirs
+
+
+def test_text_of_pieces(exported):
+    found = Model(exported)
+    found.about |= dict(space="▁", pieces=True)
+    assert found.text(["▁HE", "LLO", "▁", "A", "<unk>"]) == "HELLO A ⁇"
+
+
+def test_long_audio_is_cut_as_everywhere():
+    speech = noise(95 * RATE)
+    speech[31 * RATE : 33 * RATE] = 0
+    speech[20 * RATE : 21 * RATE] = 0
+    ours = list(runtime.pieces(speech, RATE))
+    theirs = list(audio.pieces([speech], RATE))
+    assert [len(p) for p in ours] == [len(p) for p in theirs]
+    assert len(ours) > 3 and np.array_equal(np.concatenate(ours), speech)
+
+
+# -- bad input --
+
+
+def test_bad_samples(exported):
+    found = Model(exported)
+    for bad in (noise(100).reshape(10, 10), np.zeros(9, np.int16), np.zeros((), float)):
+        with pytest.raises(InputError, match=r"must be \[N\], floats"):
+            found(bad)
+    for value in (np.nan, np.inf, 1e20):
+        with pytest.raises(InputError, match="finite"):
+            found(np.full(2000, value))
+    with pytest.raises(InputError, match="301 s at once are too long: at most 300 s"):
+        found(np.zeros(301 * RATE))
+    assert found.transcribe(np.zeros(0)) == found(np.zeros(0)) == ""
+
+
+def test_bad_audio_files(exported, wav, tmp_path, capsys):
+    soundfile.write(tmp_path / "8k.wav", noise(800), 8000)
+    soundfile.write(tmp_path / "empty.wav", noise(0), RATE)
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    names = ["8k.wav", "empty.wav", "text.wav", "a.raw", "nowhere.wav"]
+    paths = [str(tmp_path / name) for name in names]
+    assert main(["transcribe", str(exported), *paths, str(wav)]) == 2
+    out, err = capsys.readouterr()
+    reasons = ["8000 samples a second; the model takes 16000", "no samples"]
+    reasons += ["cannot be read", "cannot be read", "does not exist"]
+    lines = err.splitlines()
+    assert len(lines) == len(names) and out.startswith(str(wav))
+    for line, path, reason in zip(lines, paths, reasons):
+        assert line.startswith(f"{path}: ") and reason in line
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: "no json", "cannot be read"),
+        (lambda a: "[]", "cannot be read"),
+        (lambda a: a.pop("version") and None, "cannot be read"),
+        (lambda a: a.update(version=2), "version 2 of the metadata"),
+        (lambda a: a.update(tokens=TOKENS[:-1]), "not the model"),
+        (lambda a: a.update(tokens=[0] * len(TOKENS)), "not the model"),
+        (lambda a: a.update(rate=0), "not the model"),
+        (lambda a: a.update(least="1"), "not the model"),
+        (lambda a: a.update(input="audio"), "not the model"),
+        (lambda a: a.update(space=1), "not the model"),
+        (lambda a: a.pop("features") and None, "cannot be read"),
+        (lambda a: a["features"].update(hop=0), "not the model"),
+        (lambda a: a["features"]["mel"].update(shape=[2**40, 2**40]), "cannot be read"),
+        (lambda a: a["features"]["mel"].update(shape=[3, 3]), "not the model"),
+        (lambda a: a["features"]["mel"].update(data="AAAA"), "cannot be read"),
+        (lambda a: a["features"]["mel"].update(data="é"), "cannot be read"),
+    ],
+    ids=str,
+)
+def test_metadata_that_do_not_fit(exported, tmp_path, change, message):
+    path = changed(exported, tmp_path / "m.onnx", change)
+    with pytest.raises(InputError, match=message):
+        Model(path)
+
+
+def test_files_of_others(exported, tmp_path, capsys):
+    model = onnx.load(exported)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    content = exported.read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for name, message in (
+        ("foreign", "was not written by"),
+        ("cut", "cannot be opened"),
+        ("text", "cannot be opened"),
+        ("empty", "cannot be opened"),
+        ("nowhere", "does not exist"),
+    ):
+        path = tmp_path / f"{name}.onnx"
+        assert main(["transcribe", str(path), "a.wav"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and message in line and str(path) in line
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--size", "3"], ["--streaming"], ["--beam_size", "4"], ["--context", "whole"]],
+    ids=str,
+)
+def test_options_that_a_file_has_not(exported, capsys, option):
+    assert main(["transcribe", str(exported), "a.wav", *option]) == 2
+    assert f"{option[0]}=" in capsys.readouterr().err
