@@ -86,7 +86,7 @@ def _check_training(options: Options, config: dict) -> None:
         more = ["--normalize", "global_mvn", *more]
     pretrained = options.get("pretrained_model")
     if pretrained and options.runs(TRAIN):
-        more += ["--init_param", pretrained]
+        more += ["--init_param", *pretrained.split()]
     audio = options.get("feats_type").startswith("raw")
     arguments = ["--config", options.get("asr_config"), *more]
     check_ahead(arguments, audio, of_transducer_task(config))

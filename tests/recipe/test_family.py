@@ -421,3 +421,13 @@ def test_a_training_that_cannot_be_is_found_out_at_stage_1(
     assert run(*options) == 2
     assert message in capsys.readouterr().err
     assert calls() == [] and not (recipe / "exp").exists()
+
+
+def test_a_training_may_start_from_parts_of_a_model(recipe, capsys):
+    parts = [f"../trained/{MODEL}:{part}:{part}" for part in ("encoder", "ctc")]
+    both = ("--pretrained_model", " ".join(parts), "--stop_stage", "11")
+    assert run(*both) == 0
+    assert calls()[0]["pretrained_model"] == both[1]
+    shutil.rmtree(recipe / "exp")
+    assert run("--pretrained_model", f"{parts[0]} {parts[1]}s") == 2
+    assert "the model has no part ctcs" in capsys.readouterr().err
