@@ -161,7 +161,7 @@ def test_there_are_commands():
     verbs = {words[0] for words in COMMANDS}
     assert verbs == {
         *("run", "recipe", "prepare", "extract", "report"),
-        *("pack", "transcribe", "convert", "demo"),
+        *("pack", "transcribe", "export", "convert", "demo"),
     }
 
 
