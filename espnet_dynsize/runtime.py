@@ -21,6 +21,7 @@ import numpy as np
 KEY = "espnet_dynsize"  # of the metadata
 VERSION = 1
 INPUTS = ["x", "lengths"]
+MOST_THREADS = 256
 LARGEST = 2**24  # values of an array in the metadata
 LONGEST_PIECE = 30.0  # seconds: about the longest utterances that ASR is trained with
 SHORTEST_REST = 1.0  # seconds that a cut leaves, at least
@@ -118,6 +119,8 @@ class Model:
 def _open(path: Path, threads: int):
     import onnxruntime
 
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads={threads} must be from 1 to {MOST_THREADS}.")
     if not path.is_file():
         raise InputError(f"{path} does not exist.")
     options = onnxruntime.SessionOptions()

@@ -181,6 +181,12 @@ def test_bad_samples(exported):
     assert found.transcribe(np.zeros(0)) == found(np.zeros(0)) == ""
 
 
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.0, True])
+def test_bad_numbers_of_threads(exported, threads):
+    with pytest.raises(InputError, match=f"threads={threads} must be from 1 to 256"):
+        Model(exported, threads)
+
+
 def test_bad_audio_files(exported, wav, tmp_path, capsys):
     soundfile.write(tmp_path / "8k.wav", noise(800), 8000)
     soundfile.write(tmp_path / "empty.wav", noise(0), RATE)

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_dynsize.core.errors import ConfigError
+from espnet_dynsize.core.errors import ConfigError, check
 
 if TYPE_CHECKING:
     from espnet_dynsize.deploy.onnx.export import Exported
@@ -79,6 +79,8 @@ def main(args: argparse.Namespace) -> int:
     from espnet_dynsize.deploy.onnx.heard import read_data
 
     logging.disable(logging.WARNING)
+    good = args.most >= 0  # neither is NaN
+    check(good, "--most", args.most, "a number of per cent, at least 0")
     options = Options(
         audio=args.input == "samples",
         quantise=args.quantize is not None,

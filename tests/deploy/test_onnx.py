@@ -250,6 +250,8 @@ def test_bad_input(tmp_path, capsys):
     given = ("--asr_exp", folder)
     data = write_data(tmp_path / "data", ["A"])
     assert "give --data" in refused(capsys, *given, "--quantize", "int8")
+    for most in ("nan", "-1"):
+        assert "--most=" in refused(capsys, *given, f"--most={most}")
     assert "exclude another" in refused(capsys, *given, "--family", "--size", "3")
     assert "must be one of" in refused(capsys, *given, "--size", "4")
     (tmp_path / "empty").mkdir()
