@@ -224,7 +224,6 @@ def test_bad_audio_files(exported, wav, tmp_path, capsys):
         (lambda a: a["features"]["mel"].update(data="AAAA"), "cannot be read"),
         (lambda a: a["features"]["mel"].update(data="é"), "cannot be read"),
     ],
-    ids=str,
 )
 def test_metadata_that_do_not_fit(exported, tmp_path, change, message):
     path = changed(exported, tmp_path / "m.onnx", change)
