@@ -38,12 +38,14 @@ def load(
     if str(path).endswith(".onnx"):
         from espnet_dynsize.runtime import Model
 
-        for key, value in dict(size=size, model_file=model_file or None).items():
+        given = dict(size=size, model_file=model_file or None) | options
+        threads = given.pop("threads", 1)
+        for key, value in given.items():
             if value is not None:
                 raise ValueError(
-                    f"{key}={value} must be left out: {path} has one model."
+                    f"{key}={value} must be left out: {path} has one way to hear."
                 )
-        return Model(path, **options)
+        return Model(path, threads)
     from espnet_dynsize.deploy.open import load as load_model
 
     return load_model(path, size, model_file, **options)

@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import math
+import re
 import sys
 import time
 import zlib
@@ -30,6 +31,13 @@ STRETCH = 20  # hops: longer than the closure of a plosive, shorter than a pause
 LOUDEST = 2.0**31  # full scale is 1; the widest integers, not scaled, reach this
 LEAST_POWER = 1e-10
 LONGEST = 300  # seconds at once: attention needs memory by the square of the length
+
+
+# What metadata of another's may raise
+_UNREADABLE = (
+    *(ValueError, TypeError, KeyError, OverflowError),
+    *(RecursionError, zlib.error),
+)
 
 
 class InputError(ValueError):
@@ -104,7 +112,10 @@ class Model:
             return np.zeros((0, len(self.about["tokens"])), np.float32)
         lengths = np.array([len(x)], np.int64)
         inputs = {"x": x[None].astype(np.float32), "lengths": lengths}
-        log_probabilities, _ = self._session.run(None, inputs)
+        try:
+            log_probabilities, _ = self._session.run(None, inputs)
+        except Exception as error:  # it has many kinds, of no common class
+            raise InputError(f"{self.path} fails: {_one_line(error)}") from error
         return log_probabilities[0]
 
     def text(self, tokens: Sequence[str]) -> str:
@@ -112,8 +123,23 @@ class Model:
         space = self.about["space"]
         if space is None:  # words
             return " ".join(tokens)
-        tokens = [" ⁇ " if self.about["pieces"] and t == "<unk>" else t for t in tokens]
+        if self.about["pieces"]:
+            tokens = decoded(tokens)
         return "".join(tokens).replace(space, " ").strip()
+
+
+def decoded(pieces: Sequence[str]) -> list[str]:
+    """Pieces as sentencepiece shows them: unknown ones, and bytes such as <0xE4>."""
+    found: list[str] = []
+    kept = bytearray()
+    for piece in [*pieces, ""]:
+        if re.fullmatch("<0x[0-9A-F]{2}>", piece):
+            kept.append(int(piece[3:5], 16))
+            continue
+        found.append(kept.decode(errors="replace"))
+        kept.clear()
+        found.append(" ⁇ " if piece == "<unk>" else piece)
+    return found
 
 
 def _open(path: Path, threads: int):
@@ -142,27 +168,39 @@ def _about(session, path: Path) -> dict:
         about = json.loads(found)
         version = about["version"]
         good = version != VERSION or _is_whole(about)
-    except (ValueError, TypeError, KeyError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path} has metadata that cannot be read.") from error
     if version != VERSION:
         raise InputError(
-            f"{path} has version {version} of the metadata, this program {VERSION}: "
+            f"{path} has version {version!a:.9} of the metadata, this program "
+            f"{VERSION}: "
             "export it anew, or take another version of the program."
         )
     names = [i.name for i in session.get_inputs()]
-    tokens = [o.shape[-1] for o in session.get_outputs()][:1]
-    if not good or names != INPUTS or tokens != [len(about["tokens"])]:
+    good = good and names == INPUTS and _fits(session, about)
+    if not good:
         raise InputError(f"{path} is not the model that its metadata tell of.")
     return about
 
 
+def _fits(session, about: dict) -> bool:
+    """Whether a graph has the inputs and outputs that its metadata tell of."""
+    x, lengths = (i.shape for i in session.get_inputs())
+    outputs = [o.shape for o in session.get_outputs()]
+    if [len(shape) for shape in (lengths, *outputs)] != [1, 3, 1]:
+        return False
+    mels = about["features"]["mel"]["shape"][1:]
+    inputs = len(x) == 2 if about["input"] == "samples" else x[2:] == mels
+    return inputs and outputs[0][-1] == len(about["tokens"])
+
+
 def _is_whole(about: dict) -> bool:
     """Whether metadata of this version are as `export` writes them."""
-    whole = about["input"] in ("samples", "features") and len(about["tokens"]) > 1
+    whole = about["input"] in ("samples", "features")
+    whole &= type(about["tokens"]) is list and len(about["tokens"]) > 1
     whole &= all(isinstance(token, str) for token in about["tokens"])
-    whole &= all(
-        type(about[key]) is int and about[key] > 0 for key in ("rate", "least")
-    )
+    for key in ("rate", "least"):
+        whole &= type(about[key]) is int and 0 < about[key] < LARGEST
     whole &= about["space"] is None or isinstance(about["space"], str)
     whole &= type(about["pieces"]) is bool
     return whole and Features(about["features"]).is_whole
@@ -185,7 +223,8 @@ class Features:
         """Whether these are features."""
         shapes = self.window.ndim == 1 and self.mel.ndim == 2
         matches = shapes and len(self.mel) == len(self.window) // 2 + 1
-        hops = type(self.hop) is int and self.hop > 0
+        hops = type(self.hop) is int and 0 < self.hop < LARGEST
+        hops &= bool(np.isfinite(self.window).all() and np.isfinite(self.mel).all())
         return matches and hops and type(self.center) is bool
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:

@@ -92,6 +92,8 @@ def test_load(exported):
     assert found.rate == RATE and found.about["kind"] == "ctc"
     with pytest.raises(ValueError, match="size=16 must be left out"):
         espnet_dynsize.load(exported, 16)
+    with pytest.raises(ValueError, match="beam_size=4 must be left out"):
+        espnet_dynsize.load(exported, beam_size=4)
 
 
 # -- what it computes --
@@ -153,6 +155,7 @@ def test_text_of_pieces(exported):
     found = Model(exported)
     found.about |= dict(space="▁", pieces=True)
     assert found.text(["▁HE", "LLO", "▁", "A", "<unk>"]) == "HELLO A ⁇"
+    assert found.text(["▁", "<0xE4>", "<0xBD>", "<0xA0>", "▁B", "<0xE4>"]) == "你 B�"
 
 
 def test_long_audio_is_cut_as_everywhere():
@@ -219,6 +222,12 @@ def test_bad_audio_files(exported, wav, tmp_path, capsys):
         (lambda a: a.update(space=1), "not the model"),
         (lambda a: a.pop("features") and None, "cannot be read"),
         (lambda a: a["features"].update(hop=0), "not the model"),
+        (lambda a: a["features"].update(hop=10**30), "not the model"),
+        (lambda a: a.update(least=10**9), "not the model"),
+        (lambda a: a.update(input="samples"), "not the model"),
+        (lambda a: a.update(tokens=dict.fromkeys(a["tokens"])), "not the model"),
+        (lambda a: "[" * 200_000, "cannot be read"),
+        (lambda a: a.update(version="2\n\x1b[2J"), r"version '2.n.x1b. of"),
         (lambda a: a["features"]["mel"].update(shape=[2**40, 2**40]), "cannot be read"),
         (lambda a: a["features"]["mel"].update(shape=[3, 3]), "not the model"),
         (lambda a: a["features"]["mel"].update(data="AAAA"), "cannot be read"),
@@ -254,7 +263,10 @@ def test_files_of_others(exported, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "option",
-    [["--size", "3"], ["--streaming"], ["--beam_size", "4"], ["--context", "whole"]],
+    [
+        *(["--size", "3"], ["--streaming"], ["--beam_size", "4"]),
+        *(["--context", "whole"], ["--device", "cuda"], ["--model_file", "a.pth"]),
+    ],
     ids=str,
 )
 def test_options_that_a_file_has_not(exported, capsys, option):

@@ -21,7 +21,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "transcribe",
         help="write what a model hears in audio files",
         description="For every file: its name, the text, the seconds it took and "
-        "the real-time factor, between tabs. Any sampling rate and length; channels "
+        "the real-time factor, between tabs. Any sampling rate (an .onnx file takes "
+        "its own alone) and length; channels "
         "are averaged, and what is longer than 30 s is cut at silences. With "
         "--streaming, the audio is heard as if it were spoken now: what is heard by "
         "then goes to stderr, and the line has the name, the text, the seconds that "
@@ -127,13 +128,15 @@ def _with_runtime(args: argparse.Namespace) -> int:
     """Without PyTorch."""
     from espnet_dynsize import runtime
 
-    used = ("model", "audio", "function", "model_file", "device", "streaming")
-    given = {k: v for k, v in vars(args).items() if k not in used and v is not None}
-    if args.streaming:
-        given["streaming"] = True
+    defaults = dict(model_file="", device="cpu", streaming=False)
+    given = {
+        key: value
+        for key, value in vars(args).items()
+        if key not in ("model", "audio", "function") and value != defaults.get(key)
+    }
     for key, value in given.items():
         check(False, f"--{key}", value, f"left out: {args.model} has one way to hear")
-    return runtime.main([str(args.model), *map(str, args.audio)])
+    return runtime.main(["--", str(args.model), *map(str, args.audio)])
 
 
 def _check_model(recogniser, model: Path) -> None:

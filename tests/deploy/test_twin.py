@@ -229,6 +229,7 @@ def test_global_statistics(tmp_path, options):
         ),
         ("rnn", None, {}, "encoder="),
         ("transformer", {}, dict(preencoder="sinc"), "preencoder"),
+        ("conformer", dict(interctc_layer_idx=[1], ctc_trim=True), {}, "ctc_trim"),
     ],
     ids=str,
 )

@@ -1,5 +1,7 @@
 """From a trained folder to ONNX files that have been heard to be right."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,6 +101,9 @@ def export(
         raise ConfigError("encoder: dynsize_chunked is not for an export yet.")
     if chosen and not isinstance(model, JointLoss):
         raise ConfigError(f"asr_exp={asr_exp} is not a supernet with sizes.")
+    if not chosen and isinstance(model, JointLoss) and model.fixed_size is not None:
+        # `model_conf: subnet`: the model computes as this size.
+        chosen, names = [model.subnet(model.fixed_size)], ["model"]
     names = list(names) or [member.suffix for member in chosen] or ["model"]
     end = "_int8" if options.quantise else ""
     paths = [asr_exp / "onnx" / f"{name}{end}.onnx" for name in names]
@@ -128,23 +133,25 @@ def _write(
 ) -> Heard | None:
     twin = CTC(model, options.audio)
     about = _about(model, config, options.audio) | made
-    with whole(path) as partial:
-        floats = partial.with_suffix(".floats")
+    with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as scratch:
+        written = Path(scratch) / "floats.onnx"
+        write(twin, written, about, _examples(twin, model))
         try:
-            write(twin, floats, about, _examples(twin, model))
-            _check_floats(model, Model(floats), about["rate"])
-            if options.quantise:
-                about["quantised"] = "int8"
-                quantise(floats, partial, about)
-            else:
-                floats.rename(partial)
-        finally:
-            floats.unlink(missing_ok=True)
+            _check_floats(model, Model(written), about["rate"])
+        except InputError as error:
+            raise ConfigError(str(error)) from error
+        if options.quantise:
+            about["quantised"] = "int8"
+            floats, written = written, Path(scratch) / "int8.onnx"
+            quantise(floats, written, about)
         heard = None
         if options.data:
-            heard = compare(model, partial, options.data)
+            heard = compare(model, written, options.data)
             _check_heard(heard, options)
-            tell_heard(partial, about | dict(heard=heard._asdict()))
+            tell_heard(written, about | dict(heard=heard._asdict()))
+        with whole(path) as partial:
+            shutil.copyfile(written, partial)
+            check_absent(path)  # another process may have been faster
     return heard
 
 
@@ -186,7 +193,8 @@ def _about(model: ESPnetASRModel, config: dict, audio: bool) -> dict:
         kind="ctc",
         input="samples" if audio else "features",
         rate=sampling_rate(config),
-        tokens=list(config["token_list"]),
+        # Of a file of tokens, the model has what is in it.
+        tokens=list(model.token_list)[: model.ctc.ctc_lo.out_features],
         space=space or _SPACES[kind],
         pieces=kind == "bpe",
         least=_least(model, front) if audio else least_frames(model.encoder.embed),
@@ -221,10 +229,7 @@ def _check_floats(model: ESPnetASRModel, found: Model, rate: int) -> None:
         encoded, _ = model.encode(noise[None], torch.tensor([len(noise)]))
         encoded = encoded[0] if isinstance(encoded, tuple) else encoded
         theirs = model.ctc.log_softmax(encoded)[0].numpy()
-        try:
-            ours = found.log_probabilities(noise.numpy())
-        except InputError as error:
-            raise ConfigError(str(error)) from error
+        ours = found.log_probabilities(noise.numpy())
         same = ours.shape == theirs.shape
         error = float(np.abs(ours - theirs).max()) if same else float("inf")
         if not error <= TOLERANCE:

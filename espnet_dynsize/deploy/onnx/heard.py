@@ -83,11 +83,11 @@ def compare(model: ESPnetASRModel, path: Path, data: Sequence[Utterance]) -> Hea
     for utterance in data:
         try:
             samples = read(utterance.audio, found.rate)
+            parts = pieces(samples, found.rate)
+            theirs = [_of_model(model, found, part) for part in parts]
+            texts.append((" ".join(filter(None, theirs)), found.transcribe(samples)))
         except InputError as error:
             raise ConfigError(f"{utterance.audio}: {error}") from error
-        theirs = (_of_model(model, found, part) for part in pieces(samples, found.rate))
-        before = " ".join(text for text in theirs if text)
-        texts.append((before, found.transcribe(samples)))
     spoken = [utterance.text for utterance in data]
     before, after = (jiwer.process_words(spoken, list(said)) for said in zip(*texts))
     words = before.hits + before.substitutions + before.deletions

@@ -80,6 +80,8 @@ class CTC(torch.nn.Module):
             raise ConfigError("ctc_weight must be above 0: an export is of CTC.")
         if getattr(encoder, "interctc_use_conditioning", False):
             raise ConfigError("interctc_use_conditioning must be false for an export.")
+        if getattr(encoder, "ctc_trim", False):
+            raise ConfigError("encoder_conf: ctc_trim must be false for an export.")
         order = _order(encoder)
         stock = model.frontend
         self.logmel = LogMel(stock) if audio and stock is not None else None

@@ -74,8 +74,10 @@ class LogMel(torch.nn.Module):
 
 
 def _check_plain(stock: torch.nn.Module) -> None:
-    plain = type(stock) is DefaultFrontend and stock.stft is not None
+    plain = type(stock) is DefaultFrontend
     check(plain, "frontend", type(stock).__name__, "default for an export")
+    stft = stock.stft is not None
+    check(stft, "frontend_conf: apply_stft", False, "true for an export")
     check(stock.stft.onesided, "frontend_conf: onesided", False, "true for an export")
     inner = stock.frontend
     extra = inner is not None and (inner.use_wpe or inner.use_beamformer)
@@ -119,8 +121,10 @@ class Normalise(torch.nn.Module):
     ) -> torch.Tensor:
         valid = torch.arange(features.size(1)) < lengths[:, None]
         valid = valid[..., None].to(features)
-        count = lengths[:, None, None].to(features)
+        count = lengths[:, None, None].to(features).clamp(min=1)
         centred = (features - (features * valid).sum(1, keepdim=True) / count) * valid
+        # Long sums lose digits: what is left of the mean is little.
+        centred = (centred - centred.sum(1, keepdim=True) / count) * valid
         if not self.variances:
             return centred if self.means else features
         variance = (centred * centred).sum(1, keepdim=True) / count
