@@ -11,15 +11,12 @@ from espnet_dynsize.train.blanks import begin_with_blanks
 CTC = "ctc.ctc_lo.bias"
 
 
-def write_bias(
-    experiment: Experiment, blank: str = "blanks", names: tuple[str, ...] = (CTC,)
-) -> Path:
-    """A checkpoint for --init_param with nothing but the output layers' biases.
+def write_bias(experiment: Experiment, blank: str = "blanks") -> Path:
+    """A checkpoint for --init_param with nothing but the output layer's bias.
 
     Args:
         experiment: Its token list is made.
         blank: The bias of blank; `blanks`: a family's.
-        names: Of the biases.
     """
     output = torch.nn.Linear(1, len(experiment.tokens.read_text().split()))
     torch.nn.init.zeros_(output.bias)
@@ -27,7 +24,7 @@ def write_bias(
         begin_with_blanks(output)
     else:
         output.bias.data[0] = float(blank)
-    path = experiment.exp / f"bias_{blank}_{len(names)}.pth"
+    path = experiment.exp / f"bias_{blank}.pth"
     with whole(path) as partial:  # several trainings at once may want it
-        torch.save(dict.fromkeys(names, output.bias.data), partial)
+        torch.save({CTC: output.bias.data}, partial)
     return path

@@ -29,7 +29,7 @@ SHORTEST_REST = 1.0  # seconds that a cut leaves, at least
 HOPS_PER_SECOND = 100  # how finely a silence is looked for
 STRETCH = 20  # hops: longer than the closure of a plosive, shorter than a pause
 LOUDEST = 2.0**31  # full scale is 1; the widest integers, not scaled, reach this
-LEAST_POWER = 1e-10
+LEAST_POWER = 1e-10  # as in ESPnet's `LogMel`
 LONGEST = 300  # seconds at once: attention needs memory by the square of the length
 
 
@@ -74,7 +74,7 @@ class Model:
         Raises:
             InputError: they are no audio, or too long.
         """
-        return self.text(self.tokens(samples))
+        return self.best_text(self.log_probabilities(samples).argmax(axis=-1))
 
     def transcribe(self, samples: np.ndarray) -> str:
         """Text of samples [N] of any length: cut at silences, in pieces of 30 s.
@@ -85,10 +85,9 @@ class Model:
         texts = map(self, pieces(checked(samples), self.rate))
         return " ".join(text for text in texts if text)
 
-    def tokens(self, samples: np.ndarray) -> list[str]:
-        """The best token of every frame, once for each run, without blanks."""
-        best = self.log_probabilities(samples).argmax(axis=-1)
-        return [self.about["tokens"][i] for i in collapsed(best)]
+    def best_text(self, best: np.ndarray) -> str:
+        """Text of the best token of every frame, [T]."""
+        return self.text([self.about["tokens"][i] for i in collapsed(best)])
 
     def log_probabilities(self, samples: np.ndarray) -> np.ndarray:
         """[T, V] of samples [N]; [0, V] where these are too few.

@@ -24,8 +24,8 @@ from espnet_dynsize.deploy.experiment import (
     load_states,
     sampling_rate,
 )
-from espnet_dynsize.deploy.onnx.graph import package, write
-from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare
+from espnet_dynsize.deploy.onnx.graph import package, tell, write
+from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare, encoded
 from espnet_dynsize.deploy.onnx.int8 import quantise
 from espnet_dynsize.deploy.twin.encoder import CTC
 from espnet_dynsize.deploy.twin.features import LogMel
@@ -157,8 +157,6 @@ def _write(
 
 def tell_heard(path: Path, about: dict) -> None:
     """Add to a file's metadata what was heard."""
-    from espnet_dynsize.deploy.onnx.graph import tell
-
     onnx = package("onnx")
     model = onnx.load(path)
     tell(model, about)
@@ -226,9 +224,7 @@ def _check_floats(model: ESPnetASRModel, found: Model, rate: int) -> None:
     """
     for seconds in _SECONDS:
         noise = torch.randn(int(seconds * rate))
-        encoded, _ = model.encode(noise[None], torch.tensor([len(noise)]))
-        encoded = encoded[0] if isinstance(encoded, tuple) else encoded
-        theirs = model.ctc.log_softmax(encoded)[0].numpy()
+        theirs = model.ctc.log_softmax(encoded(model, noise))[0].numpy()
         ours = found.log_probabilities(noise.numpy())
         same = ours.shape == theirs.shape
         error = float(np.abs(ours - theirs).max()) if same else float("inf")

@@ -10,7 +10,8 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.runtime import InputError, Model, collapsed, pieces, read
+from espnet_dynsize.corpora.datadir import read_lines
+from espnet_dynsize.runtime import InputError, Model, pieces, read
 
 
 class Utterance(NamedTuple):
@@ -58,13 +59,9 @@ def read_data(folder: Path) -> list[Utterance]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} must be UTF-8 text.") from error
-    for line in filter(str.strip, lines):
+    for line in read_lines(path):
         name, *rest = line.split(maxsplit=1)
-        yield name, rest[0].strip() if rest else ""
+        yield name, rest[0] if rest else ""
 
 
 def compare(model: ESPnetASRModel, path: Path, data: Sequence[Utterance]) -> Heard:
@@ -84,8 +81,9 @@ def compare(model: ESPnetASRModel, path: Path, data: Sequence[Utterance]) -> Hea
         try:
             samples = read(utterance.audio, found.rate)
             parts = pieces(samples, found.rate)
-            theirs = [_of_model(model, found, part) for part in parts]
-            texts.append((" ".join(filter(None, theirs)), found.transcribe(samples)))
+            both = [_of_both(model, found, part) for part in parts]
+            before, after = (" ".join(filter(None, said)) for said in zip(*both))
+            texts.append((before, after))
         except InputError as error:
             raise ConfigError(f"{utterance.audio}: {error}") from error
     spoken = [utterance.text for utterance in data]
@@ -98,12 +96,19 @@ def _errors(counts: jiwer.WordOutput) -> int:
     return counts.substitutions + counts.deletions + counts.insertions
 
 
+def _of_both(
+    model: ESPnetASRModel, found: Model, samples: np.ndarray
+) -> tuple[str, str]:
+    ours = found.log_probabilities(samples)
+    if len(ours) == 0:
+        return "", ""  # too short
+    best = model.ctc.argmax(encoded(model, torch.from_numpy(samples.copy())))
+    return found.best_text(best[0].numpy()), found.best_text(ours.argmax(axis=-1))
+
+
 @torch.no_grad()
-def _of_model(model: ESPnetASRModel, found: Model, samples: np.ndarray) -> str:
-    if len(found.log_probabilities(samples)) == 0:
-        return ""  # too short
-    speech = torch.from_numpy(samples.copy())
-    encoded, _ = model.encode(speech[None], torch.tensor([len(speech)]))
-    encoded = encoded[0] if isinstance(encoded, tuple) else encoded
-    best = model.ctc.argmax(encoded)[0].numpy()
-    return found.text([found.about["tokens"][i] for i in collapsed(best)])
+def encoded(model: ESPnetASRModel, samples: torch.Tensor) -> torch.Tensor:
+    """[1, T, D] of samples [N]: what a model's CTC output is given."""
+    out, _ = model.encode(samples[None], torch.tensor([len(samples)]))
+    # With intermediate CTC losses there is a second part.
+    return out[0] if isinstance(out, tuple) else out

@@ -6,9 +6,7 @@ from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet_dynsize.core.errors import ConfigError, check
-
-# ESPnet's `LogMel` has no smaller one.
-LEAST_POWER = 1e-10
+from espnet_dynsize.runtime import LEAST_POWER
 
 
 class LogMel(torch.nn.Module):
