@@ -46,6 +46,8 @@ setup(
             "espnet[train]",
             "onnx",
             "onnxruntime",
+            "sherpa-onnx",
+            "kaldi-native-fbank",
         ],
     },
     entry_points={"console_scripts": ["espnet-dynsize=espnet_dynsize.bin.main:main"]},

@@ -95,9 +95,10 @@ ALSO_OF |= {method: OWN_KIND[other] for method, (_, other) in IN_CONTEXTS.items(
 # or of the family of such
 FROM_CTC = ("CTC + attention", "transducer")
 FINE_TUNED = "fine-tuned from the individual full size"
+KALDI = "features of Kaldi"
 SUPERNETS = {
     **{**SELECTORS, **TRAINING, **FAMILIES},
-    **{method: {} for method in (FINE_TUNED, *MODELS)},
+    **{method: {} for method in (FINE_TUNED, KALDI, *MODELS)},
     **STREAMING,
 }
 RUNNABLE = (INDIVIDUAL, *OWN_KIND.values(), *SUPERNETS)
@@ -112,7 +113,7 @@ EARLIER = tuple(f"earlier: {name}" for name in _EARLIER)
 SELECTION = (*SELECTORS, "earlier: default", "earlier: ortho_softmax")
 METHODS = (*RUNNABLE, *IN_CONTEXTS, *EARLIER)
 # Configs; of the others: dynsize
-CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", **MODELS}
+CONFIGS = {"aux-loss": "aux_loss", FINE_TUNED: "finetune", KALDI: "kaldi", **MODELS}
 CONFIGS |= {alone: MODELS[method] for method, alone in OWN_KIND.items()}
 DECODING = {"CTC + attention": "hybrid", "transducer": "transducer"}
 DECODING |= {OWN_KIND[method]: name for method, name in DECODING.items()}

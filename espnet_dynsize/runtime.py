@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 KEY = "espnet_dynsize"  # of the metadata
-VERSION = 1
+VERSION = 2
 INPUTS = ["x", "lengths"]
 MOST_THREADS = 256
 LARGEST = 2**24  # values of an array in the metadata
@@ -30,6 +31,8 @@ HOPS_PER_SECOND = 100  # how finely a silence is looked for
 STRETCH = 20  # hops: longer than the closure of a plosive, shorter than a pause
 LOUDEST = 2.0**31  # full scale is 1; the widest integers, not scaled, reach this
 LEAST_POWER = 1e-10  # as in ESPnet's `LogMel`
+KALDI_LEAST_POWER = float(np.finfo(np.float32).eps)
+PREEMPHASIS = 0.97
 LONGEST = 300  # seconds at once: attention needs memory by the square of the length
 
 
@@ -112,10 +115,11 @@ class Model:
         lengths = np.array([len(x)], np.int64)
         inputs = {"x": x[None].astype(np.float32), "lengths": lengths}
         try:
-            log_probabilities, _ = self._session.run(None, inputs)
+            log_probabilities, frames = self._session.run(None, inputs)
         except Exception as error:  # it has many kinds, of no common class
             raise InputError(f"{self.path} fails: {_one_line(error)}") from error
-        return log_probabilities[0]
+        # Some files have frames of padding behind these.
+        return log_probabilities[0, : frames[0]]
 
     def text(self, tokens: Sequence[str]) -> str:
         """Text of tokens, as ESPnet's tokenizer joins them."""
@@ -146,8 +150,8 @@ def _open(path: Path, threads: int):
 
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise InputError(f"threads={threads} must be from 1 to {MOST_THREADS}.")
-    if not path.is_file():
-        raise InputError(f"{path} does not exist.")
+    if not is_file(path):
+        raise InputError(f"{path} is no file.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -206,39 +210,67 @@ def _is_whole(about: dict) -> bool:
 
 
 class Features:
-    """Log-mel features in numpy, as ESPnet's `DefaultFrontend` makes them.
+    """Log-mel features in numpy.
 
     Args:
-        conf: What a model's metadata say of them.
+        conf: What a model's metadata say of them. `kind`: of ESPnet's
+            `DefaultFrontend`, "centered" at every hop, or "whole" frames alone;
+            "kaldi": of this plugin's `KaldiFrontend`.
     """
 
     def __init__(self, conf: dict):
-        self.hop, self.center = conf["hop"], conf["center"]
+        self.kind, self.hop = conf["kind"], conf["hop"]
         self.window = unpacked(conf["window"])
         self.mel = unpacked(conf["mel"])
 
     @property
     def is_whole(self) -> bool:
         """Whether these are features."""
-        shapes = self.window.ndim == 1 and self.mel.ndim == 2
-        matches = shapes and len(self.mel) == len(self.window) // 2 + 1
+        if not (self.window.ndim == 1 and self.mel.ndim == 2):
+            return False
         hops = type(self.hop) is int and 0 < self.hop < LARGEST
         hops &= bool(np.isfinite(self.window).all() and np.isfinite(self.mel).all())
-        return matches and hops and type(self.center) is bool
+        n_fft = 2 * (len(self.mel) - 1)
+        if self.kind == "kaldi":
+            return hops and self.hop <= len(self.window) <= n_fft
+        return (
+            hops
+            and self.kind in ("centered", "whole")
+            and len(self.window) // 2 + 1 == len(self.mel)
+        )
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """[L, D] of samples [N]; [0, D] where these are too few."""
+        if self.kind == "kaldi":
+            return self._of_kaldi(samples)
         size = len(self.window)
-        half = size // 2
-        if self.center and len(samples) > half:
-            samples = np.pad(samples, half, "reflect")
-        elif self.center or len(samples) < size:
+        if self.kind == "centered" and len(samples) > size // 2:
+            samples = np.pad(samples, size // 2, "reflect")
+        elif self.kind == "centered" or len(samples) < size:
             return np.zeros((0, self.mel.shape[1]), np.float32)
-        frames = np.lib.stride_tricks.sliding_window_view(samples, size)[:: self.hop]
-        spectrum = np.fft.rfft(frames * self.window)
+        frames = self._frames(samples)
+        return self._log_mel(np.fft.rfft(frames * self.window), LEAST_POWER)
+
+    def _of_kaldi(self, samples: np.ndarray) -> np.ndarray:
+        size, half = len(self.window), self.hop // 2
+        if len(samples) + half < self.hop:
+            return np.zeros((0, self.mel.shape[1]), np.float32)
+        before = size // 2 - half
+        after = size + half - self.hop - before
+        frames = self._frames(np.pad(samples, (before, after), "symmetric"))
+        frames = frames - frames.mean(axis=1, keepdims=True)
+        earlier = np.concatenate((frames[:, :1], frames[:, :-1]), axis=1)
+        frames = (frames - np.float32(PREEMPHASIS) * earlier) * self.window
+        spectrum = np.fft.rfft(frames, 2 * (len(self.mel) - 1))
+        return self._log_mel(spectrum, KALDI_LEAST_POWER)
+
+    def _frames(self, samples: np.ndarray) -> np.ndarray:
+        view = np.lib.stride_tricks.sliding_window_view
+        return view(samples, len(self.window))[:: self.hop]
+
+    def _log_mel(self, spectrum: np.ndarray, least: float) -> np.ndarray:
         power = spectrum.real**2 + spectrum.imag**2
-        features = np.maximum(power.astype(np.float32) @ self.mel, LEAST_POWER)
-        return np.log(features)
+        return np.log(np.maximum(power.astype(np.float32) @ self.mel, least))
 
 
 def packed(array: np.ndarray) -> dict:
@@ -293,8 +325,8 @@ def read(path: Path, rate: int) -> np.ndarray:
     """
     import soundfile
 
-    if not Path(path).is_file():
-        raise InputError("does not exist.")
+    if not is_file(path):
+        raise InputError("is no file.")
     try:
         samples, own = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
@@ -304,6 +336,14 @@ def read(path: Path, rate: int) -> np.ndarray:
     if not len(samples):
         raise InputError("has no samples.")
     return samples.mean(axis=1)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there; what no file system could name is not."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _one_line(error: BaseException) -> str:
@@ -364,12 +404,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     failed = False
-    for path in args.audio:
-        try:
-            print(_line(model, path), flush=True)
-        except InputError as error:
-            print(f"{path}: {error}", file=sys.stderr)
-            failed = True
+    try:
+        for path in args.audio:
+            try:
+                print(_line(model, path), flush=True)
+            except InputError as error:
+                print(f"{path}: {error}", file=sys.stderr)
+                failed = True
+    except BrokenPipeError:  # `| head`
+        # Python would try again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 2 if failed else 0
 
 

@@ -19,8 +19,9 @@ from espnet_dynsize import runtime
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.deploy import audio
 from espnet_dynsize.deploy.onnx.export import Options, export
-from espnet_dynsize.deploy.twin.features import LogMel
-from espnet_dynsize.runtime import Features, InputError, Model, collapsed, packed
+from espnet_dynsize.deploy.twin.features import twin_features
+from espnet_dynsize.encoder.kaldi import KaldiFrontend
+from espnet_dynsize.runtime import Features, InputError, Model, collapsed
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -99,6 +100,17 @@ def test_load(exported):
 # -- what it computes --
 
 
+def assert_same_features(stock, lengths):
+    features = Features(json.loads(json.dumps(twin_features(stock).about)))
+    assert features.is_whole
+    for samples in lengths:
+        speech = noise(samples)
+        theirs, _ = stock(torch.from_numpy(speech)[None], torch.tensor([samples]))
+        ours = features(speech)
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs[0].numpy(), atol=2e-4)
+
+
 @pytest.mark.parametrize(
     "conf",
     [
@@ -110,17 +122,13 @@ def test_load(exported):
     ids=str,
 )
 def test_features_are_espnet_s(conf):
-    stock = DefaultFrontend(n_mels=20, **conf)
-    own = LogMel(stock)
-    told = dict(hop=own.hop, center=own.center)
-    told |= dict(window=packed(own.window.numpy()), mel=packed(own.mel.numpy()))
-    features = Features(json.loads(json.dumps(told)))
-    for samples in (600, 4000, 4001):
-        speech = noise(samples)
-        theirs, _ = stock(torch.from_numpy(speech)[None], torch.tensor([samples]))
-        ours = features(speech)
-        assert ours.dtype == np.float32
-        np.testing.assert_allclose(ours, theirs[0].numpy(), atol=2e-4)
+    assert_same_features(DefaultFrontend(n_mels=20, **conf), (600, 4000, 4001))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000])
+def test_features_are_kaldi_s(rate):
+    lengths = (1, 40, 80, 90, 333, 600, 4000, 4001)
+    assert_same_features(KaldiFrontend(rate, 20), lengths)
 
 
 @pytest.mark.parametrize(
@@ -195,12 +203,18 @@ def test_bad_audio_files(exported, wav, tmp_path, capsys):
     soundfile.write(tmp_path / "empty.wav", noise(0), RATE)
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "a.raw").write_bytes(bytes(100))
-    names = ["8k.wav", "empty.wav", "text.wav", "a.raw", "nowhere.wav"]
+    names = ["8k.wav", "empty.wav", "text.wav", "a.raw", "nowhere.wav", "", "a" * 300]
     paths = [str(tmp_path / name) for name in names]
     assert main(["transcribe", str(exported), *paths, str(wav)]) == 2
     out, err = capsys.readouterr()
     reasons = ["8000 samples a second; the model takes 16000", "no samples"]
-    reasons += ["cannot be read", "cannot be read", "does not exist"]
+    reasons += [
+        "cannot be read",
+        "cannot be read",
+        "is no file",
+        "is no file",
+        "is no file",
+    ]
     lines = err.splitlines()
     assert len(lines) == len(names) and out.startswith(str(wav))
     for line, path, reason in zip(lines, paths, reasons):
@@ -213,7 +227,7 @@ def test_bad_audio_files(exported, wav, tmp_path, capsys):
         (lambda a: "no json", "cannot be read"),
         (lambda a: "[]", "cannot be read"),
         (lambda a: a.pop("version") and None, "cannot be read"),
-        (lambda a: a.update(version=2), "version 2 of the metadata"),
+        (lambda a: a.update(version=1), "version 1 of the metadata, this program 2"),
         (lambda a: a.update(tokens=TOKENS[:-1]), "not the model"),
         (lambda a: a.update(tokens=[0] * len(TOKENS)), "not the model"),
         (lambda a: a.update(rate=0), "not the model"),
@@ -222,6 +236,8 @@ def test_bad_audio_files(exported, wav, tmp_path, capsys):
         (lambda a: a.update(space=1), "not the model"),
         (lambda a: a.pop("features") and None, "cannot be read"),
         (lambda a: a["features"].update(hop=0), "not the model"),
+        (lambda a: a["features"].update(kind="mfcc"), "not the model"),
+        (lambda a: a["features"].update(kind="kaldi", hop=257), "not the model"),
         (lambda a: a["features"].update(hop=10**30), "not the model"),
         (lambda a: a.update(least=10**9), "not the model"),
         (lambda a: a.update(input="samples"), "not the model"),
@@ -253,7 +269,7 @@ def test_files_of_others(exported, tmp_path, capsys):
         ("cut", "cannot be opened"),
         ("text", "cannot be opened"),
         ("empty", "cannot be opened"),
-        ("nowhere", "does not exist"),
+        ("nowhere", "is no file"),
     ):
         path = tmp_path / f"{name}.onnx"
         assert main(["transcribe", str(path), "a.wav"]) == 2

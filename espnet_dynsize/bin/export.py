@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--family", action="store_true", help="all members: --size all --sparsity all"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "sherpa"),
+        default="onnx",
+        help="one file, or <asr_exp>/onnx/<name>_sherpa/, which the programs of "
+        "sherpa-onnx open; of models with frontend: kaldi (default: %(default)s)",
     )
     parser.add_argument(
         "--input",
@@ -81,8 +89,12 @@ def main(args: argparse.Namespace) -> int:
     logging.disable(logging.WARNING)
     good = args.most >= 0  # neither is NaN
     check(good, "--most", args.most, "a number of per cent, at least 0")
+    sherpa = args.format == "sherpa"
+    good = not sherpa or args.input == "features"
+    check(good, "--input", args.input, "features with --format sherpa")
     options = Options(
         audio=args.input == "samples",
+        sherpa=sherpa,
         quantise=args.quantize is not None,
         data=[] if args.data is None else read_data(args.data),
         most=args.most / 100,
@@ -104,7 +116,12 @@ def _chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
         raise ConfigError("--size and --sparsity, --subnet, --family exclude another.")
     if args.subnet is not None:
         subnet = Subnet.from_yaml(read_yaml(args.subnet), str(args.subnet))
-        return [subnet], [args.subnet.stem]
+        name = args.subnet.stem
+        taken = ["model", *(member.suffix for member in members_of(args.asr_exp))]
+        good = re.fullmatch(r"[\w.-]+", name) and name not in taken
+        allowed = f"named otherwise: letters, digits, . _ - and none of {taken}"
+        check(good, "--subnet", args.subnet.name, allowed)
+        return [subnet], [name]
     if args.family:
         return members_of(args.asr_exp), []
     if not of_family:
@@ -113,6 +130,9 @@ def _chosen(args: argparse.Namespace) -> tuple[list, list[str]]:
 
 
 def _print(exported: "Exported") -> None:
-    megabytes = exported.path.stat().st_size / 1e6
+    file = exported.path
+    if file.is_dir():
+        file = file / "model.onnx"
+    megabytes = file.stat().st_size / 1e6
     heard = "" if exported.heard is None else f", {exported.heard}"
     print(f"{exported.path}: {megabytes:.2f} MB{heard}", flush=True)

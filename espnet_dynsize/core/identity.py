@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from espnet_dynsize.core.keys import KALDI
 from espnet_dynsize.core.rate import hertz
 
 # Options whose values say what weights mean; a row of the buffer each, in this order.
@@ -23,7 +24,7 @@ KEYS = (
 # Rows of the buffer: with some to spare, so that epochs of two versions can be averaged
 ROWS = 32
 # Front-ends whose options are known; others load models from where these lie
-_FRONT_ENDS = ("default", "sliding_window", None)
+_FRONT_ENDS = ("default", "sliding_window", KALDI, None)
 # How the same numbers are computed, how long inputs may be, what only training does
 _NEVER_MATTER = (
     *("use_sdpa", "use_flash_attn", "gradient_checkpoint_layers", "max_pos_emb_len"),

@@ -9,6 +9,7 @@ ENCODER_PREFIX = "dynsize_"
 MODEL = "dynsize"
 # The encoder of ESPnet's task `asr_transducer`
 CHUNKED = f"{ENCODER_PREFIX}chunked"
+KALDI = "kaldi"  # front-end
 # Keys of `model_conf` that describe the family and how it trains. A cut model has none.
 FAMILY_KEYS = (
     "sizes",

@@ -19,6 +19,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.audio import check_finite, check_rate, transcribe
 from espnet_dynsize.deploy.experiment import sampling_rate
 from espnet_dynsize.encoder import front_end
+from espnet_dynsize.encoder.kaldi import KaldiFrontend
 from espnet_dynsize.runtime import LONGEST
 
 FEATURES_PER_SECOND = 100  # as ESPnet's and Kaldi's are
@@ -302,6 +303,8 @@ def least_frames(model: ESPnetASRModel) -> int:
 def least_samples(model: ESPnetASRModel) -> int:
     """The shortest audio that the model takes; 1 where that is not known."""
     frontend = getattr(model, "frontend", None)
+    if isinstance(frontend, KaldiFrontend):
+        return frontend.least_samples(least_frames(model))
     # Others may make more frames: their encoder says itself what is too short.
     known = isinstance(frontend, DefaultFrontend | SlidingWindow)
     frames = least_frames(model) if known else 1

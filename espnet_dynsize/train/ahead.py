@@ -9,6 +9,7 @@ import torch
 
 from espnet_dynsize.control.selectors import find_selector, opening
 from espnet_dynsize.core.errors import ConfigError, check
+from espnet_dynsize.core.keys import KALDI
 from espnet_dynsize.train.check import check_config, check_trainable, check_training
 from espnet_dynsize.train.family_task import FamilyTask
 from espnet_dynsize.train.init_param import read_init_param
@@ -97,7 +98,7 @@ def _without_data(args: argparse.Namespace, audio: bool) -> argparse.Namespace:
     """Options of the same model, but for what stages before the training make."""
     blank = args.model_conf.get("sym_blank", "<blank>")
     plain = getattr(args, "preencoder", None) is None
-    own = audio and args.frontend == "default" and plain
+    own = audio and args.frontend in ("default", KALDI) and plain
     size = (args.frontend_conf or {}).get("n_mels", N_MELS) if own else LEAST
     made = dict(token_list=[blank, "<unk>", "a", "<sos/eos>"], input_size=size)
     unused = dict.fromkeys(("normalize", "preencoder", "postencoder", "init"))

@@ -1,8 +1,8 @@
-"""The encoders and models that the plugin adds to ESPnet's choices."""
+"""The encoders, front-ends and models that the plugin adds to ESPnet's choices."""
 
 from collections.abc import Mapping
 
-from espnet_dynsize.core.keys import CHUNKED, MODEL, of_transducer_task
+from espnet_dynsize.core.keys import CHUNKED, KALDI, MODEL, of_transducer_task
 from espnet_dynsize.encoder.chunked import DynSizeChunkedEncoder
 from espnet_dynsize.encoder.conformer import DynSizeConformerEncoder
 from espnet_dynsize.encoder.contextual import (
@@ -10,6 +10,7 @@ from espnet_dynsize.encoder.contextual import (
     DynSizeContextualBlockTransformerEncoder,
 )
 from espnet_dynsize.encoder.e_branchformer import DynSizeEBranchformerEncoder
+from espnet_dynsize.encoder.kaldi import KaldiFrontend
 from espnet_dynsize.encoder.transformer import DynSizeTransformerEncoder
 from espnet_dynsize.train.model import DynSizeASRModel
 from espnet_dynsize.train.transducer_model import DynSizeASRTransducerModel
@@ -22,6 +23,7 @@ ENCODERS = {
     "dynsize_transformer": DynSizeTransformerEncoder,
 }
 MODELS = {MODEL: DynSizeASRModel}
+FRONTENDS = {KALDI: KaldiFrontend}
 # Of ESPnet's task `asr_transducer`
 CHUNKED_ENCODERS = {CHUNKED: DynSizeChunkedEncoder}
 TRANSDUCERS = {MODEL: DynSizeASRTransducerModel}

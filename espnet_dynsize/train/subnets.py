@@ -121,8 +121,8 @@ class SubnetHolder:
         if not listed and not calibrated and self._keeps_statistics(subnet):
             raise ConfigError(
                 f"subnet: kept={list(subnet.kept)} is not one of the family's sizes, "
-                "and conv_norm: batch_norm has no statistics for it: cut it with "
-                "--calibrate, or train with conv_norm: layer_norm."
+                "and conv_norm: batch_norm has no statistics for it: `espnet-dynsize "
+                "extract --calibrate` measures them; or train with layer_norm."
             )
 
     def _keeps_statistics(self, subnet: Subnet) -> bool:

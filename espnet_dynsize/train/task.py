@@ -4,11 +4,21 @@ import argparse
 
 from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.tasks import asr as asr_tasks
-from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
+from espnet2.tasks.asr import (
+    ASRTask,
+    encoder_choices,
+    frontend_choices,
+    model_choices,
+)
 
 from espnet_dynsize.core.context import SIZES
 from espnet_dynsize.core.identity import KEYS
-from espnet_dynsize.train.choices import MODELS, names_with_hints, plain_name
+from espnet_dynsize.train.choices import (
+    FRONTENDS,
+    MODELS,
+    names_with_hints,
+    plain_name,
+)
 from espnet_dynsize.train.family_task import FamilyTask
 
 
@@ -45,5 +55,6 @@ class DynSizeASRTask(FamilyTask, ASRTask):
 def register() -> None:
     """Make ESPnet's ASR task know the plugin; calling it again changes nothing."""
     encoder_choices.classes.update(names_with_hints())
+    frontend_choices.classes.update(FRONTENDS)
     model_choices.classes.update(MODELS)
     asr_tasks.ASRTask = DynSizeASRTask

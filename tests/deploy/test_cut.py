@@ -184,7 +184,7 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     path.write_text("{num_units: 8, kept: [0, 2, 3], head: 3}")
     command = ["extract", "--asr_exp", "asr", "--subnet", "tiny.yaml"]
     assert main(command) == 2
-    assert "cut it with --calibrate" in capsys.readouterr().err
+    assert "extract --calibrate" in capsys.readouterr().err
     assert not (tmp_path / "asr_tiny").exists()
     soundfile.write(tmp_path / "a.wav", torch.randn(8000).numpy(), 8000)
     assert main([*command, "--calibrate", "a.wav"]) == 0

@@ -15,6 +15,7 @@ from conftest import (
 )
 from espnet2.tasks.asr import encoder_choices
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
+from experiment import AVERAGED, experiment
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.members import Member
@@ -251,6 +252,14 @@ def test_stock_format_refuses_what_espnet_lacks(tmp_path, change):
     exp = write_experiment(tmp_path / "asr", model, config)
     with pytest.raises(ConfigError, match=f"not for {next(iter(change))}"):
         extract(exp, MODEL, [3], format="stock")
+
+
+def test_stock_format_refuses_kaldi_s_features(tmp_path):
+    conf = dict(fs=16000, n_mels=20)
+    folder, _ = experiment(tmp_path / "asr", frontend="kaldi", frontend_conf=conf)
+    with pytest.raises(ConfigError, match="not for frontend=kaldi"):
+        extract(folder, AVERAGED, [3], format="stock")
+    assert not (tmp_path / "asr_size3_stock").exists()
 
 
 def test_stock_format_needs_batch_norm(tmp_path):

@@ -1,5 +1,6 @@
 """Models as ONNX files, and what they hear."""
 
+import functools
 import json
 import sys
 
@@ -9,6 +10,9 @@ import soundfile
 import torch
 import yaml
 from conftest import TOKENS
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
+    TooShortUttError,
+)
 from experiment import AVERAGED, HYBRID, experiment
 
 from espnet_dynsize.bin.main import main
@@ -159,6 +163,41 @@ def test_text_is_what_the_model_s_best_tokens_say(tmp_path):
     assert Model(done.path)(speech) == text != ""
 
 
+@pytest.mark.parametrize(
+    "conf",
+    [
+        dict(n_fft=129, hop_length=64),
+        dict(n_fft=129, hop_length=64, center=False),
+        dict(n_fft=2048, hop_length=64),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("audio", [False, True])
+def test_the_shortest_audio(tmp_path, conf, audio):
+    folder, model = experiment(
+        tmp_path / "asr", CONV2D, frontend_conf=dict(n_mels=20, **conf)
+    )
+    (done,) = export(folder, "", [], Options(audio=audio))
+    found, stock = Model(done.path), functools.partial(log_probs, model)
+    sizes = [n for n in range(1, 2100) if len(found.log_probabilities(noise(n)))]
+    # What is next shorter, ESPnet refuses, and no length in between is left out.
+    assert sizes == list(range(sizes[0], 2100))
+    ours, theirs = (f(noise(sizes[0])) for f in (found.log_probabilities, stock))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    with pytest.raises((TooShortUttError, RuntimeError)):
+        log_probs(model, noise(sizes[0] - 1))
+
+
+def test_frames_that_are_longer_than_the_noise(tmp_path):
+    folder, model = experiment(
+        tmp_path / "asr", CONV2D, frontend_conf=dict(n_mels=20, hop_length=8000)
+    )
+    (done,) = export(folder, "", [], Options())
+    speech = noise(9 * RATE)
+    ours = Model(done.path).log_probabilities(speech)
+    np.testing.assert_allclose(ours, log_probs(model, speech), atol=1e-4)
+
+
 # -- 8-bit integers --
 
 
@@ -285,13 +324,26 @@ def test_bad_input(tmp_path, capsys):
     (data / "segments").unlink()
     (data / "wav.scp").write_text("u0 cat a.wav |\n")
     assert "not a command" in refused(capsys, *given, "--data", data)
-    (data / "wav.scp").write_text("u1 a.wav\n")
-    assert "no utterance" in refused(capsys, *given, "--data", data)
+    (data / "wav.scp").write_text("u0 a.wav\nu1 a.wav\n")
+    assert "u1 is in wav.scp, but not in text" in refused(
+        capsys, *given, "--data", data
+    )
+    (data / "wav.scp").write_text("")
+    assert "u0 is in text, but not in wav.scp" in refused(
+        capsys, *given, "--data", data
+    )
+    (data / "wav.scp").write_text("u0 a.wav\nu0 b.wav\n")
+    assert "wav.scp: u0 has two lines" in refused(capsys, *given, "--data", data)
     soundfile.write(data / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, "FLOAT")
     (data / "wav.scp").write_text(f"u0 {data}/nan.wav\n")
     assert "nan.wav: a sample" in refused(capsys, *given, "--data", data)
     (data / "wav.scp").write_text("u0 nowhere.wav\n")
-    assert "nowhere.wav: does not" in refused(capsys, *given, "--data", data)
+    assert "nowhere.wav: is no file" in refused(capsys, *given, "--data", data)
+    subnet = yaml.safe_dump(dict(num_units=8, kept=[0, 1], head="full"))
+    for name in ("size3.yaml", "model.yaml", "a b.yaml"):
+        (tmp_path / name).write_text(subnet)
+        said = refused(capsys, *given, "--subnet", tmp_path / name)
+        assert f"--subnet={name} must" in said and "named otherwise" in said
     assert not (folder / "onnx").exists()
     export(folder, "", [], Options())
     assert "exists" in refused(capsys, *given)

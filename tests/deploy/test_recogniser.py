@@ -221,6 +221,14 @@ def test_the_shortest_audio_with_windows_for_a_front_end(load):
         recogniser(noise(1359))
 
 
+def test_the_shortest_audio_with_kaldi_s_features(load):
+    recogniser = load(frontend="kaldi", frontend_conf=dict(n_mels=20))
+    assert least_samples(recogniser.asr_model) == 6 * 160 + 80
+    recogniser(noise(1040))
+    with pytest.raises(ConfigError, match="it has 1039 samples"):
+        recogniser(noise(1039))
+
+
 def test_a_front_end_that_is_not_known(load, monkeypatch):
     """What is too short then, the encoder says."""
     monkeypatch.setattr(

@@ -159,6 +159,8 @@ FRONT_ENDS = [
     dict(n_fft=256, win_length=200, hop_length=80, normalized=True),
     dict(n_fft=400, hop_length=100, window="hamming", fmin=80, fmax=3800, htk=True),
     dict(n_fft=128, hop_length=64, window=None, center=False, fs="8k"),
+    dict(fs="16k"),  # Kaldi's
+    dict(fs=8000),
 ]
 
 
@@ -174,8 +176,9 @@ FRONT_ENDS = [
     ids=str,
 )
 def test_front_ends(conf, normalize, options):
+    kaldi = conf.get("hop_length") is None and "fs" in conf
     options = dict(
-        frontend="default",
+        frontend="kaldi" if kaldi else "default",
         frontend_conf=dict(n_mels=FEATURES, **conf),
         input_size=None,
         normalize=normalize,

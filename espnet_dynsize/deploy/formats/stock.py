@@ -5,7 +5,12 @@ import copy
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.core.keys import ENCODER_KEYS, ENCODER_PREFIX, of_transducer_task
+from espnet_dynsize.core.keys import (
+    ENCODER_KEYS,
+    ENCODER_PREFIX,
+    KALDI,
+    of_transducer_task,
+)
 from espnet_dynsize.deploy.experiment import build_model
 from espnet_dynsize.encoder.front_end import FRONT_ENDS
 from espnet_dynsize.encoder.kinds import KINDS
@@ -42,6 +47,10 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
         raise ConfigError(
             "format=stock is not for encoder=dynsize_chunked yet; ESPnet's scripts "
             "open the plugin's format with `espnet-dynsize run`."
+        )
+    if config.get("frontend") == KALDI:
+        raise ConfigError(
+            f"format=stock is not for frontend={KALDI}, which stock ESPnet lacks."
         )
     _check_stock_parts(config["encoder_conf"])
     _check_conv_norm(config["encoder_conf"], states)

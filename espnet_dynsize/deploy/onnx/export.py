@@ -24,13 +24,14 @@ from espnet_dynsize.deploy.experiment import (
     load_states,
     sampling_rate,
 )
+from espnet_dynsize.deploy.onnx import sherpa
 from espnet_dynsize.deploy.onnx.graph import package, tell, write
 from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare, encoded
 from espnet_dynsize.deploy.onnx.int8 import quantise
 from espnet_dynsize.deploy.twin.encoder import CTC
-from espnet_dynsize.deploy.twin.features import LogMel
+from espnet_dynsize.deploy.twin.features import twin_features
 from espnet_dynsize.encoder.front_end import least_frames
-from espnet_dynsize.runtime import VERSION, InputError, Model, packed
+from espnet_dynsize.runtime import VERSION, InputError, Model
 from espnet_dynsize.train.model import JointLoss
 
 # Log-probabilities of floats may differ by this from PyTorch's.
@@ -52,6 +53,7 @@ class Options(NamedTuple):
 
     Args:
         audio: The graph takes samples; else features.
+        sherpa: As a folder for sherpa-onnx.
         quantise: Matrix products of 8-bit integers.
         data: Utterances on which the word errors before and after are counted.
         most: Share by which these may grow.
@@ -59,6 +61,7 @@ class Options(NamedTuple):
     """
 
     audio: bool = False
+    sherpa: bool = False
     quantise: bool = False
     data: Sequence[Utterance] = ()
     most: float = 0.03
@@ -74,6 +77,8 @@ def export(
     done: Callable[[Exported], object] = lambda exported: None,
 ) -> list[Exported]:
     """Write `<asr_exp>/onnx/<name>.onnx`, or `<name>_int8.onnx`.
+
+    For sherpa-onnx, `<name>_sherpa/` and `<name>_int8_sherpa/`.
 
     Args:
         asr_exp: Folder of a trained model of ESPnet's or this plugin's.
@@ -106,14 +111,16 @@ def export(
         chosen, names = [model.subnet(model.fixed_size)], ["model"]
     names = list(names) or [member.suffix for member in chosen] or ["model"]
     end = "_int8" if options.quantise else ""
-    paths = [asr_exp / "onnx" / f"{name}{end}.onnx" for name in names]
+    form = "_sherpa" if options.sherpa else ".onnx"
+    paths = [asr_exp / "onnx" / f"{name}{end}{form}" for name in names]
     for path in paths:
         check_absent(path)
     sha256 = origin.digest(asr_exp, model_file)
     exported = []
     for one, path in zip(chosen or [None], paths):
         small = model if one is None else _cut(model, config, one)
-        made = dict(model=asr_exp.name, name=path.stem, sha256=sha256)
+        name = path.name.removesuffix(form)
+        made = dict(model=asr_exp.name, name=name, sha256=sha256)
         heard = _write(small, config, path, options, made)
         exported.append(Exported(path, heard))
         done(exported[-1])
@@ -133,9 +140,13 @@ def _write(
 ) -> Heard | None:
     twin = CTC(model, options.audio)
     about = _about(model, config, options.audio) | made
+    graph = twin
+    if options.sherpa:
+        sherpa.check_fits(twin, about)
+        graph = sherpa.Padded(twin, about["least"])
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as scratch:
         written = Path(scratch) / "floats.onnx"
-        write(twin, written, about, _examples(twin, model))
+        write(graph, written, about, _examples(twin, model))
         try:
             _check_floats(model, Model(written), about["rate"])
         except InputError as error:
@@ -149,6 +160,9 @@ def _write(
             heard = compare(model, written, options.data)
             _check_heard(heard, options)
             tell_heard(written, about | dict(heard=heard._asdict()))
+        if options.sherpa:
+            sherpa.write_folder(written, path, about)
+            return heard
         with whole(path) as partial:
             shutil.copyfile(written, partial)
             check_absent(path)  # another process may have been faster
@@ -180,12 +194,11 @@ def _about(model: ESPnetASRModel, config: dict, audio: bool) -> dict:
     space = config.get("space_symbol") if kind == "char" else None
     if model.frontend is None:
         raise ConfigError(
-            "frontend must be default for an export: this model takes features, which "
-            "a runner could not make."
+            "frontend must be default or kaldi for an export: this model takes "
+            "features, which a runner could not make."
         )
-    front = LogMel(model.frontend)
-    features = dict(hop=front.hop, center=front.center)
-    features |= dict(window=packed(front.window.numpy()), mel=packed(front.mel.numpy()))
+    front = twin_features(model.frontend)
+    frames = least_frames(model.encoder.embed)
     return dict(
         version=VERSION,
         kind="ctc",
@@ -195,17 +208,9 @@ def _about(model: ESPnetASRModel, config: dict, audio: bool) -> dict:
         tokens=list(model.token_list)[: model.ctc.ctc_lo.out_features],
         space=space or _SPACES[kind],
         pieces=kind == "bpe",
-        least=_least(model, front) if audio else least_frames(model.encoder.embed),
-        features=features,
+        least=front.least_samples(frames) if audio else frames,
+        features=front.about,
     )
-
-
-def _least(model: ESPnetASRModel, front: LogMel) -> int:
-    """The shortest audio, in samples, of which something is left to encode."""
-    frames = least_frames(model.encoder.embed)
-    samples = (frames - 1) * front.hop + (0 if front.center else front.size)
-    # An utterance is mirrored at its ends.
-    return max(samples, front.size // 2 + 1 if front.center else 0)
 
 
 def _examples(twin: CTC, model: ESPnetASRModel) -> torch.Tensor:
@@ -222,8 +227,10 @@ def _check_floats(model: ESPnetASRModel, found: Model, rate: int) -> None:
     Raises:
         ConfigError: it does not.
     """
+    front = twin_features(model.frontend)
+    shortest = front.least_samples(least_frames(model.encoder.embed))
     for seconds in _SECONDS:
-        noise = torch.randn(int(seconds * rate))
+        noise = torch.randn(max(int(seconds * rate), shortest))
         theirs = model.ctc.log_softmax(encoded(model, noise))[0].numpy()
         ours = found.log_probabilities(noise.numpy())
         same = ours.shape == theirs.shape

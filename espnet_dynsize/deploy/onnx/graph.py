@@ -13,7 +13,6 @@ from types import ModuleType
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.deploy.twin.encoder import CTC
 from espnet_dynsize.runtime import INPUTS, KEY
 
 OUTPUTS = ["log_probabilities", "output_lengths"]
@@ -21,11 +20,13 @@ OUTPUTS = ["log_probabilities", "output_lengths"]
 OPSET = 17
 
 
-def write(twin: CTC, path: Path, about: dict, examples: torch.Tensor) -> None:
+def write(
+    twin: torch.nn.Module, path: Path, about: dict, examples: torch.Tensor
+) -> None:
     """Write the file.
 
     Args:
-        twin: The model.
+        twin: The model: `CTC`, or what takes and gives the same.
         path: The file.
         about: Its metadata.
         examples: Samples [2, N] or features [2, L, D].
@@ -44,7 +45,7 @@ def write(twin: CTC, path: Path, about: dict, examples: torch.Tensor) -> None:
     onnx.save(model, path)
 
 
-def _export(twin: CTC, path: Path, examples: torch.Tensor) -> None:
+def _export(twin: torch.nn.Module, path: Path, examples: torch.Tensor) -> None:
     """By PyTorch's exporter that traces: the newer one takes minutes."""
     lengths = torch.tensor([examples.size(1), examples.size(1) * 3 // 4])
     axes = {"x": {0: "batch", 1: "time"}, OUTPUTS[0]: {0: "batch", 1: "frames"}}

@@ -1,6 +1,6 @@
 """What a file hears in test data, next to the model that it was made of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ def read_data(folder: Path) -> list[Utterance]:
     Raises:
         ConfigError: it is no such directory.
     """
-    audio, text = (dict(_lines(folder / name)) for name in ("wav.scp", "text"))
+    audio, text = (_lines(folder / name) for name in ("wav.scp", "text"))
     for name, value in audio.items():
         if value.endswith("|"):
             raise ConfigError(
@@ -52,16 +52,23 @@ def read_data(folder: Path) -> list[Utterance]:
             )
     if (folder / "segments").exists():
         raise ConfigError(f"{folder} must have no segments for --data.")
-    both = [name for name in text if name in audio]
-    if not any(text[name] for name in both):
-        raise ConfigError(f"{folder} has no utterance with audio and words.")
-    return [Utterance(Path(audio[name]), text[name]) for name in both]
+    for name in sorted(audio.keys() ^ text.keys()):
+        there, missing = ("wav.scp", "text")[:: 1 if name in audio else -1]
+        raise ConfigError(f"{folder}: {name} is in {there}, but not in {missing}.")
+    if not any(text.values()):
+        raise ConfigError(f"{folder} has no utterance with words.")
+    return [Utterance(Path(audio[name]), text[name]) for name in text]
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def _lines(path: Path) -> dict[str, str]:
+    """Utterance → the rest of its line."""
+    found: dict[str, str] = {}
     for line in read_lines(path):
         name, *rest = line.split(maxsplit=1)
-        yield name, rest[0] if rest else ""
+        if name in found:
+            raise ConfigError(f"{path}: {name} has two lines.")
+        found[name] = rest[0] if rest else ""
+    return found
 
 
 def compare(model: ESPnetASRModel, path: Path, data: Sequence[Utterance]) -> Heard:

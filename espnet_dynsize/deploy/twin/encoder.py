@@ -9,7 +9,7 @@ from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.deploy.twin.attention import Frames, twin_attention
-from espnet_dynsize.deploy.twin.features import LogMel, Normalise, check_features
+from espnet_dynsize.deploy.twin.features import Normalise, check_features, twin_features
 from espnet_dynsize.deploy.twin.layers import Convolution, FeedForward, MergedBranch
 from espnet_dynsize.deploy.twin.subsampling import twin_front_end
 from espnet_dynsize.encoder.conformer import ConformerBlock
@@ -66,7 +66,7 @@ class CTC(torch.nn.Module):
         audio: It takes samples; else the features that its front-end makes.
 
     Attributes:
-        logmel: None without `audio`, or where the model was trained on features.
+        logmel: None without `audio`.
 
     Raises:
         ConfigError: a part of it is not for an export.
@@ -83,8 +83,7 @@ class CTC(torch.nn.Module):
         if getattr(encoder, "ctc_trim", False):
             raise ConfigError("encoder_conf: ctc_trim must be false for an export.")
         order = _order(encoder)
-        stock = model.frontend
-        self.logmel = LogMel(stock) if audio and stock is not None else None
+        self.logmel = twin_features(model.frontend) if audio else None
         self.normalise = Normalise(model.normalize)
         self.embed, self.positions = twin_front_end(encoder.embed)
         self.layers = torch.nn.ModuleList(_layers(encoder, order))

@@ -1,5 +1,7 @@
 """The front-end of an encoder: features at a fraction of their rate."""
 
+import math
+
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer import subsampling
 
@@ -66,6 +68,9 @@ class Convolutions(torch.nn.Module):
     Args:
         stock: One of them.
         scale: Of the outputs.
+
+    Attributes:
+        factor: Frames of features for one of the output.
     """
 
     def __init__(self, stock: torch.nn.Module, scale: float):
@@ -74,6 +79,7 @@ class Convolutions(torch.nn.Module):
         convolutions = [m for m in stock.conv if isinstance(m, torch.nn.Conv2d)]
         # Each takes (L - kernel) // stride + 1 frames of L.
         self.sizes = [(c.kernel_size[0], c.stride[0]) for c in convolutions]
+        self.factor = math.prod(stride for _, stride in self.sizes)
         self.out = _channels_last(stock.out, convolutions[-1].out_channels, scale)
 
     def forward(
@@ -114,6 +120,8 @@ class VGG(torch.nn.Module):
         scale: Of the outputs.
     """
 
+    factor = 4
+
     def __init__(self, stock: VGGSubsampling, scale: float):
         super().__init__()
         self.conv, self.out = stock.conv, scaled(stock.out, scale)
@@ -139,6 +147,8 @@ class Projection(torch.nn.Module):
         stock: ESPnet's modules of it, positions last.
         scale: Of the outputs.
     """
+
+    factor = 1
 
     def __init__(self, stock: torch.nn.Sequential, scale: float):
         super().__init__()

@@ -1,0 +1,114 @@
+"""Kaldi's log-mel features, which programs for devices make of audio themselves."""
+
+import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from torchaudio.compliance.kaldi import get_mel_banks
+
+from espnet_dynsize.core.errors import check
+from espnet_dynsize.core.rate import hertz
+from espnet_dynsize.runtime import KALDI_LEAST_POWER, PREEMPHASIS
+
+LEAST_MELS = 4
+# Hz: as in sherpa-onnx, from which only the number of mels can be asked
+LOWEST, BELOW_NYQUIST = 20.0, -400.0
+LEAST_RATE = 2_000  # Below, there would be no frequencies between the lowest and these.
+
+
+class KaldiFrontend(AbsFrontend):
+    """`frontend: kaldi`: log-mel features as `kaldi-native-fbank` computes them.
+
+    Frames of 25 ms every 10 ms, in the middle of these, mirrored at the ends of each
+    utterance wherever the batch's are (`snip_edges` false); no dither; without their
+    mean, pre-emphasised, with Povey's window. The options are what sherpa-onnx has.
+
+    Args:
+        fs: Samples a second; 16k is 16000.
+        n_mels: Dimension of the features, D.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    def __init__(self, fs: int | str = 16000, n_mels: int = 80):
+        super().__init__()
+        rate = hertz(fs)
+        good = type(rate) is int and rate >= LEAST_RATE
+        check(good, "frontend_conf: fs", fs, f"a rate of at least {LEAST_RATE}")
+        self.size, self.hop_length = rate * 25 // 1000, rate // 100
+        self.n_fft = 2 ** (self.size - 1).bit_length()
+        most = self.n_fft // 2
+        good = type(n_mels) is int and LEAST_MELS <= n_mels <= most
+        check(good, "frontend_conf: n_mels", n_mels, f"from {LEAST_MELS} to {most}")
+        # None of its frequencies is warped.
+        mel, _ = get_mel_banks(
+            n_mels, self.n_fft, float(rate), LOWEST, BELOW_NYQUIST, 100.0, -500.0, 1.0
+        )
+        # Nothing is heard at the Nyquist frequency: [n_fft // 2 + 1, D].
+        mel = torch.nn.functional.pad(mel, (0, 1)).T
+        self.register_buffer("mel", mel, persistent=False)
+        window = torch.hann_window(self.size, periodic=False) ** 0.85
+        self.register_buffer("window", window, persistent=False)
+
+    def output_size(self) -> int:
+        """D."""
+        return self.mel.size(1)
+
+    def least_samples(self, frames: int) -> int:
+        """The shortest audio of which there are so many frames."""
+        return frames * self.hop_length - self.hop_length // 2
+
+    def forward(
+        self, input: torch.Tensor, input_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [B, T, D] and lengths [B].
+
+        Args:
+            input: Samples [B, N] of full scale 1; of several channels [B, N, C], the
+                first is heard.
+            input_lengths: [B].
+        """
+        if input.dim() == 3:
+            input = input[..., 0]
+        samples = mirrored(input, input_lengths, self.size, self.hop_length)
+        lengths = frames_of(input_lengths, self.hop_length)
+        if samples.size(1) < self.size:  # all are too short for a frame
+            return self.mel.new_zeros(len(input), 0, self.output_size()), lengths
+        frames = samples.unfold(1, self.size, self.hop_length)  # [B, T, size]
+        frames = emphasised(frames - frames.mean(-1, keepdim=True)) * self.window
+        spectrum = torch.fft.rfft(frames, n=self.n_fft)
+        power = spectrum.real.square() + spectrum.imag.square()
+        features = (power @ self.mel).clamp(min=KALDI_LEAST_POWER).log()
+        valid = torch.arange(features.size(1), device=input.device) < lengths[:, None]
+        # As ESPnet's front-end does with padding
+        return features * valid[..., None], lengths
+
+
+def frames_of(samples: torch.Tensor, hop: int) -> torch.Tensor:
+    """Frames of utterances of so many samples."""
+    return (samples + hop // 2) // hop
+
+
+def mirrored(
+    samples: torch.Tensor, lengths: torch.Tensor, size: int, hop: int
+) -> torch.Tensor:
+    """Samples [B, N + …] such that frames of `size` every `hop` are all that there are.
+
+    Args:
+        samples: [B, N].
+        lengths: [B].
+        size: Samples of a frame.
+        hop: Samples from frame to frame.
+    """
+    before = size // 2 - hop // 2
+    total = samples.size(1) + size + hop // 2 - hop
+    places = torch.arange(total, device=samples.device) - before
+    # There and back again, as often as it takes
+    places = places % (2 * lengths[:, None])
+    places = torch.minimum(places, 2 * lengths[:, None] - 1 - places)
+    return samples.gather(1, places)
+
+
+def emphasised(frames: torch.Tensor) -> torch.Tensor:
+    """Frames [..., size], each sample less a part of the one before it in its frame."""
+    before = torch.cat((frames[..., :1], frames[..., :-1]), dim=-1)
+    return frames - PREEMPHASIS * before
