@@ -23,6 +23,10 @@ import numpy as np
 KEY = "espnet_dynsize"  # of the metadata
 VERSION = 2
 INPUTS = ["x", "lengths"]
+PARTS = ("prediction", "joint")  # of a transducer
+OF_PART = ("version", "model", "name", "sha256")  # what its metadata have in common
+BLANK = 0
+AT_ONCE = 16  # frames that are joined with what has been said before them
 MOST_THREADS = 256
 LARGEST = 2**24  # values of an array in the metadata
 LONGEST_PIECE = 30.0  # seconds: about the longest utterances that ASR is trained with
@@ -38,7 +42,7 @@ LONGEST = 300  # seconds at once: attention needs memory by the square of the le
 
 # What metadata of another's may raise
 _UNREADABLE = (
-    *(ValueError, TypeError, KeyError, OverflowError),
+    *(AttributeError, ValueError, TypeError, KeyError, OverflowError),
     *(RecursionError, zlib.error),
 )
 
@@ -67,7 +71,9 @@ class Model:
         self._session = _open(self.path, threads)
         self.about = _about(self._session, self.path)
         self.rate = self.about["rate"]
-        self._features = None
+        self._features = self._search = None
+        if self.about["kind"] == "transducer":
+            self._search = Transducer(self.path, self.about, threads)
         if self.about["input"] == "features":
             self._features = Features(self.about["features"])
 
@@ -77,7 +83,7 @@ class Model:
         Raises:
             InputError: they are no audio, or too long.
         """
-        return self.best_text(self.log_probabilities(samples).argmax(axis=-1))
+        return self.text(self.tokens(samples))
 
     def transcribe(self, samples: np.ndarray) -> str:
         """Text of samples [N] of any length: cut at silences, in pieces of 30 s.
@@ -88,16 +94,38 @@ class Model:
         texts = map(self, pieces(checked(samples), self.rate))
         return " ".join(text for text in texts if text)
 
-    def best_text(self, best: np.ndarray) -> str:
-        """Text of the best token of every frame, [T]."""
-        return self.text([self.about["tokens"][i] for i in collapsed(best)])
-
-    def log_probabilities(self, samples: np.ndarray) -> np.ndarray:
-        """[T, V] of samples [N]; [0, V] where these are too few.
+    def tokens(self, samples: np.ndarray) -> list[str]:
+        """Tokens of samples [N], each the best where it is heard (greedy search).
 
         Raises:
             InputError: they are no audio, or too long.
         """
+        found = self.run(self._heard(samples))
+        if self._search is None:
+            numbers = collapsed(found.argmax(axis=-1))
+        else:
+            numbers = self._search(found)
+        return [self.about["tokens"][number] for number in numbers]
+
+    def log_probabilities(
+        self, samples: np.ndarray, said: Sequence[int] = ()
+    ) -> np.ndarray:
+        """[T, V] of samples [N]; [0, V] where these are too few.
+
+        Args:
+            samples: [N].
+            said: Of a transducer: tokens before, without blanks.
+
+        Raises:
+            InputError: they are no audio, or too long.
+        """
+        found = self.run(self._heard(samples))
+        if self._search is not None:
+            return self._search.log_probabilities(found, said)
+        return found
+
+    def _heard(self, samples: np.ndarray) -> np.ndarray:
+        """What the graph takes of samples [N]."""
         samples = checked(samples)
         seconds = len(samples) / self.rate
         if seconds > LONGEST:
@@ -105,21 +133,26 @@ class Model:
                 f"{seconds:.0f} s at once are too long: at most {LONGEST} s; "
                 "`transcribe` cuts at silences."
             )
-        x = samples if self._features is None else self._features(samples)
-        return self.run(x)
+        return samples if self._features is None else self._features(samples)
+
+    def too_short(self, samples: np.ndarray) -> bool:
+        """Whether samples [N] have nothing that could be heard."""
+        return len(self._heard(samples)) < self.about["least"]
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """[T, V] of what the graph takes: samples [N] or features [L, D]."""
+        """What the graph gives of what it takes: samples [N] or features [L, D].
+
+        Returns:
+            Log-probabilities [T, V]; of a transducer, frames [T, J] for its search.
+        """
         if len(x) < self.about["least"]:
-            return np.zeros((0, len(self.about["tokens"])), np.float32)
+            size = self._session.get_outputs()[0].shape[-1]
+            return np.zeros((0, size), np.float32)
         lengths = np.array([len(x)], np.int64)
         inputs = {"x": x[None].astype(np.float32), "lengths": lengths}
-        try:
-            log_probabilities, frames = self._session.run(None, inputs)
-        except Exception as error:  # it has many kinds, of no common class
-            raise InputError(f"{self.path} fails: {_one_line(error)}") from error
+        found, frames = _run(self._session, self.path, inputs)
         # Some files have frames of padding behind these.
-        return log_probabilities[0, : frames[0]]
+        return found[0, : frames[0]]
 
     def text(self, tokens: Sequence[str]) -> str:
         """Text of tokens, as ESPnet's tokenizer joins them."""
@@ -129,6 +162,81 @@ class Model:
         if self.about["pieces"]:
             tokens = decoded(tokens)
         return "".join(tokens).replace(space, " ").strip()
+
+
+class Transducer:
+    """The greedy search of a transducer: at most one token a frame, as in ESPnet.
+
+    Args:
+        path: The file of its encoder, beside which its two other parts are.
+        about: That file's metadata.
+        threads: Of the computation.
+
+    Raises:
+        InputError: a part is missing, or another model's.
+    """
+
+    def __init__(self, path: Path, about: dict, threads: int):
+        self._paths = [part_path(path, name) for name in PARTS]
+        self._parts = [
+            _open_part(part, name, about, threads)
+            for part, name in zip(self._paths, PARTS)
+        ]
+        _, state = self._parts[0].get_inputs()
+        self._state = np.zeros(state.shape, np.float32)  # [L, 1, S]
+
+    def __call__(self, frames: np.ndarray) -> list[int]:
+        """Tokens of frames [T, J]."""
+        tokens: list[int] = []
+        said, state = self._predict(BLANK, self._state)
+        at = 0
+        while at < len(frames):
+            # Up to the next token, what has been said is the same for all frames.
+            found = self._join(frames[at : at + AT_ONCE], said).argmax(axis=-1)
+            spoken = np.flatnonzero(found != BLANK)
+            if not len(spoken):
+                at += AT_ONCE
+                continue
+            tokens.append(int(found[spoken[0]]))
+            said, state = self._predict(tokens[-1], state)
+            at += int(spoken[0]) + 1
+        return tokens
+
+    def log_probabilities(self, frames: np.ndarray, tokens: Sequence[int]):
+        """[T, V] of frames [T, J], each after all of these tokens."""
+        said, state = self._predict(BLANK, self._state)
+        for token in tokens:
+            said, state = self._predict(token, state)
+        return self._join(frames, said)
+
+    def _predict(self, token: int, state: np.ndarray) -> list[np.ndarray]:
+        inputs = {"token": np.array([token], np.int64), "state": state}
+        return _run(self._parts[0], self._paths[0], inputs)
+
+    def _join(self, frames: np.ndarray, said: np.ndarray) -> np.ndarray:
+        inputs = {"frames": frames, "said": said}
+        return _run(self._parts[1], self._paths[1], inputs)[0]
+
+
+def part_path(path: Path, name: str) -> Path:
+    """Where a part of a model is: beside its encoder."""
+    return path.with_name(f"{path.stem}_{name}{path.suffix}")
+
+
+def _open_part(path: Path, name: str, about: dict, threads: int):
+    session = _open(path, threads)
+    told = _told(session, path)
+    own = isinstance(told, dict) and told.get("kind") == name
+    if not own or any(told.get(key) != about.get(key) for key in OF_PART):
+        raise InputError(f"{path} is not of the same model as the files beside it.")
+    return session
+
+
+def _run(session, path: Path, inputs: dict) -> list[np.ndarray]:
+    try:
+        return session.run(None, inputs)
+    except Exception as error:  # it has many kinds, of no common class
+        raise InputError(f"{path} fails: {_one_line(error)}") from error
 
 
 def decoded(pieces: Sequence[str]) -> list[str]:
@@ -163,14 +271,25 @@ def _open(path: Path, threads: int):
         raise InputError(f"{path} cannot be opened: {_one_line(error)}") from error
 
 
-def _about(session, path: Path) -> dict:
+def _told(session, path: Path) -> dict:
     found = session.get_modelmeta().custom_metadata_map.get(KEY)
     if found is None:
         raise InputError(f"{path} was not written by `espnet-dynsize export`.")
     try:
-        about = json.loads(found)
+        return json.loads(found)
+    except _UNREADABLE as error:
+        raise InputError(f"{path} has metadata that cannot be read.") from error
+
+
+def _about(session, path: Path) -> dict:
+    try:
+        about = _told(session, path)
+        if about.get("kind") in PARTS:
+            raise InputError(f"{path} is a part of a model: give the encoder's file.")
         version = about["version"]
         good = version != VERSION or _is_whole(about)
+    except InputError:
+        raise
     except _UNREADABLE as error:
         raise InputError(f"{path} has metadata that cannot be read.") from error
     if version != VERSION:
@@ -194,12 +313,14 @@ def _fits(session, about: dict) -> bool:
         return False
     mels = about["features"]["mel"]["shape"][1:]
     inputs = len(x) == 2 if about["input"] == "samples" else x[2:] == mels
-    return inputs and outputs[0][-1] == len(about["tokens"])
+    tokens = about["kind"] == "transducer" or outputs[0][-1] == len(about["tokens"])
+    return inputs and tokens
 
 
 def _is_whole(about: dict) -> bool:
     """Whether metadata of this version are as `export` writes them."""
     whole = about["input"] in ("samples", "features")
+    whole &= about["kind"] in ("ctc", "transducer")
     whole &= type(about["tokens"]) is list and len(about["tokens"]) > 1
     whole &= all(isinstance(token, str) for token in about["tokens"])
     for key in ("rate", "least"):
@@ -297,7 +418,7 @@ def unpacked(stored: dict) -> np.ndarray:
 def collapsed(best: np.ndarray) -> list[int]:
     """Tokens of frames [T], once for each run, without blanks (0)."""
     first = np.diff(best, prepend=-1) != 0
-    return best[first & (best != 0)].tolist()
+    return best[first & (best != BLANK)].tolist()
 
 
 def checked(samples: np.ndarray) -> np.ndarray:

@@ -26,12 +26,14 @@ from espnet_dynsize.deploy.experiment import (
 )
 from espnet_dynsize.deploy.onnx import sherpa
 from espnet_dynsize.deploy.onnx.graph import package, tell, write
-from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare, encoded
+from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare
 from espnet_dynsize.deploy.onnx.int8 import quantise
-from espnet_dynsize.deploy.twin.encoder import CTC
+from espnet_dynsize.deploy.onnx.original import is_transducer, log_probabilities
+from espnet_dynsize.deploy.twin.encoder import CTC, Encoder
 from espnet_dynsize.deploy.twin.features import twin_features
+from espnet_dynsize.deploy.twin.transducer import Transducer
 from espnet_dynsize.encoder.front_end import least_frames
-from espnet_dynsize.runtime import VERSION, InputError, Model
+from espnet_dynsize.runtime import PARTS, VERSION, InputError, Model, part_path
 from espnet_dynsize.train.model import JointLoss
 
 # Log-probabilities of floats may differ by this from PyTorch's.
@@ -114,7 +116,8 @@ def export(
     form = "_sherpa" if options.sherpa else ".onnx"
     paths = [asr_exp / "onnx" / f"{name}{end}{form}" for name in names]
     for path in paths:
-        check_absent(path)
+        for each in (path, *(part_path(path, name) for name in PARTS)):
+            check_absent(each)
     sha256 = origin.digest(asr_exp, model_file)
     exported = []
     for one, path in zip(chosen or [None], paths):
@@ -138,23 +141,25 @@ def _cut(model: JointLoss, config: dict, chosen: Member | Subnet) -> ESPnetASRMo
 def _write(
     model: ESPnetASRModel, config: dict, path: Path, options: Options, made: dict
 ) -> Heard | None:
-    twin = CTC(model, options.audio)
-    about = _about(model, config, options.audio) | made
+    twin = _twin(model, options.audio)
+    about = _about(model, config, twin) | made
     graph = twin
     if options.sherpa:
         sherpa.check_fits(twin, about)
         graph = sherpa.Padded(twin, about["least"])
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as scratch:
-        written = Path(scratch) / "floats.onnx"
-        write(graph, written, about, _examples(twin, model))
+        floats = written = Path(scratch) / "floats.onnx"
+        write(graph, floats, about, _examples(twin, model))
         try:
-            _check_floats(model, Model(written), about["rate"])
+            _check_floats(model, Model(floats), about["rate"])
         except InputError as error:
             raise ConfigError(str(error)) from error
         if options.quantise:
             about["quantised"] = "int8"
-            floats, written = written, Path(scratch) / "int8.onnx"
+            written = Path(scratch) / "int8.onnx"
             quantise(floats, written, about)
+            for name in twin.parts:
+                shutil.copyfile(part_path(floats, name), part_path(written, name))
         heard = None
         if options.data:
             heard = compare(model, written, options.data)
@@ -163,10 +168,17 @@ def _write(
         if options.sherpa:
             sherpa.write_folder(written, path, about)
             return heard
-        with whole(path) as partial:
-            shutil.copyfile(written, partial)
-            check_absent(path)  # another process may have been faster
+        # The encoder last: where it is, all is.
+        for name in twin.parts:
+            _copy(part_path(floats, name), part_path(path, name))
+        _copy(written, path)
     return heard
+
+
+def _copy(written: Path, path: Path) -> None:
+    with whole(path) as partial:
+        shutil.copyfile(written, partial)
+        check_absent(path)  # another process may have been faster
 
 
 def tell_heard(path: Path, about: dict) -> None:
@@ -186,7 +198,12 @@ def _check_heard(heard: Heard, options: Options) -> None:
     )
 
 
-def _about(model: ESPnetASRModel, config: dict, audio: bool) -> dict:
+def _twin(model: ESPnetASRModel, audio: bool) -> Encoder:
+    transducer = is_transducer(model)
+    return Transducer(model, audio) if transducer else CTC(model, audio)
+
+
+def _about(model: ESPnetASRModel, config: dict, twin: Encoder) -> dict:
     """The metadata: all that a runner needs besides the graph."""
     kind = config.get("token_type")
     allowed = f"one of {[*_SPACES]} for an export"
@@ -201,19 +218,19 @@ def _about(model: ESPnetASRModel, config: dict, audio: bool) -> dict:
     frames = least_frames(model.encoder.embed)
     return dict(
         version=VERSION,
-        kind="ctc",
-        input="samples" if audio else "features",
+        kind=twin.kind,
+        input="features" if twin.logmel is None else "samples",
         rate=sampling_rate(config),
         # Of a file of tokens, the model has what is in it.
-        tokens=list(model.token_list)[: model.ctc.ctc_lo.out_features],
+        tokens=list(model.token_list)[: twin.tokens],
         space=space or _SPACES[kind],
         pieces=kind == "bpe",
-        least=front.least_samples(frames) if audio else frames,
+        least=frames if twin.logmel is None else front.least_samples(frames),
         features=front.about,
     )
 
 
-def _examples(twin: CTC, model: ESPnetASRModel) -> torch.Tensor:
+def _examples(twin: Encoder, model: ESPnetASRModel) -> torch.Tensor:
     """What the graph is traced with: its shape is not part of it."""
     if twin.logmel is not None:
         return torch.randn(2, 16_000)
@@ -231,8 +248,10 @@ def _check_floats(model: ESPnetASRModel, found: Model, rate: int) -> None:
     shortest = front.least_samples(least_frames(model.encoder.embed))
     for seconds in _SECONDS:
         noise = torch.randn(max(int(seconds * rate), shortest))
-        theirs = model.ctc.log_softmax(encoded(model, noise))[0].numpy()
-        ours = found.log_probabilities(noise.numpy())
+        # Of a transducer, after some tokens: each of its parts has a share in that.
+        said = [1, 1] if is_transducer(model) else []
+        theirs = log_probabilities(model, noise, said).numpy()
+        ours = found.log_probabilities(noise.numpy(), said)
         same = ours.shape == theirs.shape
         error = float(np.abs(ours - theirs).max()) if same else float("inf")
         if not error <= TOLERANCE:

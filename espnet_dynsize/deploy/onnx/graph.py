@@ -13,9 +13,9 @@ from types import ModuleType
 import torch
 
 from espnet_dynsize.core.errors import ConfigError
-from espnet_dynsize.runtime import INPUTS, KEY
+from espnet_dynsize.runtime import INPUTS, KEY, OF_PART, part_path
 
-OUTPUTS = ["log_probabilities", "output_lengths"]
+LENGTHS = "output_lengths"
 # The first with LayerNormalization
 OPSET = 17
 
@@ -23,10 +23,10 @@ OPSET = 17
 def write(
     twin: torch.nn.Module, path: Path, about: dict, examples: torch.Tensor
 ) -> None:
-    """Write the file.
+    """Write the file of an encoder, and one of each of its parts beside it.
 
     Args:
-        twin: The model: `CTC`, or what takes and gives the same.
+        twin: An `Encoder`, or what takes and gives the same.
         path: The file.
         about: Its metadata.
         examples: Samples [2, N] or features [2, L, D].
@@ -34,8 +34,49 @@ def write(
     Raises:
         ConfigError: a package is missing.
     """
+    lengths = torch.tensor([examples.size(1), examples.size(1) * 3 // 4])
+    axes = {"x": {0: "batch", 1: "time"}, twin.gives: {0: "batch", 1: "frames"}}
+    axes |= {name: {0: "batch"} for name in (INPUTS[1], LENGTHS)}
+    outputs = [twin.gives, LENGTHS]
+    _export(twin, path, (examples, lengths), (INPUTS, outputs), axes)
+    _tell(path, about)
+    for name, part in twin.parts.items():
+        beside = part_path(path, name)
+        axes = {n: {0: "number"} for n in ("frames", "log_probabilities")}
+        names = part.inputs, part.outputs
+        _export(part, beside, part.examples, names, axes)
+        _tell(beside, about_part(about, name))
+
+
+def about_part(about: dict, name: str) -> dict:
+    """The metadata of a part: whose it is."""
+    return dict(kind=name) | {key: about[key] for key in OF_PART}
+
+
+def _export(
+    module: torch.nn.Module,
+    path: Path,
+    examples: tuple[torch.Tensor, ...],
+    names: tuple[list[str], list[str]],
+    axes: dict,
+) -> None:
+    """By PyTorch's exporter that traces: the newer one takes minutes."""
+    inputs, outputs = names
+    with torch.no_grad(), _quiet():
+        torch.onnx.export(
+            module,
+            examples,
+            str(path),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes={n: a for n, a in axes.items() if n in inputs + outputs},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def _tell(path: Path, about: dict) -> None:
     onnx = package("onnx")
-    _export(twin, path, examples)
     model = onnx.load(path)
     for node in model.graph.node:
         # Paths of this machine, and calls in this code
@@ -43,24 +84,6 @@ def write(
         node.ClearField("metadata_props")
     tell(model, about)
     onnx.save(model, path)
-
-
-def _export(twin: torch.nn.Module, path: Path, examples: torch.Tensor) -> None:
-    """By PyTorch's exporter that traces: the newer one takes minutes."""
-    lengths = torch.tensor([examples.size(1), examples.size(1) * 3 // 4])
-    axes = {"x": {0: "batch", 1: "time"}, OUTPUTS[0]: {0: "batch", 1: "frames"}}
-    axes |= {name: {0: "batch"} for name in (INPUTS[1], OUTPUTS[1])}
-    with torch.no_grad(), _quiet():
-        torch.onnx.export(
-            twin,
-            (examples, lengths),
-            str(path),
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
 
 
 @contextmanager

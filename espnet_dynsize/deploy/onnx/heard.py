@@ -11,6 +11,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.corpora.datadir import read_lines
+from espnet_dynsize.deploy.onnx.original import greedy
 from espnet_dynsize.runtime import InputError, Model, pieces, read
 
 
@@ -22,7 +23,7 @@ class Utterance(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """Word errors of greedy CTC, before and after an export."""
+    """Word errors of a greedy search, before and after an export."""
 
     words: int
     before: int
@@ -106,16 +107,8 @@ def _errors(counts: jiwer.WordOutput) -> int:
 def _of_both(
     model: ESPnetASRModel, found: Model, samples: np.ndarray
 ) -> tuple[str, str]:
-    ours = found.log_probabilities(samples)
-    if len(ours) == 0:
-        return "", ""  # too short
-    best = model.ctc.argmax(encoded(model, torch.from_numpy(samples.copy())))
-    return found.best_text(best[0].numpy()), found.best_text(ours.argmax(axis=-1))
-
-
-@torch.no_grad()
-def encoded(model: ESPnetASRModel, samples: torch.Tensor) -> torch.Tensor:
-    """[1, T, D] of samples [N]: what a model's CTC output is given."""
-    out, _ = model.encode(samples[None], torch.tensor([len(samples)]))
-    # With intermediate CTC losses there is a second part.
-    return out[0] if isinstance(out, tuple) else out
+    if found.too_short(samples):
+        return "", ""
+    names = found.about["tokens"]
+    before = [names[i] for i in greedy(model, torch.from_numpy(samples.copy()))]
+    return found.text(before), found(samples)

@@ -44,6 +44,7 @@ class Padded(torch.nn.Module):
     def __init__(self, twin: CTC, least: int):
         super().__init__()
         self.twin, self.least = twin, least
+        self.parts, self.gives = twin.parts, twin.gives
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
@@ -64,6 +65,8 @@ def check_fits(twin: CTC, about: dict) -> None:
     Raises:
         ConfigError: its features, its front-end or its tokens are not sherpa-onnx's.
     """
+    if about["kind"] != "ctc":
+        raise ConfigError("--format sherpa is for CTC models, not for transducers yet.")
     kind = about["features"]["kind"]
     if kind != "kaldi":
         raise ConfigError(

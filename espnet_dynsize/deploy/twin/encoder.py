@@ -1,6 +1,7 @@
-"""An encoder with a CTC output: blocks become a list of the layers that they keep."""
+"""An encoder: its blocks become a list of the layers that they keep."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
@@ -58,26 +59,33 @@ class Layer(torch.nn.Module):
         return x if self.before else self.norm(x)
 
 
-class CTC(torch.nn.Module):
-    """Log-probabilities of a model's CTC output, in evaluation mode.
+class Encoder(torch.nn.Module):
+    """A model's encoder and what its frames become, in evaluation mode.
 
     Args:
         model: ESPnet's, as `load_model` gives it; its modules are used, not changed.
         audio: It takes samples; else the features that its front-end makes.
 
     Attributes:
+        kind: As `runtime` knows it.
+        gives: What its frames become, as an output's name.
         logmel: None without `audio`.
+        tokens: How many there are.
+        parts: Name → what else a search needs.
 
     Raises:
         ConfigError: a part of it is not for an export.
     """
 
+    kind: str
+    gives: str
+    tokens: int
+    parts: Mapping[str, torch.nn.Module] = MappingProxyType({})
+
     def __init__(self, model: torch.nn.Module, audio: bool):
         super().__init__()
         check_features(model)
         encoder = model.encoder
-        if getattr(model, "ctc", None) is None:
-            raise ConfigError("ctc_weight must be above 0: an export is of CTC.")
         if getattr(encoder, "interctc_use_conditioning", False):
             raise ConfigError("interctc_use_conditioning must be false for an export.")
         if getattr(encoder, "ctc_trim", False):
@@ -89,13 +97,12 @@ class CTC(torch.nn.Module):
         self.layers = torch.nn.ModuleList(_layers(encoder, order))
         after = getattr(encoder, "after_norm", None)
         self.after = after if getattr(encoder, "normalize_before", True) else None
-        self.output = model.ctc.ctc_lo
         self.eval()
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities [B, T', V] and lengths [B].
+        """Frames [B, T', …], see `head`, and lengths [B].
 
         Args:
             x: Samples [B, N] or features [B, T, D].
@@ -113,7 +120,36 @@ class CTC(torch.nn.Module):
             x = layer(x, frames)
         if self.after is not None:
             x = self.after(x)
-        return torch.log_softmax(self.output(x), dim=-1), lengths
+        return self.head(x), lengths
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """What frames [B, T', D] become."""
+        raise NotImplementedError
+
+
+class CTC(Encoder):
+    """Log-probabilities of a model's CTC output, [B, T', V].
+
+    Args:
+        model: See `Encoder`.
+        audio: See `Encoder`.
+
+    Raises:
+        ConfigError: a part of it is not for an export.
+    """
+
+    kind, gives = "ctc", "log_probabilities"
+
+    def __init__(self, model: torch.nn.Module, audio: bool):
+        if getattr(model, "ctc", None) is None:
+            raise ConfigError("ctc_weight must be above 0: an export is of CTC.")
+        super().__init__(model, audio)
+        self.output = model.ctc.ctc_lo
+        self.tokens = self.output.out_features
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """See `Encoder`."""
+        return torch.log_softmax(self.output(x), dim=-1)
 
 
 def _order(encoder: torch.nn.Module) -> type[Block]:
