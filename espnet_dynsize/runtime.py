@@ -42,7 +42,7 @@ LONGEST = 300  # seconds at once: attention needs memory by the square of the le
 
 # What metadata of another's may raise
 _UNREADABLE = (
-    *(AttributeError, ValueError, TypeError, KeyError, OverflowError),
+    *(ValueError, TypeError, KeyError, OverflowError),
     *(RecursionError, zlib.error),
 )
 
@@ -226,8 +226,9 @@ def part_path(path: Path, name: str) -> Path:
 def _open_part(path: Path, name: str, about: dict, threads: int):
     session = _open(path, threads)
     told = _told(session, path)
-    own = isinstance(told, dict) and told.get("kind") == name
-    if not own or any(told.get(key) != about.get(key) for key in OF_PART):
+    if told.get("kind") != name or any(
+        told.get(key) != about.get(key) for key in OF_PART
+    ):
         raise InputError(f"{path} is not of the same model as the files beside it.")
     return session
 
@@ -271,25 +272,35 @@ def _open(path: Path, threads: int):
         raise InputError(f"{path} cannot be opened: {_one_line(error)}") from error
 
 
+def read_metadata(path: Path) -> dict:
+    """The metadata of a file that `espnet-dynsize export` has written.
+
+    Raises:
+        InputError: it cannot be opened, or was written by another program.
+    """
+    return _told(_open(path, 1), path)
+
+
 def _told(session, path: Path) -> dict:
     found = session.get_modelmeta().custom_metadata_map.get(KEY)
     if found is None:
         raise InputError(f"{path} was not written by `espnet-dynsize export`.")
     try:
-        return json.loads(found)
+        about = json.loads(found)
     except _UNREADABLE as error:
         raise InputError(f"{path} has metadata that cannot be read.") from error
+    if not isinstance(about, dict):
+        raise InputError(f"{path} has metadata that cannot be read.")
+    return about
 
 
 def _about(session, path: Path) -> dict:
+    about = _told(session, path)
+    if about.get("kind") in PARTS:
+        raise InputError(f"{path} is a part of a model: give the encoder's file.")
     try:
-        about = _told(session, path)
-        if about.get("kind") in PARTS:
-            raise InputError(f"{path} is a part of a model: give the encoder's file.")
         version = about["version"]
         good = version != VERSION or _is_whole(about)
-    except InputError:
-        raise
     except _UNREADABLE as error:
         raise InputError(f"{path} has metadata that cannot be read.") from error
     if version != VERSION:

@@ -19,8 +19,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Write <asr_exp>/onnx/model.onnx, or <asr_exp>/onnx/size16.onnx "
         "and so on of members of a family, with all that recognises speech but the "
         "search: `espnet-dynsize transcribe`, `espnet_dynsize.load` and the single "
-        "file espnet_dynsize/runtime.py take it. Transducers have two more files beside "
-        "it; of models with an attention decoder, CTC alone is written. Needs pip install 'espnet_dynsize[export]'.",
+        "file espnet_dynsize/runtime.py take it. Transducers have two more files "
+        "beside it; of models with an attention decoder, CTC alone is written. Needs "
+        "pip install 'espnet_dynsize[export]'.",
     )
     parser.add_argument(
         "--asr_exp",

@@ -26,6 +26,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--lm_exp", type=Path, help="language model to go with it")
     parser.add_argument("--lm_file", default="valid.loss.ave.pth", help="%(default)s")
+    parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="the exports in <asr_exp>/onnx go with it (see export)",
+    )
     parser.add_argument("--hf_repo", help="also upload to user/name (and _size<N>)")
     parser.set_defaults(function=main)
 
@@ -45,7 +50,9 @@ def main(args: argparse.Namespace) -> int:
         changed = extract_changed(args.asr_exp, checkpoint)
         folders = {f"_size{size}": folder for size, folder in changed.items()}
     for suffix, folder in folders.items():
-        packed = pack(folder, checkpoint, None, args.lm_exp, args.lm_file)
+        packed = pack(
+            folder, checkpoint, None, args.lm_exp, args.lm_file, onnx=args.onnx
+        )
         print(packed)
         if args.hf_repo:
             upload(packed, f"{args.hf_repo}{suffix}")

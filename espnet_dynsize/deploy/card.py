@@ -1,5 +1,6 @@
 """The model card of a packed size, in the format of ESPnet's models on Hugging Face."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import espnet2
@@ -32,6 +33,19 @@ audio, rate = soundfile.read("speech.wav")   # {rate} Hz, mono
 _CALL_FEATURES = """\
 # features: float array [frames, {size}], as the training's data directories had them
 ((text, *_),) = recogniser(features)"""
+_USE_ONNX = """\
+## On a device
+
+Without ESPnet and PyTorch: `pip install onnxruntime numpy soundfile`, and
+
+```sh
+python runtime.py {name} speech.wav
+```
+
+with `espnet_dynsize/runtime.py` of the plugin{source}, one file. In this zip there are
+
+{listed}
+"""
 _USE_STOCK = "This size opens in plain ESPnet: `Speech2Text.from_pretrained`.\n"
 
 
@@ -40,8 +54,17 @@ def packed_name(asr_exp: Path, model_file: str) -> str:
     return f"{asr_exp.name}_{Path(model_file).stem}.zip"
 
 
-def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
-    """README.md of the zip: front matter, origin, family, use, scores and config."""
+def model_card(
+    asr_exp: Path, config: dict, model_file: str, exports: Sequence[str] = ()
+) -> str:
+    """README.md of the zip: front matter, origin, family, use, scores and config.
+
+    Args:
+        asr_exp: Folder of the model.
+        config: Its config.
+        model_file: Its checkpoint.
+        exports: ONNX files in the folder's `onnx/` that go with it.
+    """
     record = origin.read(asr_exp) or {}
     # No licence: which one fits is for whoever owns the corpus and the model to say.
     front = dict(
@@ -64,6 +87,10 @@ def model_card(asr_exp: Path, config: dict, model_file: str) -> str:
         f"ESPnet {espnet2.__version__}, espnet_dynsize {VERSION}.\n",
         f"## Use\n\n{use if is_plugin(config) else _USE_STOCK}",
     ]
+    if exports:
+        folder = Path("exp") / asr_exp.name / "onnx"
+        listed = "\n".join(f"- `{folder / name}`" for name in exports)
+        parts.append(_USE_ONNX.format(source=source, listed=listed, name=exports[0]))
     scores = asr_exp / "RESULTS.md"
     if scores.exists():
         parts.append(scores.read_text(encoding="utf-8", errors="replace"))

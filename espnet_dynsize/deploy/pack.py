@@ -30,6 +30,7 @@ from espnet_dynsize.deploy.experiment import (
     read_config,
 )
 from espnet_dynsize.deploy.named import check_named
+from espnet_dynsize.deploy.onnx.packed import FOLDER, check_exports
 from espnet_dynsize.deploy.within import copy_within, recipe_roots
 from espnet_dynsize.train.choices import ENCODERS, INSTALL_HINT
 
@@ -43,6 +44,7 @@ def pack(
     lm_exp: Path | None = None,
     lm_file: str = "valid.loss.ave.pth",
     search: dict | None = None,
+    onnx: bool = False,
 ) -> Path:
     """Write a zip that `Speech2Text.from_pretrained` opens, wherever it is moved.
 
@@ -58,12 +60,13 @@ def pack(
         lm_file: Its checkpoint.
         search: Options of the search with which the model was scored: `load` takes
             them where it is given no others.
+        onnx: The exports in `<asr_exp>/onnx` go with it.
 
     Raises:
         ConfigError: a file is missing or lies outside the model's folder and its
             recipe, a checkpoint does not fit its config, the language model has other
-            tokens than the ASR model, the search is none of the model's, or the zip is
-            not ours.
+            tokens than the ASR model, the search is none of the model's, an export is
+            of another checkpoint, or the zip is not ours.
     """
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
@@ -78,12 +81,13 @@ def pack(
     decoding.check_kept("search", search)
     asked = {**decoding.default_search(config), **(search or {})}
     decoding.check_fits(asked, config)
+    exports = check_exports(asr_exp, model_file) if onnx else []
     lm = _language_model(lm_exp, lm_file)
     language_model.check_language_model(lm, config)
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as folder:
         stage = Path(folder)
         exp = Path("exp") / asr_exp.name
-        options = _stage_model(asr_exp, model_file, config, search, stage, exp)
+        options = _stage_model(asr_exp, model_file, config, search, exports, stage, exp)
         yamls = {"asr_train_config": exp / CONFIG}
         files = {"asr_model_file": exp / model_file}
         for key, path in lm.items():
@@ -98,6 +102,7 @@ def _stage_model(
     model_file: str,
     config: dict,
     search: dict | None,
+    exports: Sequence[str],
     stage: Path,
     exp: Path,
 ) -> list[Path]:
@@ -108,6 +113,7 @@ def _stage_model(
         model_file: See `pack`.
         config: The model's; it is changed to name the files in the zip.
         search: See `pack`.
+        exports: See `check_exports`.
         stage: What becomes the zip.
         exp: The model's folder in it.
 
@@ -118,12 +124,12 @@ def _stage_model(
     copy_within(roots, asr_exp / model_file, stage / exp / model_file)
     staged = [_stage_file(*named, roots, stage) for named in file_options(config)]
     options = [path for path in staged if path is not None]
-    for name in _EXTRAS:
+    for name in (*_EXTRAS, *([FOLDER] if exports else [])):
         if (asr_exp / name).exists():
             copy_within(roots, asr_exp / name, stage / exp / name)
             options.append(exp / name)
     # Before the encoder's name gets its hint: the card shows the trained config.
-    texts = {Path("README.md"): model_card(asr_exp, config, model_file)}
+    texts = {Path("README.md"): model_card(asr_exp, config, model_file, exports)}
     if search:
         texts[exp / decoding.NAME] = yaml.safe_dump(search, sort_keys=False)
     options += texts
