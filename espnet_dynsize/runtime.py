@@ -556,7 +556,7 @@ def _line(model: Model, path: Path) -> str:
     text = model.transcribe(samples)
     took = time.perf_counter() - start
     factor = took * model.rate / len(samples)
-    return f"{path}\t{text}\t{took:.2f} s\tRTF {factor:.3f}"
+    return f"{path}\t{text}\t{took:.4f} s\tRTF {factor:.3f}"
 
 
 if __name__ == "__main__":

@@ -44,6 +44,13 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "error rates with a confidence interval and a p-value (paired bootstrap over "
         "utterances); folders of decoded test sets, too",
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="of .onnx files in place of folders: data directory (wav.scp, text) on "
+        "which their time, memory and error rates are measured, with runtime.py alone; "
+        "only prints the table",
+    )
     parser.set_defaults(function=main)
 
 
@@ -57,7 +64,24 @@ def main(args: argparse.Namespace) -> int:
             check(not given, f"--{option}", given, "left out with --compare")
         print(compare(args.folders, args.model_file), end="")
         return 0
+    exported = [path for path in args.folders if path.suffix == ".onnx"]
+    if exported or args.data:
+        return _of_exports(args, exported)
     from espnet_dynsize.report.write import write_report
 
     write_report(args.folders, args.model_file, args.output_dir, args.audio)
+    return 0
+
+
+def _of_exports(args: argparse.Namespace, exported: list[Path]) -> int:
+    from espnet_dynsize.deploy.onnx.heard import read_data
+    from espnet_dynsize.report.runners import table
+
+    good = exported == args.folders
+    check(good, "folders", "…", "all of them .onnx files, or none, without --data")
+    check(args.data is not None, "--data", None, "given with .onnx files")
+    for option in ("output_dir", "audio", "model_file"):
+        given = getattr(args, option)
+        check(not given, f"--{option}", given, "left out with .onnx files")
+    print(table(exported, read_data(args.data)), end="")
     return 0
