@@ -36,7 +36,7 @@ setup(
         "train": TRAIN,
         "demo": [*TRAIN, "espeakng-loader"],
         "espnet3": ["espnet[train]", "hydra-core", "lightning"],
-        "export": ["onnx", "onnxruntime"],
+        "export": ["onnx", "onnxruntime", "flashlight-text"],
         "hub": ["huggingface_hub"],
         "dev": [
             "pytest",
@@ -46,6 +46,7 @@ setup(
             "espnet[train]",
             "onnx",
             "onnxruntime",
+            "flashlight-text",
             "sherpa-onnx",
             "kaldi-native-fbank",
         ],

@@ -39,13 +39,13 @@ def load(
         from espnet_dynsize.runtime import Model
 
         given = dict(size=size, model_file=model_file or None) | options
-        threads = given.pop("threads", 1)
+        known = {k: given.pop(k) for k in ("threads", "beam_size") if k in given}
         for key, value in given.items():
             if value is not None:
                 raise ValueError(
                     f"{key}={value} must be left out: {path} has one way to hear."
                 )
-        return Model(path, threads)
+        return Model(path, **known)
     from espnet_dynsize.deploy.open import load as load_model
 
     return load_model(path, size, model_file, **options)

@@ -26,6 +26,8 @@ INPUTS = ["x", "lengths"]
 PARTS = ("prediction", "joint")  # of a transducer
 OF_PART = ("version", "model", "name", "sha256")  # what its metadata have in common
 BLANK = 0
+LARGEST_BEAM = 1000
+MOST_TOKENS = 100  # with which a text is continued in a frame
 AT_ONCE = 16  # frames that are joined with what has been said before them
 MOST_THREADS = 256
 LARGEST = 2**24  # values of an array in the metadata
@@ -57,6 +59,8 @@ class Model:
     Args:
         path: Written by `espnet-dynsize export`.
         threads: Of the computation.
+        beam_size: Of CTC, how many texts are followed at once, by flashlight-text; 1
+            takes the best token of every frame.
 
     Attributes:
         about: The file's metadata.
@@ -66,14 +70,20 @@ class Model:
         InputError: it cannot be opened, or is another one's.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1):
+    def __init__(self, path: str | Path, threads: int = 1, beam_size: int = 1):
+        if type(beam_size) is not int or not 1 <= beam_size <= LARGEST_BEAM:
+            raise InputError(f"beam_size={beam_size} must be from 1 to {LARGEST_BEAM}.")
         self.path = Path(path)
         self._session = _open(self.path, threads)
         self.about = _about(self._session, self.path)
         self.rate = self.about["rate"]
         self._features = self._search = None
         if self.about["kind"] == "transducer":
+            if beam_size > 1:
+                raise InputError(f"beam_size={beam_size} must be 1 for transducers.")
             self._search = Transducer(self.path, self.about, threads)
+        elif beam_size > 1:
+            self._search = Beam(beam_size, len(self.about["tokens"]))
         if self.about["input"] == "features":
             self._features = Features(self.about["features"])
 
@@ -95,7 +105,7 @@ class Model:
         return " ".join(text for text in texts if text)
 
     def tokens(self, samples: np.ndarray) -> list[str]:
-        """Tokens of samples [N], each the best where it is heard (greedy search).
+        """Tokens of samples [N].
 
         Raises:
             InputError: they are no audio, or too long.
@@ -120,7 +130,7 @@ class Model:
             InputError: they are no audio, or too long.
         """
         found = self.run(self._heard(samples))
-        if self._search is not None:
+        if self.about["kind"] == "transducer":
             return self._search.log_probabilities(found, said)
         return found
 
@@ -162,6 +172,50 @@ class Model:
         if self.about["pieces"]:
             tokens = decoded(tokens)
         return "".join(tokens).replace(space, " ").strip()
+
+
+class Beam:
+    """CTC's search for the text that is most probable over all its alignments.
+
+    flashlight-text's (Kahn et al., ICML 2022; without lexicon and language model).
+
+    Args:
+        size: Texts that are followed at once.
+        tokens: How many there are.
+
+    Raises:
+        InputError: flashlight-text is not installed.
+    """
+
+    def __init__(self, size: int, tokens: int):
+        try:
+            from flashlight.lib.text import decoder
+        except ImportError as error:
+            raise InputError(
+                f"beam_size={size} needs flashlight-text: pip install flashlight-text."
+            ) from error
+        options = decoder.LexiconFreeDecoderOptions(
+            beam_size=size,
+            beam_size_token=min(tokens, MOST_TOKENS),
+            beam_threshold=50,  # about what double precision can tell apart
+            lm_weight=0,
+            sil_score=0,
+            log_add=True,
+            criterion_type=decoder.CriterionType.CTC,
+        )
+        none = -1  # token of silence
+        self._decoder = decoder.LexiconFreeDecoder(
+            options, decoder.ZeroLM(), none, BLANK, []
+        )
+
+    def __call__(self, log_probabilities: np.ndarray) -> list[int]:
+        """Tokens of [T, V]."""
+        if not len(log_probabilities):
+            return []
+        scores = np.ascontiguousarray(log_probabilities, np.float32)
+        best, *_ = self._decoder.decode(scores.ctypes.data, *scores.shape)
+        path = np.array(best.tokens)
+        return collapsed(path[path >= 0])  # without its two ends
 
 
 class Transducer:
@@ -529,9 +583,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("audio", nargs="+", type=Path, help="wav, flac, ogg, … files")
     parser.add_argument("--threads", type=int, default=1, help="%(default)s")
+    parser.add_argument(
+        "--beam_size",
+        type=int,
+        default=1,
+        help="of CTC: above 1, a search by flashlight-text (%(default)s)",
+    )
     args = parser.parse_args(argv)
     try:
-        model = Model(args.model, args.threads)
+        model = Model(args.model, args.threads, args.beam_size)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

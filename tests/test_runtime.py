@@ -1,9 +1,11 @@
 """The runtime: one file that needs neither ESPnet nor PyTorch."""
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -93,8 +95,8 @@ def test_load(exported):
     assert found.rate == RATE and found.about["kind"] == "ctc"
     with pytest.raises(ValueError, match="size=16 must be left out"):
         espnet_dynsize.load(exported, 16)
-    with pytest.raises(ValueError, match="beam_size=4 must be left out"):
-        espnet_dynsize.load(exported, beam_size=4)
+    with pytest.raises(ValueError, match="nbest=4 must be left out"):
+        espnet_dynsize.load(exported, nbest=4)
 
 
 # -- what it computes --
@@ -143,6 +145,53 @@ def test_features_are_kaldi_s(rate):
 )
 def test_runs_of_tokens(best, tokens):
     assert collapsed(np.array(best, np.int64)) == tokens
+
+
+def most_probable(log_probabilities):
+    """Tokens of the most probable text, by all alignments there are."""
+    sums = defaultdict(float)
+    frames, tokens = log_probabilities.shape
+    for path in itertools.product(range(tokens), repeat=frames):
+        text = tuple(collapsed(np.array(path)))
+        sums[text] += np.exp(sum(row[i] for row, i in zip(log_probabilities, path)))
+    return list(max(sums, key=sums.get))
+
+
+def test_a_beam_finds_the_most_probable_text():
+    pytest.importorskip("flashlight.lib.text", reason="pip install flashlight-text")
+    beam, others = runtime.Beam(50, 3), 0
+    # The best path is blank, the best text is not.
+    known = np.log([[0.6, 0.4, 1e-9], [0.6, 0.4, 1e-9]])
+    assert collapsed(known.argmax(1)) == [] and beam(known) == [1]
+    for seed in range(20):
+        scores = np.random.default_rng(seed).normal(size=(5, 3)).astype(np.float32)
+        scores -= np.log(np.exp(scores).sum(1, keepdims=True))
+        assert beam(scores) == most_probable(scores)
+        others += collapsed(scores.argmax(1)) != beam(scores)
+    assert others > 5 and beam(np.zeros((0, 3))) == []
+
+
+def test_texts_of_a_beam(exported, wav, capsys):
+    pytest.importorskip("flashlight.lib.text", reason="pip install flashlight-text")
+    speech, _ = soundfile.read(wav, dtype="float32")
+    found = Model(exported, beam_size=10)
+    numbers = runtime.Beam(10, len(TOKENS))(found.log_probabilities(speech))
+    assert found.tokens(speech) == [TOKENS[number] for number in numbers]
+    assert main(["transcribe", str(exported), str(wav), "--beam_size", "10"]) == 0
+    assert capsys.readouterr().out.split("\t")[1] == found(speech)
+    assert espnet_dynsize.load(exported, beam_size=10)(speech) == found(speech)
+
+
+@pytest.mark.parametrize("size", [0, 1001, 2.0, True])
+def test_bad_beams(exported, size):
+    with pytest.raises(InputError, match=f"beam_size={size} must be from 1 to 1000"):
+        Model(exported, beam_size=size)
+
+
+def test_a_beam_without_flashlight(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
+    with pytest.raises(InputError, match="beam_size=2 needs flashlight-text: pip in"):
+        Model(exported, beam_size=2)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +329,7 @@ def test_files_of_others(exported, tmp_path, capsys):
 @pytest.mark.parametrize(
     "option",
     [
-        *(["--size", "3"], ["--streaming"], ["--beam_size", "4"]),
+        *(["--size", "3"], ["--streaming"], ["--chunk", "1"]),
         *(["--context", "whole"], ["--device", "cuda"], ["--model_file", "a.pth"]),
     ],
     ids=str,

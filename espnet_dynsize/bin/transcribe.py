@@ -132,11 +132,13 @@ def _with_runtime(args: argparse.Namespace) -> int:
     given = {
         key: value
         for key, value in vars(args).items()
-        if key not in ("model", "audio", "function") and value != defaults.get(key)
+        if key not in ("model", "audio", "function", "beam_size")
+        and value != defaults.get(key)
     }
     for key, value in given.items():
         check(False, f"--{key}", value, f"left out: {args.model} has one way to hear")
-    return runtime.main(["--", str(args.model), *map(str, args.audio)])
+    beam = [] if args.beam_size is None else [f"--beam_size={args.beam_size}"]
+    return runtime.main([*beam, "--", str(args.model), *map(str, args.audio)])
 
 
 def _check_model(recogniser, model: Path) -> None:

@@ -176,6 +176,9 @@ def test_nothing_of_this_machine_is_in_a_part(tmp_path):
 
 def test_what_is_refused(tmp_path):
     folder, _ = trained(tmp_path / "asr")
+    (done,) = export(folder, "", [], Options())
+    with pytest.raises(InputError, match="beam_size=2 must be 1 for transducers"):
+        Model(done.path, beam_size=2)
     with pytest.raises(ConfigError, match="sherpa is for CTC models"):
         export(folder, "", [], Options(sherpa=True))
 
