@@ -23,7 +23,13 @@ import numpy as np
 KEY = "espnet_dynsize"  # of the metadata
 VERSION = 2
 INPUTS = ["x", "lengths"]
-PARTS = ("prediction", "joint")  # of a transducer
+# Kind → the parts that it has besides its encoder
+PARTS_OF = {
+    "ctc": (),
+    "transducer": ("prediction", "joint"),
+    "attention": ("memory", "step"),
+}
+PARTS = tuple(name for names in PARTS_OF.values() for name in names)
 OF_PART = ("version", "model", "name", "sha256")  # what its metadata have in common
 BLANK = 0
 LARGEST_BEAM = 1000
@@ -78,10 +84,11 @@ class Model:
         self.about = _about(self._session, self.path)
         self.rate = self.about["rate"]
         self._features = self._search = None
-        if self.about["kind"] == "transducer":
+        if self.about["kind"] != "ctc":
             if beam_size > 1:
-                raise InputError(f"beam_size={beam_size} must be 1 for transducers.")
-            self._search = Transducer(self.path, self.about, threads)
+                raise InputError(f"beam_size={beam_size} must be 1: this is no CTC.")
+            search = dict(transducer=Transducer, attention=Attention)
+            self._search = search[self.about["kind"]](self.path, self.about, threads)
         elif beam_size > 1:
             self._search = Beam(beam_size, len(self.about["tokens"]))
         if self.about["input"] == "features":
@@ -124,15 +131,16 @@ class Model:
 
         Args:
             samples: [N].
-            said: Of a transducer: tokens before, without blanks.
+            said: Of a transducer: tokens before, without blanks. Of attention, too, and
+                what is returned is of each of them and of the next one, [1 + U, V].
 
         Raises:
             InputError: they are no audio, or too long.
         """
         found = self.run(self._heard(samples))
-        if self.about["kind"] == "transducer":
-            return self._search.log_probabilities(found, said)
-        return found
+        if self.about["kind"] == "ctc":
+            return found
+        return self._search.log_probabilities(found, said)
 
     def _heard(self, samples: np.ndarray) -> np.ndarray:
         """What the graph takes of samples [N]."""
@@ -218,11 +226,11 @@ class Beam:
         return collapsed(path[path >= 0])  # without its two ends
 
 
-class Transducer:
-    """The greedy search of a transducer: at most one token a frame, as in ESPnet.
+class Parts:
+    """What a model has besides its encoder.
 
     Args:
-        path: The file of its encoder, beside which its two other parts are.
+        path: The file of its encoder, beside which its parts are.
         about: That file's metadata.
         threads: Of the computation.
 
@@ -231,13 +239,39 @@ class Transducer:
     """
 
     def __init__(self, path: Path, about: dict, threads: int):
-        self._paths = [part_path(path, name) for name in PARTS]
-        self._parts = [
-            _open_part(part, name, about, threads)
-            for part, name in zip(self._paths, PARTS)
-        ]
-        _, state = self._parts[0].get_inputs()
-        self._state = np.zeros(state.shape, np.float32)  # [L, 1, S]
+        names = PARTS_OF[about["kind"]]
+        self._paths = {name: part_path(path, name) for name in names}
+        self._sessions = {
+            name: _open_part(part, name, about, threads)
+            for name, part in self._paths.items()
+        }
+
+    def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
+        """What a part gives."""
+        return _run(self._sessions[name], self._paths[name], inputs)
+
+    def shape(self, name: str, which: str) -> list:
+        """Of a part's input."""
+        (found,) = (i for i in self._sessions[name].get_inputs() if i.name == which)
+        return found.shape
+
+
+class Transducer:
+    """The greedy search of a transducer: at most one token a frame, as in ESPnet.
+
+    Args:
+        path: See `Parts`.
+        about: See `Parts`.
+        threads: See `Parts`.
+
+    Raises:
+        InputError: see `Parts`.
+    """
+
+    def __init__(self, path: Path, about: dict, threads: int):
+        self._parts = Parts(path, about, threads)
+        shape = self._parts.shape("prediction", "state")  # [L, 1, S]
+        self._state = np.zeros(shape, np.float32)
 
     def __call__(self, frames: np.ndarray) -> list[int]:
         """Tokens of frames [T, J]."""
@@ -256,7 +290,9 @@ class Transducer:
             at += int(spoken[0]) + 1
         return tokens
 
-    def log_probabilities(self, frames: np.ndarray, tokens: Sequence[int]):
+    def log_probabilities(
+        self, frames: np.ndarray, tokens: Sequence[int]
+    ) -> np.ndarray:
         """[T, V] of frames [T, J], each after all of these tokens."""
         said, state = self._predict(BLANK, self._state)
         for token in tokens:
@@ -264,12 +300,62 @@ class Transducer:
         return self._join(frames, said)
 
     def _predict(self, token: int, state: np.ndarray) -> list[np.ndarray]:
-        inputs = {"token": np.array([token], np.int64), "state": state}
-        return _run(self._parts[0], self._paths[0], inputs)
+        number = np.array([token], np.int64)
+        return self._parts.run("prediction", token=number, state=state)
 
     def _join(self, frames: np.ndarray, said: np.ndarray) -> np.ndarray:
-        inputs = {"frames": frames, "said": said}
-        return _run(self._parts[1], self._paths[1], inputs)[0]
+        return self._parts.run("joint", frames=frames, said=said)[0]
+
+
+class Attention:
+    """The greedy search of an attention decoder: at most as many tokens as frames.
+
+    That of ESPnet's `beam_size: 1`, `ctc_weight: 0`.
+
+    Args:
+        path: See `Parts`.
+        about: See `Parts`; the last token is <sos/eos>.
+        threads: See `Parts`.
+
+    Raises:
+        InputError: see `Parts`.
+    """
+
+    def __init__(self, path: Path, about: dict, threads: int):
+        self._parts = Parts(path, about, threads)
+        layers, heads, _, size = self._parts.shape("step", "cache")
+        self._cache = np.zeros((layers, heads, 0, size), np.float32)
+        self._end = len(about["tokens"]) - 1
+
+    def __call__(self, frames: np.ndarray) -> list[int]:
+        """Tokens of frames [T, D]."""
+        tokens: list[int] = []
+        if not len(frames):
+            return tokens
+        (memory,) = self._parts.run("memory", frames=frames)
+        cache, token = self._cache, self._end
+        while len(tokens) < len(frames):
+            found, cache = self._step(token, cache, memory)
+            token = int(found.argmax())
+            if token == self._end:
+                break
+            tokens.append(token)
+        return tokens
+
+    def log_probabilities(
+        self, frames: np.ndarray, tokens: Sequence[int]
+    ) -> np.ndarray:
+        """[1 + U, V] of each of U tokens, and of the one after them."""
+        (memory,) = self._parts.run("memory", frames=frames)
+        cache, found = self._cache, []
+        for token in [self._end, *tokens]:
+            one, cache = self._step(token, cache, memory)
+            found.append(one[0])
+        return np.stack(found)
+
+    def _step(self, token: int, cache: np.ndarray, memory: np.ndarray):
+        number = np.array([token], np.int64)
+        return self._parts.run("step", token=number, cache=cache, memory=memory)
 
 
 def part_path(path: Path, name: str) -> Path:
@@ -378,14 +464,14 @@ def _fits(session, about: dict) -> bool:
         return False
     mels = about["features"]["mel"]["shape"][1:]
     inputs = len(x) == 2 if about["input"] == "samples" else x[2:] == mels
-    tokens = about["kind"] == "transducer" or outputs[0][-1] == len(about["tokens"])
+    tokens = about["kind"] != "ctc" or outputs[0][-1] == len(about["tokens"])
     return inputs and tokens
 
 
 def _is_whole(about: dict) -> bool:
     """Whether metadata of this version are as `export` writes them."""
     whole = about["input"] in ("samples", "features")
-    whole &= about["kind"] in ("ctc", "transducer")
+    whole &= about["kind"] in PARTS_OF
     whole &= type(about["tokens"]) is list and len(about["tokens"]) > 1
     whole &= all(isinstance(token, str) for token in about["tokens"])
     for key in ("rate", "least"):

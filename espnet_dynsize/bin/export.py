@@ -20,7 +20,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "and so on of members of a family, with all that recognises speech but the "
         "search: `espnet-dynsize transcribe`, `espnet_dynsize.load` and the single "
         "file espnet_dynsize/runtime.py take it. Transducers have two more files "
-        "beside it; of models with an attention decoder, CTC alone is written. Needs "
+        "beside it; of models with an attention decoder, CTC is written, or the decoder "
+        "in two more files. Needs "
         "pip install 'espnet_dynsize[export]'.",
     )
     parser.add_argument(
@@ -49,6 +50,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         default="onnx",
         help="one file, or <asr_exp>/onnx/<name>_sherpa/, which the programs of "
         "sherpa-onnx open; of models with frontend: kaldi (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--search",
+        choices=("ctc", "attention"),
+        help="of a model with an attention decoder: what is written (default: ctc); "
+        "with attention, <name>_attention.onnx and its parts",
     )
     parser.add_argument(
         "--input",
@@ -96,6 +103,7 @@ def main(args: argparse.Namespace) -> int:
     options = Options(
         audio=args.input == "samples",
         sherpa=sherpa,
+        search=args.search,
         quantise=args.quantize is not None,
         data=[] if args.data is None else read_data(args.data),
         most=args.most / 100,

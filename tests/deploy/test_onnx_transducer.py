@@ -37,7 +37,9 @@ def trained(folder, rnn_type="lstm", layers=1, **changes):
     with torch.no_grad():
         model.joint_network.lin_out.weight *= 6
         # At first, blank is not the best token of a fifth of the frames.
-        first = original.log_probabilities(model, torch.from_numpy(noise(3 * RATE)))
+        first = original.log_probabilities(
+            model, torch.from_numpy(noise(3 * RATE)), "transducer"
+        )
         margin = first[:, 1:].max(dim=1).values - first[:, 0]
         model.joint_network.lin_out.bias[0] += margin.quantile(0.8)
     torch.save(model.state_dict(), folder / AVERAGED)
@@ -60,7 +62,7 @@ def test_it_hears_what_espnet_s_search_does(tmp_path, rnn_type, layers, audio):
     counts = []
     for samples in (960, 5000, 5 * RATE, 12 * RATE + 7):
         speech = noise(samples, samples)
-        numbers = original.greedy(model, torch.from_numpy(speech))
+        numbers = original.greedy(model, torch.from_numpy(speech), "transducer")
         assert found.tokens(speech) == [TOKENS[number] for number in numbers]
         frames = len(found.run(found._heard(speech)))
         counts.append((len(numbers), frames))
@@ -74,7 +76,9 @@ def test_log_probabilities_after_tokens(tmp_path):
     (done,) = export(folder, "", [], Options())
     found, speech = Model(done.path), noise(RATE)
     for said in ([], [2], [2, 3, 2]):
-        theirs = original.log_probabilities(model, torch.from_numpy(speech), said)
+        theirs = original.log_probabilities(
+            model, torch.from_numpy(speech), "transducer", said
+        )
         ours = found.log_probabilities(speech, said)
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
 
@@ -96,12 +100,14 @@ def test_members_in_integers(tmp_path, capsys):
     found = Model(folder / "onnx" / "size3_int8.onnx")
     speech = noise(3 * RATE)
     with model.activate(3):
-        theirs = original.log_probabilities(model, torch.from_numpy(speech), [2])
+        theirs = original.log_probabilities(
+            model, torch.from_numpy(speech), "transducer", [2]
+        )
     error = np.abs(found.log_probabilities(speech, [2]) - theirs.numpy())
     assert 0 < error.mean() < 0.1
 
 
-def test_errors_are_those_of_the_transducer(tmp_path, monkeypatch):
+def test_errors_are_those_of_the_transducer(tmp_path):
     from espnet_dynsize.deploy.onnx import heard
 
     folder, model = trained(tmp_path / "asr")
@@ -110,8 +116,8 @@ def test_errors_are_those_of_the_transducer(tmp_path, monkeypatch):
     before, after = heard._of_both(model, Model(done.path), speech)
     assert before == after == Model(done.path)(speech) != ""
     # Not those of CTC
-    monkeypatch.setattr(original, "is_transducer", lambda model: False)
-    assert heard._of_both(model, Model(done.path), speech)[0] != after
+    numbers = original.greedy(model, torch.from_numpy(speech), "ctc")
+    assert Model(done.path).text([TOKENS[n] for n in numbers]) != after
 
 
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
@@ -177,9 +183,9 @@ def test_nothing_of_this_machine_is_in_a_part(tmp_path):
 def test_what_is_refused(tmp_path):
     folder, _ = trained(tmp_path / "asr")
     (done,) = export(folder, "", [], Options())
-    with pytest.raises(InputError, match="beam_size=2 must be 1 for transducers"):
+    with pytest.raises(InputError, match="beam_size=2 must be 1: this is no CTC"):
         Model(done.path, beam_size=2)
-    with pytest.raises(ConfigError, match="sherpa is for CTC models"):
+    with pytest.raises(ConfigError, match="sherpa is for CTC, not for transducer"):
         export(folder, "", [], Options(sherpa=True))
 
 
@@ -189,5 +195,5 @@ def test_a_model_of_espnet_s(tmp_path):
     (done,) = export(folder, "", [], Options())
     model, _ = load_model(folder, "")
     speech = noise(4 * RATE)
-    numbers = original.greedy(model, torch.from_numpy(speech))
+    numbers = original.greedy(model, torch.from_numpy(speech), "transducer")
     assert Model(done.path).tokens(speech) == [TOKENS[n] for n in numbers] != []

@@ -28,7 +28,8 @@ from espnet_dynsize.deploy.onnx import sherpa
 from espnet_dynsize.deploy.onnx.graph import package, tell, write
 from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare
 from espnet_dynsize.deploy.onnx.int8 import quantise
-from espnet_dynsize.deploy.onnx.original import is_transducer, log_probabilities
+from espnet_dynsize.deploy.onnx.original import kind_of, log_probabilities
+from espnet_dynsize.deploy.twin.decoder import AttentionModel
 from espnet_dynsize.deploy.twin.encoder import CTC, Encoder
 from espnet_dynsize.deploy.twin.features import twin_features
 from espnet_dynsize.deploy.twin.transducer import Transducer
@@ -38,6 +39,8 @@ from espnet_dynsize.train.model import JointLoss
 
 # Log-probabilities of floats may differ by this from PyTorch's.
 TOLERANCE = 1e-3
+# See `kind_of`
+TWINS = dict(ctc=CTC, transducer=Transducer, attention=AttentionModel)
 # Tokens of ESPnet's tokenizers → what stands for a space; None: tokens are words
 _SPACES = {"char": "<space>", "bpe": "▁", "word": None}
 _SECONDS = (1.0, 4.3)  # of noise, on which a file is compared
@@ -56,6 +59,7 @@ class Options(NamedTuple):
     Args:
         audio: The graph takes samples; else features.
         sherpa: As a folder for sherpa-onnx.
+        search: See `kind_of`.
         quantise: Matrix products of 8-bit integers.
         data: Utterances on which the word errors before and after are counted.
         most: Share by which these may grow.
@@ -64,6 +68,7 @@ class Options(NamedTuple):
 
     audio: bool = False
     sherpa: bool = False
+    search: str | None = None
     quantise: bool = False
     data: Sequence[Utterance] = ()
     most: float = 0.03
@@ -80,7 +85,8 @@ def export(
 ) -> list[Exported]:
     """Write `<asr_exp>/onnx/<name>.onnx`, or `<name>_int8.onnx`.
 
-    For sherpa-onnx, `<name>_sherpa/` and `<name>_int8_sherpa/`.
+    Searched by attention, `<name>_attention.onnx`; and for sherpa-onnx,
+    `<name>_sherpa/`.
 
     Args:
         asr_exp: Folder of a trained model of ESPnet's or this plugin's.
@@ -112,7 +118,8 @@ def export(
         # `model_conf: subnet`: the model computes as this size.
         chosen, names = [model.subnet(model.fixed_size)], ["model"]
     names = list(names) or [member.suffix for member in chosen] or ["model"]
-    end = "_int8" if options.quantise else ""
+    end = "_attention" if options.search == "attention" else ""
+    end += "_int8" if options.quantise else ""
     form = "_sherpa" if options.sherpa else ".onnx"
     paths = [asr_exp / "onnx" / f"{name}{end}{form}" for name in names]
     for path in paths:
@@ -141,7 +148,7 @@ def _cut(model: JointLoss, config: dict, chosen: Member | Subnet) -> ESPnetASRMo
 def _write(
     model: ESPnetASRModel, config: dict, path: Path, options: Options, made: dict
 ) -> Heard | None:
-    twin = _twin(model, options.audio)
+    twin = TWINS[kind_of(model, options.search)](model, options.audio)
     about = _about(model, config, twin) | made
     graph = twin
     if options.sherpa:
@@ -198,11 +205,6 @@ def _check_heard(heard: Heard, options: Options) -> None:
     )
 
 
-def _twin(model: ESPnetASRModel, audio: bool) -> Encoder:
-    transducer = is_transducer(model)
-    return Transducer(model, audio) if transducer else CTC(model, audio)
-
-
 def _about(model: ESPnetASRModel, config: dict, twin: Encoder) -> dict:
     """The metadata: all that a runner needs besides the graph."""
     kind = config.get("token_type")
@@ -248,9 +250,10 @@ def _check_floats(model: ESPnetASRModel, found: Model, rate: int) -> None:
     shortest = front.least_samples(least_frames(model.encoder.embed))
     for seconds in _SECONDS:
         noise = torch.randn(max(int(seconds * rate), shortest))
-        # Of a transducer, after some tokens: each of its parts has a share in that.
-        said = [1, 1] if is_transducer(model) else []
-        theirs = log_probabilities(model, noise, said).numpy()
+        # After some tokens: each of a model's parts has a share in that.
+        kind = found.about["kind"]
+        said = [] if kind == "ctc" else [1, 1]
+        theirs = log_probabilities(model, noise, kind, said).numpy()
         ours = found.log_probabilities(noise.numpy(), said)
         same = ours.shape == theirs.shape
         error = float(np.abs(ours - theirs).max()) if same else float("inf")

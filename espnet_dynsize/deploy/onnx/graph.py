@@ -42,9 +42,8 @@ def write(
     _tell(path, about)
     for name, part in twin.parts.items():
         beside = part_path(path, name)
-        axes = {n: {0: "number"} for n in ("frames", "log_probabilities")}
         names = part.inputs, part.outputs
-        _export(part, beside, part.examples, names, axes)
+        _export(part, beside, part.examples, names, part.axes)
         _tell(beside, about_part(about, name))
 
 

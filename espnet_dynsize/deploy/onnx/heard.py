@@ -110,5 +110,6 @@ def _of_both(
     if found.too_short(samples):
         return "", ""
     names = found.about["tokens"]
-    before = [names[i] for i in greedy(model, torch.from_numpy(samples.copy()))]
+    speech = torch.from_numpy(samples.copy())
+    before = [names[i] for i in greedy(model, speech, found.about["kind"])]
     return found.text(before), found(samples)

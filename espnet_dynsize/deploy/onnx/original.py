@@ -9,12 +9,25 @@ from espnet2.asr.transducer.beam_search_transducer import (
     Hypothesis,
 )
 
+from espnet_dynsize.core.errors import check
 from espnet_dynsize.runtime import BLANK, collapsed
 
 
-def is_transducer(model: ESPnetASRModel) -> bool:
-    """Whether its decoder is a transducer's."""
-    return getattr(model, "use_transducer_decoder", False)
+def kind_of(model: ESPnetASRModel, search: str | None = None) -> str:
+    """How a model is searched, as `runtime` calls it.
+
+    Args:
+        model: It.
+        search: What is asked for, of a model with an attention decoder: "ctc", as where
+            nothing is said, or "attention".
+
+    Raises:
+        ConfigError: the model has no such output.
+    """
+    if getattr(model, "use_transducer_decoder", False):
+        check(search is None, "--search", search, "left out for transducers")
+        return "transducer"
+    return search or "ctc"
 
 
 @torch.no_grad()
@@ -26,25 +39,51 @@ def encoded(model: ESPnetASRModel, samples: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def greedy(model: ESPnetASRModel, samples: torch.Tensor) -> list[int]:
-    """Numbers of the tokens that it hears in samples [N]: CTC's or a transducer's."""
+def greedy(model: ESPnetASRModel, samples: torch.Tensor, kind: str) -> list[int]:
+    """Numbers of the tokens that it hears in samples [N].
+
+    Args:
+        model: It.
+        samples: [N].
+        kind: See `kind_of`.
+    """
     frames = encoded(model, samples)
-    if not is_transducer(model):
+    if kind == "ctc":
         return collapsed(model.ctc.argmax(frames)[0].numpy())
-    search = BeamSearchTransducer(model.decoder, model.joint_network, beam_size=1)
-    (best,) = search.greedy_search(frames[0])
-    return best.yseq[1:]
+    if kind == "transducer":
+        search = BeamSearchTransducer(model.decoder, model.joint_network, beam_size=1)
+        (best,) = search.greedy_search(frames[0])
+        return best.yseq[1:]
+    tokens, state = [model.eos], None
+    while len(tokens) <= frames.size(1):
+        found, state = model.decoder.score(torch.tensor(tokens), state, frames[0])
+        tokens.append(int(found.argmax()))
+        if tokens[-1] == model.eos:
+            break
+    return [token for token in tokens[1:] if token != model.eos]
 
 
 @torch.no_grad()
 def log_probabilities(
-    model: ESPnetASRModel, samples: torch.Tensor, said: Sequence[int] = ()
+    model: ESPnetASRModel, samples: torch.Tensor, kind: str, said: Sequence[int] = ()
 ) -> torch.Tensor:
-    """[T, V] of samples [N]; of a transducer, of every frame after tokens."""
+    """[T, V] of samples [N], as `runtime.Model.log_probabilities` gives them.
+
+    Args:
+        model: It.
+        samples: [N].
+        kind: See `kind_of`.
+        said: Tokens before, of a transducer or of attention.
+    """
     frames = encoded(model, samples)
-    if not is_transducer(model):
+    if kind == "ctc":
         return model.ctc.log_softmax(frames)[0]
     decoder = model.decoder
+    if kind == "attention":
+        before = torch.tensor([[model.eos, *said]])
+        lengths = torch.tensor([before.size(1)]), torch.tensor([frames.size(1)])
+        scores, _ = decoder(frames, lengths[1], before, lengths[0])
+        return torch.log_softmax(scores[0], dim=-1)
     state, before = decoder.init_state(1), [BLANK]
     for token in [None, *said]:
         before += [] if token is None else [token]

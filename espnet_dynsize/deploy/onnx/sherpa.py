@@ -66,7 +66,7 @@ def check_fits(twin: CTC, about: dict) -> None:
         ConfigError: its features, its front-end or its tokens are not sherpa-onnx's.
     """
     if about["kind"] != "ctc":
-        raise ConfigError("--format sherpa is for CTC models, not for transducers yet.")
+        raise ConfigError(f"--format sherpa is for CTC, not for {about['kind']} yet.")
     kind = about["features"]["kind"]
     if kind != "kaldi":
         raise ConfigError(

@@ -64,8 +64,15 @@ class Positions(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x [B, T, D], and what attention gets of positions [T', D]."""
-        distances = self.distances(x.size(1), self.table)
-        angles = distances.to(x)[:, None] * self.rates
-        # Sines and cosines take turns along D.
-        encoding = torch.stack([torch.sin(angles), torch.cos(angles)], -1).flatten(1)
+        encoding = self.encoding(self.distances(x.size(1), self.table).to(x))
         return (x + encoding, None) if self.added else (x, encoding)
+
+    def at(self, place: int) -> torch.Tensor:
+        """[1, D] of one place."""
+        return self.encoding(torch.ones_like(self.rates[:1]) * place)
+
+    def encoding(self, places: torch.Tensor) -> torch.Tensor:
+        """[N, D] of places [N]."""
+        angles = places[:, None] * self.rates
+        # Sines and cosines take turns along D.
+        return torch.stack([torch.sin(angles), torch.cos(angles)], -1).flatten(1)

@@ -1,5 +1,8 @@
 """A transducer in three parts, of which each computes nothing twice."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from espnet2.asr_transducer.joint_network import JointNetwork
@@ -50,10 +53,12 @@ class Prediction(torch.nn.Module):
 
     Attributes:
         inputs, outputs: Names.
+        axes: Name → its free dimensions.
     """
 
     inputs = ["token", "state"]
     outputs = ["said", "next_state"]
+    axes: Mapping[str, dict] = MappingProxyType({})
 
     def __init__(self, decoder: TransducerDecoder, joint: JointNetwork):
         super().__init__()
@@ -97,10 +102,12 @@ class Joint(torch.nn.Module):
 
     Attributes:
         inputs, outputs: Names.
+        axes: Name → its free dimensions.
     """
 
     inputs = ["frames", "said"]
     outputs = ["log_probabilities"]
+    axes = MappingProxyType(dict(frames={0: "n"}, log_probabilities={0: "n"}))
 
     def __init__(self, stock: JointNetwork):
         super().__init__()
