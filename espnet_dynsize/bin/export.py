@@ -20,9 +20,8 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "and so on of members of a family, with all that recognises speech but the "
         "search: `espnet-dynsize transcribe`, `espnet_dynsize.load` and the single "
         "file espnet_dynsize/runtime.py take it. Transducers have two more files "
-        "beside it; of models with an attention decoder, CTC is written, or the decoder "
-        "in two more files. Needs "
-        "pip install 'espnet_dynsize[export]'.",
+        "beside it; of models with an attention decoder, CTC is written, or the "
+        "decoder in two more files. Needs pip install 'espnet_dynsize[export]'.",
     )
     parser.add_argument(
         "--asr_exp",

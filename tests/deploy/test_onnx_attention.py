@@ -91,8 +91,8 @@ def test_it_hears_what_espnet_s_search_does(tmp_path, bias):
         ours = found.tokens(speech)
         assert ours == heard_by(model, speech)
         (_, theirs, *_), *_ = espnet(speech)
-        # Of a sentence that ends at once, ESPnet shows the end.
-        assert theirs == (ours or ["<sos/eos>"])
+        # Of a sentence that ends at once, ESPnet may show the end.
+        assert [token for token in theirs if token != TOKENS[-1]] == ours
         lengths.append((len(ours), len(model_frames(model, speech))))
     if bias < 0:  # no end: as many tokens as frames
         assert all(said == frames for said, frames in lengths)

@@ -118,23 +118,28 @@ def export(
         # `model_conf: subnet`: the model computes as this size.
         chosen, names = [model.subnet(model.fixed_size)], ["model"]
     names = list(names) or [member.suffix for member in chosen] or ["model"]
-    end = "_attention" if options.search == "attention" else ""
-    end += "_int8" if options.quantise else ""
-    form = "_sherpa" if options.sherpa else ".onnx"
-    paths = [asr_exp / "onnx" / f"{name}{end}{form}" for name in names]
-    for path in paths:
-        for each in (path, *(part_path(path, name) for name in PARTS)):
-            check_absent(each)
+    paths = _paths(asr_exp, names, options)
     sha256 = origin.digest(asr_exp, model_file)
     exported = []
-    for one, path in zip(chosen or [None], paths):
+    for one, (name, path) in zip(chosen or [None], paths.items()):
         small = model if one is None else _cut(model, config, one)
-        name = path.name.removesuffix(form)
         made = dict(model=asr_exp.name, name=name, sha256=sha256)
         heard = _write(small, config, path, options, made)
         exported.append(Exported(path, heard))
         done(exported[-1])
     return exported
+
+
+def _paths(asr_exp: Path, names: Sequence[str], options: Options) -> dict[str, Path]:
+    """Name, with the options, → the output, none of which exists."""
+    end = "_attention" if options.search == "attention" else ""
+    end += "_int8" if options.quantise else ""
+    form = "_sherpa" if options.sherpa else ".onnx"
+    paths = {name + end: asr_exp / "onnx" / f"{name}{end}{form}" for name in names}
+    for path in paths.values():
+        for each in (path, *(part_path(path, name) for name in PARTS)):
+            check_absent(each)
+    return paths
 
 
 def _cut(model: JointLoss, config: dict, chosen: Member | Subnet) -> ESPnetASRModel:
