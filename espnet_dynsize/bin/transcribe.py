@@ -62,6 +62,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", default="cpu", help="%(default)s")
     parser.add_argument(
+        "--backend",
+        choices=("dense", "sparse"),
+        default="dense",
+        help="sparse: matrices with zeros compute without them (%(default)s)",
+    )
+    parser.add_argument(
         "--streaming", action="store_true", help="chunk by chunk, as audio comes"
     )
     parser.add_argument(
@@ -102,6 +108,7 @@ def main(args: argparse.Namespace) -> int:
         device=args.device,
         streaming=args.streaming,
         context=args.context,
+        backend=args.backend,
         **{key: getattr(args, key) for key in _OPTIONS},  # None: left out
     )
     if not args.streaming:
@@ -128,7 +135,7 @@ def _with_runtime(args: argparse.Namespace) -> int:
     """Without PyTorch."""
     from espnet_dynsize import runtime
 
-    defaults = dict(model_file="", device="cpu", streaming=False)
+    defaults = dict(model_file="", device="cpu", streaming=False, backend="dense")
     given = {
         key: value
         for key, value in vars(args).items()

@@ -1,6 +1,7 @@
 """One call from a trained model to a recogniser of one size."""
 
 import inspect
+import logging
 import tempfile
 import weakref
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ from espnet_dynsize.deploy.recogniser import Recogniser
 from espnet_dynsize.deploy.stream import Stream
 from espnet_dynsize.deploy.streaming import StreamingRecogniser
 from espnet_dynsize.deploy.transducer import StreamingTransducer, TransducerRecogniser
+from espnet_dynsize.encoder.blocked import kernel_is_there, leave_out_zeros
 from espnet_dynsize.train.model import JointLoss
 from espnet_dynsize.train.streaming import check_chunked, check_streams
 from espnet_dynsize.train.task import DynSizeASRTask
@@ -50,6 +52,7 @@ _TAKEN = (
     *("self", CONFIG, CHECKPOINT, "streaming", "enh_s2t_task", "multi_asr"),
     *("asr_model", "asr_train_args", "return_decoded_hyp"),
 )
+BACKENDS = ("dense", "sparse")
 # In half precision, ESPnet's search fails.
 Dtype = Literal["float32", "float64", "bfloat16"]
 _CHECKED = {"nbest": Count, "dtype": Dtype}
@@ -63,6 +66,7 @@ def load(
     model_file: str = "",
     streaming: bool = False,
     context: str | None = None,
+    backend: str = "dense",
     **options,
 ) -> Recogniser | TransducerRecogniser | Stream:
     """Open a trained model at one size.
@@ -79,6 +83,8 @@ def load(
         streaming: It is handed audio as it comes, and tells what it has heard by then.
         context: Of a family with contexts: `whole`, or one such as `20/8/8`; None: the
             encoder's own.
+        backend: `sparse`: matrices with zeros compute without them (on a CPU, one
+            thread a product); where llvmlite is missing, as with `dense`.
         **options: Options of ESPnet's `Speech2Text`, such as `beam_size` or `device`.
             Left out: those with which a packed model was scored, if it says so; else a
             model that has only CTC is decoded greedily.
@@ -95,7 +101,9 @@ def load(
         ConfigError: the path holds no model of this plugin, or not this size, or one
             that does not stream.
     """
-    return open_model(path, size, model_file, True, streaming, context, **options)
+    return open_model(
+        path, size, model_file, True, streaming, context, backend, **options
+    )
 
 
 def open_model(
@@ -105,6 +113,7 @@ def open_model(
     plugin_only: bool = False,
     streaming: bool = False,
     context: str | None = None,
+    backend: str = "dense",
     **options,
 ) -> Recogniser | TransducerRecogniser | Stream:
     """`load` that also opens models without this plugin, unless `plugin_only`."""
@@ -120,6 +129,9 @@ def open_model(
     decoding.check_search(options)
     _check_size(size)
     options["device"] = _device(options.get("device", "cpu"))
+    check(backend in BACKENDS, "backend", backend, f"one of {list(BACKENDS)}")
+    good = backend == "dense" or options["device"].startswith("cpu")
+    check(good, "backend", backend, "dense on a GPU")
     folder = tempfile.TemporaryDirectory(prefix="espnet_dynsize_")
     try:
         files = _files(Path(path), model_file, Path(folder.name))
@@ -152,12 +164,24 @@ def open_model(
             recogniser = taker(**{**files, **options})
             if not isinstance(recogniser.asr_model, JointLoss):
                 recogniser.asr_model.activate = _refuse_activate
+        if backend == "sparse":
+            _use_zeros(path, recogniser.asr_model.encoder)
     except BaseException:
         folder.cleanup()
         raise
     # A tokenizer may read its file from the zip at first use.
     weakref.finalize(recogniser, folder.cleanup)
     return recogniser
+
+
+def _use_zeros(path: str | Path, encoder: torch.nn.Module) -> None:
+    if not kernel_is_there():
+        logging.warning("backend=sparse: llvmlite is not installed; nothing is faster.")
+    elif not leave_out_zeros(encoder):
+        raise ConfigError(
+            f"backend=sparse must be dense: {path} has no matrix whose zeros could be "
+            "left out; of a supernet, choose a sparse member."
+        )
 
 
 def _refuse_activate(chosen: object) -> NoReturn:
