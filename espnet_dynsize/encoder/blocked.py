@@ -1,5 +1,7 @@
 """Sparse matrices whose groups of zeros are left out of a product."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -12,21 +14,31 @@ from espnet_dynsize.encoder.swap import swap_class
 DENSE, SMALL = 0.5, 2**15
 
 
+class Groups(NamedTuple):
+    """What is left of a matrix, see `Kernel`.
+
+    Args:
+        version: Of the weights that it was made of.
+        arrays: Values, the input of each, the first of each block, bias.
+        addresses: Of these.
+    """
+
+    version: tuple
+    arrays: tuple[np.ndarray, ...]
+    addresses: list[int]
+
+
 class Blocked:
     """Mixin for a sparse matrix: on a CPU, without gradients, zeros cost nothing.
 
     Everything else is the stock module's, and so are its parameters.
 
     Attributes:
-        groups: Values, inputs, beginnings, bias, see `Kernel`; None before the first
-            product.
-        addresses: Of these arrays.
-        version: Of the weights that they were made of.
+        groups: None before the first product. Replaced at once, as other threads may
+            be computing.
     """
 
-    groups: tuple[np.ndarray, ...] | None
-    addresses: list[int] | None
-    version: tuple
+    groups: Groups | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project as the stock module does."""
@@ -40,36 +52,31 @@ class Blocked:
         return over_rows(self._project, x, self.weight.shape)
 
     def _project(self, x: torch.Tensor) -> torch.Tensor:
-        compiled = kernel()
-        if self.version != _version(self):
-            self._group()
-        frames, outputs = x.shape[:-1].numel(), len(self.groups[-1])
+        compiled, groups = kernel(), self.groups
+        if groups is None or groups.version != _version(self):
+            groups = self.groups = _groups(self)
+        frames, outputs = x.shape[:-1].numel(), len(groups.arrays[-1])
         if frames == 0:
             return x.new_zeros(*x.shape[:-1], len(self.weight))
         x = x.contiguous()
         tiles = -(-frames // compiled.tile)
         y = x.new_empty(tiles * compiled.tile, outputs)
         packed = x.new_empty(x.size(-1) * compiled.tile)
+        inputs = x.data_ptr(), packed.data_ptr()
         numbers = frames, x.size(-1), outputs // ROWS
-        scratch = packed.data_ptr()
-        compiled.multiply(
-            x.data_ptr(), scratch, *self.addresses, y.data_ptr(), *numbers
-        )
+        compiled.multiply(*inputs, *groups.addresses, y.data_ptr(), *numbers)
         return y[:frames, : len(self.weight)].reshape(*x.shape[:-1], -1)
 
-    def _group(self) -> None:
-        self.groups, self.version = _groups(self), _version(self)
-        self.addresses = [array.ctypes.data for array in self.groups]
-
     def __getstate__(self):
-        # Rebuilt from the weights
-        return {**self.__dict__, "groups": None, "addresses": None, "version": ()}
+        # Addresses are this process's.
+        return {**self.__dict__, "groups": None}
 
 
 def _version(module: torch.nn.Module) -> tuple:
     """Changes when the weights do."""
     tensors = [t for t in (module.weight, module.bias) if t is not None]
-    return tuple((t.data_ptr(), t._version) for t in tensors)
+    # Those that were made in inference mode cannot be changed outside of it.
+    return tuple((t.data_ptr(), t.is_inference() or t._version) for t in tensors)
 
 
 def _kept(module: torch.nn.Module) -> np.ndarray:
@@ -79,15 +86,16 @@ def _kept(module: torch.nn.Module) -> np.ndarray:
     return weight.reshape(-1, ROWS, weight.shape[1])
 
 
-def _groups(module: torch.nn.Module) -> tuple[np.ndarray, ...]:
-    weight = _kept(module)
+def _groups(module: torch.nn.Module) -> Groups:
+    version, weight = _version(module), _kept(module)
     kept = weight.any(axis=1)  # [blocks, I]
     begin = np.concatenate([[0], kept.sum(axis=1).cumsum()]).astype(np.int32)
     values = np.ascontiguousarray(weight.transpose(0, 2, 1)[kept])
     bias = np.zeros(len(weight) * ROWS, np.float32)
     if module.bias is not None:
         bias[: len(module.weight)] = module.bias.detach().numpy()
-    return values, np.nonzero(kept)[1].astype(np.int32), begin, bias
+    arrays = values, np.nonzero(kept)[1].astype(np.int32), begin, bias
+    return Groups(version, arrays, [array.ctypes.data for array in arrays])
 
 
 def kernel_is_there() -> bool:
@@ -113,6 +121,5 @@ def leave_out_zeros(encoder: torch.nn.Module) -> int:
     sparse = [m for m in large if _kept(m).any(axis=1).mean() < DENSE]
     for module in sparse:
         swap_class(module, Blocked)
-        module.groups = module.addresses = None
-        module.version = ()
+        module.groups = None
     return len(sparse)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_what_a_product_adds_up():
     module.weight.data[0, 2], module.weight.data[4, 0] = 2.0, -1.0
     module.bias.data = torch.arange(5.0)
     assert leave_out_zeros(torch.nn.ModuleList([module])) == 1
-    values, index, begin, bias = blocked._groups(module)
+    values, index, begin, bias = blocked._groups(module).arrays
     assert values.tolist() == [[2, 0, 0, 0], [-1, 0, 0, 0]]
     assert index.tolist() == [2, 0] and begin.tolist() == [0, 1, 2]
     assert bias.tolist() == [0, 1, 2, 3, 4, 0, 0, 0]
@@ -123,6 +124,25 @@ def test_new_weights_are_seen():
         torch.testing.assert_close(ours(x), other(x), atol=1e-6, rtol=1e-5)
 
 
+def test_inference_mode():
+    with torch.inference_mode():
+        dense, ours = sparse(torch.nn.Linear(16, 12))
+        x = torch.randn(3, 16)
+        torch.testing.assert_close(ours(x), dense(x), atol=1e-6, rtol=1e-5)
+
+
+def test_several_threads():
+    dense, ours = sparse(torch.nn.Linear(64, 60))
+
+    @torch.no_grad()
+    def heard(frames):
+        x = torch.randn(frames, 64)
+        torch.testing.assert_close(ours(x), dense(x), atol=1e-6, rtol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(heard, [1, 17, 160, 333] * 25))
+
+
 def test_copies():
     dense, ours = sparse(torch.nn.Linear(16, 12))
     x = torch.randn(3, 16)
@@ -188,7 +208,7 @@ def test_code_of_every_width_computes_the_same():
             engine.get_function_address("multiply")
         )
         y, packed = torch.empty(96, 24), torch.empty(37 * 2 * lanes)
-        addresses = [a.ctypes.data for a in groups]
+        addresses = groups.addresses
         multiply(x.data_ptr(), packed.data_ptr(), *addresses, y.data_ptr(), 70, 37, 6)
         with torch.no_grad():
             expected = dense(x)
