@@ -123,6 +123,17 @@ def is_plugin(config: Mapping) -> bool:
     return str(config.get("encoder")).startswith(ENCODER_PREFIX)
 
 
+def needs_plugin(config: Mapping) -> bool:
+    """Whether ESPnet alone lacks a part of the config's model."""
+    return is_plugin(config) or has_kaldi(config)
+
+
+def has_kaldi(config: Mapping) -> bool:
+    """Whether the config's front-end is this plugin's."""
+    # In a packed config, a hint comes behind the name.
+    return str(config.get("frontend")).split(" ")[0] == KALDI
+
+
 def streams(config: Mapping) -> bool:
     """Whether the config's encoder is one that encodes chunk by chunk."""
     conf = config.get("encoder_conf") or {}

@@ -7,7 +7,7 @@ import espnet2
 import yaml
 
 from espnet_dynsize.core.about import SOURCE, VERSION
-from espnet_dynsize.core.keys import is_plugin, of_transducer_task
+from espnet_dynsize.core.keys import needs_plugin, of_transducer_task
 from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.experiment import sampling_rate
 
@@ -85,7 +85,7 @@ def model_card(
         _origin(record),
         *_family(asr_exp, record),
         f"ESPnet {espnet2.__version__}, espnet_dynsize {VERSION}.\n",
-        f"## Use\n\n{use if is_plugin(config) else _USE_STOCK}",
+        f"## Use\n\n{use if needs_plugin(config) else _USE_STOCK}",
     ]
     if exports:
         folder = Path("exp") / asr_exp.name / "onnx"

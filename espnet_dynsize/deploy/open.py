@@ -25,6 +25,7 @@ from espnet_dynsize.core.keys import (
     check_complete,
     is_plugin,
     kept_units,
+    needs_plugin,
     of_transducer_task,
 )
 from espnet_dynsize.core.located import BPEMODEL, STATISTICS, locate
@@ -288,7 +289,7 @@ def _check(
 ) -> dict:
     config = yaml_base.read_config(config_file)
     check_complete(config, f"{path}: {config_file.name}")
-    if not is_plugin(config):
+    if not needs_plugin(config):
         if size is None and not plugin_only:
             return config
         raise ConfigError(

@@ -32,7 +32,7 @@ from espnet_dynsize.deploy.experiment import (
 from espnet_dynsize.deploy.named import check_named
 from espnet_dynsize.deploy.onnx.packed import FOLDER, check_exports
 from espnet_dynsize.deploy.within import copy_within, recipe_roots
-from espnet_dynsize.train.choices import ENCODERS, INSTALL_HINT
+from espnet_dynsize.train.choices import ENCODERS, FRONTENDS, INSTALL_HINT
 
 _EXTRAS = ("RESULTS.md", origin.NAME, "images")
 
@@ -133,8 +133,9 @@ def _stage_model(
     if search:
         texts[exp / decoding.NAME] = yaml.safe_dump(search, sort_keys=False)
     options += texts
-    if config.get("encoder") in ENCODERS:
-        config["encoder"] += INSTALL_HINT
+    for key, known in (("encoder", ENCODERS), ("frontend", FRONTENDS)):
+        if config.get(key) in known:
+            config[key] += INSTALL_HINT
     texts[exp / CONFIG] = config_text(config)
     for path, text in texts.items():
         (stage / path).write_text(text, encoding="utf-8")

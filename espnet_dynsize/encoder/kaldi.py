@@ -24,21 +24,27 @@ class KaldiFrontend(AbsFrontend):
     Args:
         fs: Samples a second; 16k is 16000.
         n_mels: Dimension of the features, D.
+        **others: Options of ESPnet's front-end, which must be left out.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or not known.
     """
 
-    def __init__(self, fs: int | str = 16000, n_mels: int = 80):
+    def __init__(self, fs: int | str = 16000, n_mels: int = 80, **others):
         super().__init__()
+        for key, value in others.items():
+            allowed = "left out with frontend: kaldi, whose options are fs and n_mels"
+            check(False, f"frontend_conf: {key}", value, allowed)
         rate = hertz(fs)
         good = type(rate) is int and rate >= LEAST_RATE
-        check(good, "frontend_conf: fs", fs, f"a rate of at least {LEAST_RATE}")
+        allowed = f"a whole number of at least {LEAST_RATE}, or text such as 16k"
+        check(good, "frontend_conf: fs", fs, allowed)
         self.size, self.hop_length = rate * 25 // 1000, rate // 100
         self.n_fft = 2 ** (self.size - 1).bit_length()
         most = self.n_fft // 2
         good = type(n_mels) is int and LEAST_MELS <= n_mels <= most
-        check(good, "frontend_conf: n_mels", n_mels, f"from {LEAST_MELS} to {most}")
+        allowed = f"a whole number from {LEAST_MELS} to {most}"
+        check(good, "frontend_conf: n_mels", n_mels, allowed)
         # None of its frequencies is warped.
         mel, _ = get_mel_banks(
             n_mels, self.n_fft, float(rate), LOWEST, BELOW_NYQUIST, 100.0, -500.0, 1.0
@@ -69,22 +75,28 @@ class KaldiFrontend(AbsFrontend):
         """
         if input.dim() == 3:
             input = input[..., 0]
-        samples = mirrored(input, input_lengths, self.size, self.hop_length)
         lengths = frames_of(input_lengths, self.hop_length)
-        if samples.size(1) < self.size:  # all are too short for a frame
+        if frames_of(input.size(1), self.hop_length) == 0:
             return self.mel.new_zeros(len(input), 0, self.output_size()), lengths
-        frames = samples.unfold(1, self.size, self.hop_length)  # [B, T, size]
-        frames = emphasised(frames - frames.mean(-1, keepdim=True)) * self.window
-        spectrum = torch.fft.rfft(frames, n=self.n_fft)
-        power = spectrum.real.square() + spectrum.imag.square()
-        features = (power @ self.mel).clamp(min=KALDI_LEAST_POWER).log()
+        samples = mirrored(input, input_lengths, self.size, self.hop_length)
+        # There is no Fourier transform in half precision.
+        with torch.autocast(input.device.type, enabled=False):
+            features = self._features(samples.float()).to(input)
         valid = torch.arange(features.size(1), device=input.device) < lengths[:, None]
         # As ESPnet's front-end does with padding
         return features * valid[..., None], lengths
 
+    def _features(self, samples: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] of samples [B, N]."""
+        frames = samples.unfold(1, self.size, self.hop_length)  # [B, T, size]
+        frames = emphasised(frames - frames.mean(-1, keepdim=True)) * self.window
+        spectrum = torch.fft.rfft(frames.float(), n=self.n_fft)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (power @ self.mel.float()).clamp(min=KALDI_LEAST_POWER).log()
 
-def frames_of(samples: torch.Tensor, hop: int) -> torch.Tensor:
-    """Frames of utterances of so many samples."""
+
+def frames_of[Count: (int, torch.Tensor)](samples: Count, hop: int) -> Count:
+    """Frames of so many samples."""
     return (samples + hop // 2) // hop
 
 
@@ -102,9 +114,10 @@ def mirrored(
     before = size // 2 - hop // 2
     total = samples.size(1) + size + hop // 2 - hop
     places = torch.arange(total, device=samples.device) - before
-    # There and back again, as often as it takes
-    places = places % (2 * lengths[:, None])
-    places = torch.minimum(places, 2 * lengths[:, None] - 1 - places)
+    # There and back again, as often as it takes; nobody looks at what has no samples.
+    period = 2 * lengths[:, None].clamp(min=1)
+    places = places % period
+    places = torch.minimum(places, period - 1 - places)
     return samples.gather(1, places)
 
 

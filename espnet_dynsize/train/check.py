@@ -16,7 +16,9 @@ from espnet_dynsize.core.keys import (
     check_criteria,
     check_criterion,
     check_model_keys,
+    has_kaldi,
     refuse_moved,
+    streams,
 )
 from espnet_dynsize.core.schema import (
     Count,
@@ -82,6 +84,18 @@ def check_config(config: Mapping) -> None:
     for key, section in config.items():
         if key.endswith("_conf"):
             check_numbers(key, section)
+
+
+def check_front_end(config: Mapping) -> None:
+    """Refuse Kaldi's features where ESPnet would make them of parts of an utterance.
+
+    Its streaming script takes every front-end for its own, with the default's window.
+
+    Raises:
+        ConfigError: the config's encoder streams, and its front-end is `kaldi`.
+    """
+    good = not (has_kaldi(config) and streams(config))
+    check(good, "frontend", config.get("frontend"), "default with a streaming encoder")
 
 
 def check_token_list(token_list: object) -> None:

@@ -27,16 +27,17 @@ FRONTENDS = {KALDI: KaldiFrontend}
 # Of ESPnet's task `asr_transducer`
 CHUNKED_ENCODERS = {CHUNKED: DynSizeChunkedEncoder}
 TRANSDUCERS = {MODEL: DynSizeASRTransducerModel}
-# What a packed config has after its encoder's name, so that ESPnet, which repeats names
-# that it does not know, tells users without the plugin what is missing.
+# What a packed config has after the name of its encoder or front-end, so that ESPnet,
+# which repeats names that it does not know, tells users without the plugin what is
+# missing.
 INSTALL_HINT = " (needs the plugin espnet_dynsize)"
 # The hint that version 0.1 wrote
 _OLD_HINT = " (pip install espnet-dynsize)"
 
 
-def plain_name(encoder: object) -> str:
-    """An encoder's name without the hint."""
-    return str(encoder).removesuffix(INSTALL_HINT).removesuffix(_OLD_HINT)
+def plain_name(part: object) -> str:
+    """The name of an encoder or front-end without the hint."""
+    return str(part).removesuffix(INSTALL_HINT).removesuffix(_OLD_HINT)
 
 
 def choices_of(config: Mapping) -> tuple[dict[str, type], dict[str, type]]:
@@ -46,7 +47,7 @@ def choices_of(config: Mapping) -> tuple[dict[str, type], dict[str, type]]:
     return ENCODERS, MODELS
 
 
-def names_with_hints() -> dict[str, type]:
-    """All names of encoders that a config may have."""
+def names_with_hints(choices: Mapping[str, type]) -> dict[str, type]:
+    """All names that a config may have for encoders or front-ends."""
     hints = ("", INSTALL_HINT, _OLD_HINT)
-    return {n + hint: c for n, c in ENCODERS.items() for hint in hints}
+    return {n + hint: c for n, c in choices.items() for hint in hints}

@@ -28,6 +28,7 @@ from espnet_dynsize.encoder.supernet import Supernet
 from espnet_dynsize.train.blanks import begin_with_blanks
 from espnet_dynsize.train.check import (
     check_config,
+    check_front_end,
     check_token_list,
     check_trainable,
     check_training,
@@ -161,6 +162,7 @@ class FamilyTask:
         """
         cls.register()  # ESPnet3 comes here without having called it
         check_config(vars(args))
+        check_front_end(vars(args))
         check_token_list(args.token_list)
         for key, section in vars(args).items():
             if key.endswith("_conf") and section is None:

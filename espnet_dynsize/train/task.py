@@ -14,6 +14,7 @@ from espnet2.tasks.asr import (
 from espnet_dynsize.core.context import SIZES
 from espnet_dynsize.core.identity import KEYS
 from espnet_dynsize.train.choices import (
+    ENCODERS,
     FRONTENDS,
     MODELS,
     names_with_hints,
@@ -54,7 +55,7 @@ class DynSizeASRTask(FamilyTask, ASRTask):
 
 def register() -> None:
     """Make ESPnet's ASR task know the plugin; calling it again changes nothing."""
-    encoder_choices.classes.update(names_with_hints())
-    frontend_choices.classes.update(FRONTENDS)
+    encoder_choices.classes.update(names_with_hints(ENCODERS))
+    frontend_choices.classes.update(names_with_hints(FRONTENDS))
     model_choices.classes.update(MODELS)
     asr_tasks.ASRTask = DynSizeASRTask

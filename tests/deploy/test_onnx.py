@@ -20,9 +20,9 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.deploy.onnx import export as exporting
-from espnet_dynsize.deploy.onnx import int8
+from espnet_dynsize.deploy.onnx import heard, int8
 from espnet_dynsize.deploy.onnx.export import Options, export
-from espnet_dynsize.deploy.onnx.heard import Heard, Utterance
+from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare
 from espnet_dynsize.runtime import KEY, Model
 
 onnx = pytest.importorskip("onnx")
@@ -198,6 +198,23 @@ def test_frames_that_are_longer_than_the_noise(tmp_path):
     np.testing.assert_allclose(ours, log_probs(model, speech), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        (dict(token_type="char"), dict(space="<space>", pieces=False)),
+        (dict(token_type="char", space_symbol="_"), dict(space="_", pieces=False)),
+        (dict(token_type="bpe", bpemodel=__file__), dict(space="▁", pieces=True)),
+        (dict(token_type="word"), dict(space=None, pieces=False)),
+    ],
+    ids=str,
+)
+def test_kinds_of_tokens(tmp_path, changes, told):
+    folder, _ = experiment(tmp_path / "asr", CONV2D, **changes)
+    (done,) = export(folder, "", [], Options())
+    about = Model(done.path).about
+    assert {key: about[key] for key in told} == told
+
+
 # -- 8-bit integers --
 
 
@@ -282,6 +299,23 @@ def test_errors_are_counted_and_written_into_the_file(tmp_path, capsys):
     assert heard["words"] == 6 and heard["before"] == heard["after"] > 0
     out = capsys.readouterr().out
     assert "WER" in out and "(6 words)" in out and "MB" in out
+
+
+def test_long_utterances_are_cut_and_joined(tmp_path, monkeypatch):
+    folder, model = experiment(tmp_path / "asr", CONV2D)
+    (done,) = export(folder, "", [], Options())
+    found, sizes = Model(done.path), []
+    soundfile.write(tmp_path / "long.wav", noise(70 * RATE), RATE, subtype="FLOAT")
+    text = found.transcribe(noise(70 * RATE))
+    assert text.count(" ") == 2  # three parts
+    monkeypatch.setattr(
+        heard, "greedy", lambda m, x, kind: sizes.append(len(x)) or [2, 3]
+    )
+    counts = compare(model, done.path, [Utterance(tmp_path / "long.wav", text)])
+    assert counts == (3, 3, 0)  # of its three words, none is AB
+    assert len(sizes) == 3 and sum(sizes) == 70 * RATE
+    counts = compare(model, done.path, [Utterance(tmp_path / "long.wav", "AB AB AB")])
+    assert counts.before == 0
 
 
 def test_more_errors_are_refused(tmp_path, monkeypatch):

@@ -144,6 +144,36 @@ def test_espnet_without_the_plugin(tmp_path, monkeypatch):
     assert "REFUSED" in done.stdout and "needs the plugin espnet_dynsize" in done.stdout
 
 
+PLAIN = """
+import sys
+from espnet2.bin.asr_inference import Speech2Text
+Speech2Text.from_pretrained(sys.argv[1])
+"""
+
+
+def test_kaldi_s_features_need_the_plugin(tmp_path, monkeypatch):
+    folder, _ = experiment(
+        tmp_path / "asr",
+        model="espnet",
+        encoder="conformer",
+        model_conf=dict(ctc_weight=1.0),
+        encoder_conf=dict(output_size=8, attention_heads=2, num_blocks=1),
+        frontend="kaldi",
+        frontend_conf=dict(n_mels=20),
+    )
+    packed = pack(folder, "")
+    card = zipfile.ZipFile(packed).read("README.md").decode()
+    assert "needs ESPnet and its plugin" in card
+    speech = np.zeros(16000, np.float32)
+    for path in (folder, packed):
+        assert len(espnet_dynsize.load(path)(speech)) == 1
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    command = [sys.executable, "-c", PLAIN, str(packed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "kaldi (needs the plugin espnet_dynsize)" in done.stderr
+
+
 def test_files_of_one_name(supernet):
     """Each is packed; the config says where."""
     folder, _ = supernet

@@ -86,14 +86,26 @@ def test_it_hears_the_model_s_tokens(tmp_path, quantise):
         assert tokens == [best_tokens(model, speech) for speech in speeches]
 
 
-def test_what_is_too_short_ends_no_program(tmp_path):
-    folder, _ = trained(tmp_path / "asr")
+@pytest.mark.parametrize("input_layer", ["separable_conv2d", "vgg"])
+def test_other_front_ends(tmp_path, input_layer):
+    folder, model = trained(tmp_path / "asr", input_layer)
+    (done,) = export(folder, "", [], Options(sherpa=True))
+    speeches = [noise(samples) for samples in (48000, 16001, 5000)]
+    heard = hear(program(done.path), speeches)
+    tokens = [said for _, said in heard]
+    assert tokens == [best_tokens(model, speech) for speech in speeches] != [[]] * 3
+
+
+@pytest.mark.parametrize("input_layer", ["conv2d", "separable_conv2d", "vgg"])
+def test_what_is_too_short_ends_no_program(tmp_path, input_layer):
+    folder, _ = trained(tmp_path / "asr", input_layer)
     (done,) = export(folder, "", [], Options(sherpa=True))
     recognizer = program(done.path)
-    for samples in (80, 100, 500, 1039):  # 6 frames
+    least = Model(done.path / "model.onnx").about["least"]
+    for samples in (0, 79, 80, 100, 160 * least - 81):  # less than that many frames
         assert hear(recognizer, [noise(samples)]) == [("", [])]
-    long, short = hear(recognizer, [noise(16000), noise(500)])
-    assert long[0] and short == ("", [])
+    long, short = hear(recognizer, [noise(16000), noise(300)])
+    assert short == ("", []) and (long[0] or input_layer == "vgg")
 
 
 def test_members_and_their_errors(tmp_path, capsys):
@@ -143,7 +155,16 @@ def test_tokens(about, expected):
     "changes, message",
     [
         (dict(frontend="default"), "needs a model trained with frontend: kaldi"),
-        (dict(token_list=[*WORDS[:-1], "SIL"]), "without spaces, SIL and"),
+        (dict(token_list=[*WORDS[:-1], "SIL"]), "token=SIL must be without spaces,"),
+        (dict(token_list=[*WORDS[:-1], "<eps>"]), "token=<eps> must be without"),
+        (dict(token_list=[*WORDS[:-1], " C"]), "token= C must be without"),
+        (dict(token_list=[*WORDS[:-1], "▁C"]), "token=▁C must be without"),
+        (
+            dict(
+                token_list=[*WORDS[:-1], "<0xE4>"], token_type="bpe", bpemodel=__file__
+            ),
+            "token=<0xE4> must be without",
+        ),
         (dict(input_layer="conv2d6"), "takes one frame of 4 .this has 6"),
     ],
     ids=str,
@@ -155,7 +176,19 @@ def test_what_is_refused(tmp_path, changes, message):
     assert not (folder / "onnx").exists()
 
 
+def test_words_may_be_called_anything(tmp_path):
+    words = ["<blank>", "<unk>", "B", "<eps>", "SIL", "<sos/eos>"]
+    folder, model = trained(tmp_path / "asr", token_list=words, token_type="word")
+    (done,) = export(folder, "", [], Options(sherpa=True))
+    ((text, _),) = hear(program(done.path), [noise(32000)])
+    assert text == Model(done.path / "model.onnx")(noise(32000))
+    assert " " in text and "SIL" in text.split()
+
+
 def test_samples_are_not_sherpa_s(tmp_path, capsys):
+    folder, _ = trained(tmp_path / "asr")
+    with pytest.raises(ConfigError, match="--input=samples must be features"):
+        export(folder, "", [], Options(audio=True, sherpa=True))
     given = ["--format", "sherpa", "--input", "samples"]
     assert main(["export", "--asr_exp", str(tmp_path), *given]) == 2
     assert "--input=samples must be features" in capsys.readouterr().err

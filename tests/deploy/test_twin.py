@@ -10,6 +10,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import build_model, load_model
 from espnet_dynsize.deploy.extract import extract
 from espnet_dynsize.deploy.twin.encoder import CTC
+from espnet_dynsize.deploy.twin.features import twin_features
 from espnet_dynsize.train.task import DynSizeASRTask
 
 FEATURES = 20
@@ -186,6 +187,17 @@ def test_front_ends(conf, normalize, options):
     )
     model = random_model(config("transformer", {}, **options))
     assert_equal(model, (8000, 6123), audio=True)
+
+
+@pytest.mark.parametrize("frontend", ["default", "kaldi"])
+def test_silence(frontend):
+    conf = dict(n_mels=FEATURES)
+    changes = dict(frontend=frontend, frontend_conf=conf, input_size=None)
+    model = random_model(config("transformer", {}, **changes))
+    twin = twin_features(model.frontend)
+    silence, lengths = torch.zeros(2, 4000), torch.tensor([4000, 2000])
+    theirs, _ = model.frontend(silence, lengths)
+    torch.testing.assert_close(twin(silence, lengths)[0][0], theirs[0])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ def of(frontend, samples):
     return features[0]
 
 
-@pytest.mark.parametrize("rate, named", [(16000, "16k"), (8000, 8000), (11025, 11025)])
+# Of 4,300, frames of an odd hop; of 20,480, of a whole power of two
+@pytest.mark.parametrize(
+    "rate, named", [(16000, "16k"), (8000, 8000), (11025, 11025), (4300, 4300)]
+)
 @pytest.mark.parametrize("samples", [1040, 5000, 16001])
 def test_torchaudio_s(rate, named, samples):
     told = dict(num_mel_bins=40, low_freq=20, high_freq=-400, snip_edges=False)
@@ -44,6 +47,35 @@ def test_sherpa_onnx_s(samples):
     frames = [program.get_frame(i) for i in range(program.num_frames_ready)]
     ours = of(KaldiFrontend(), x).numpy()
     np.testing.assert_allclose(ours, np.array(frames), atol=1e-4)
+
+
+def test_frames_that_are_a_power_of_two():
+    assert KaldiFrontend(20480).n_fft == 512 == KaldiFrontend(20480).size
+
+
+def test_half_precision():
+    frontend, x = KaldiFrontend(n_mels=20), noise(4000)
+    expected = of(frontend, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(of(frontend, x), expected)
+    for dtype in (torch.bfloat16, torch.float16):
+        ours = of(KaldiFrontend(n_mels=20).to(dtype), x.to(dtype))
+        assert ours.dtype == dtype and (ours - expected).abs().mean() < 0.1
+
+
+def test_an_utterance_without_samples():
+    frontend = KaldiFrontend(n_mels=20)
+    x = torch.stack([noise(4000), noise(4000)])
+    features, lengths = frontend(x, torch.tensor([4000, 0]))
+    assert lengths.tolist() == [25, 0] and not features[1].any()
+    torch.testing.assert_close(features[0], of(frontend, x[0]))
+    empty, lengths = frontend(x[:, :0], torch.tensor([0, 0]))
+    assert empty.shape == (2, 0, 20) and lengths.tolist() == [0, 0]
+
+
+def test_it_moves_with_its_model():
+    frontend = KaldiFrontend(n_mels=20).to("meta")
+    assert {frontend.mel.device.type, frontend.window.device.type} == {"meta"}
 
 
 def test_silence_is_the_least_power():
@@ -93,13 +125,14 @@ def test_it_adds_nothing_to_a_checkpoint():
 @pytest.mark.parametrize(
     "conf, message",
     [
-        (dict(fs=1999), "fs=1999 must be a rate of at least 2000"),
+        (dict(fs=1999), "fs=1999 must be a whole number of at least 2000"),
         (dict(fs="fast"), "fs=fast must be a rate"),
         (dict(fs=16000.5), "fs=16000.5 must be"),
-        (dict(n_mels=3), "n_mels=3 must be from 4 to 256"),
+        (dict(n_mels=3), "n_mels=3 must be a whole number from 4 to 256"),
         (dict(n_mels=257), "n_mels=257"),
         (dict(n_mels=40.0), "n_mels=40.0"),
         (dict(fs=8000, n_mels=129), "from 4 to 128"),
+        (dict(n_fft=512), "n_fft=512 must be left out with frontend: kaldi"),
     ],
     ids=str,
 )

@@ -106,3 +106,18 @@ def test_the_script_decodes_every_size(folder):
             text, heard = decode(script, audio, chunk)
             assert text
             torch.testing.assert_close(heard, expected[0], atol=1e-5, rtol=0)
+
+
+def test_kaldi_s_features_are_of_whole_utterances(tmp_path):
+    """ESPnet's script would take them for its own front-end's, with other frames."""
+    conf = dict(output_size=8, attention_heads=2, num_blocks=1)
+    with pytest.raises(ConfigError, match="frontend=kaldi must be default with a str"):
+        experiment(
+            tmp_path / "asr",
+            model="espnet",
+            encoder="contextual_block_conformer",
+            encoder_conf=conf,
+            model_conf=dict(ctc_weight=1.0),
+            frontend="kaldi",
+            frontend_conf={},
+        )

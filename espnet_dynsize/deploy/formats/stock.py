@@ -8,7 +8,7 @@ from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.core.keys import (
     ENCODER_KEYS,
     ENCODER_PREFIX,
-    KALDI,
+    has_kaldi,
     of_transducer_task,
 )
 from espnet_dynsize.deploy.experiment import build_model
@@ -48,9 +48,9 @@ def to_stock(config: dict, states: dict) -> tuple[dict, dict, str]:
             "format=stock is not for encoder=dynsize_chunked yet; ESPnet's scripts "
             "open the plugin's format with `espnet-dynsize run`."
         )
-    if config.get("frontend") == KALDI:
+    if has_kaldi(config):
         raise ConfigError(
-            f"format=stock is not for frontend={KALDI}, which stock ESPnet lacks."
+            "format=stock is not for frontend=kaldi, which stock ESPnet lacks."
         )
     _check_stock_parts(config["encoder_conf"])
     _check_conv_norm(config["encoder_conf"], states)

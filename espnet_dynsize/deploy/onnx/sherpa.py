@@ -1,5 +1,6 @@
 """Folders that the programs of sherpa-onnx open, as a `zipformer_ctc` model."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from espnet_dynsize.deploy.twin.encoder import CTC
 MODEL, TOKENS = "model.onnx", "tokens.txt"
 SPACE = "▁"  # which sherpa-onnx shows as one
 BLANK = "<blank>"
+# What sherpa-onnx takes for blanks, or leaves out
+_OTHERWISE = ("<blk>", "<eps>", "SIL", "</s>")
 FACTOR = 4  # of subsampling, which its time stamps take for granted
 
 _README = """# {model} ({name}) for sherpa-onnx
@@ -50,7 +53,7 @@ class Padded(torch.nn.Module):
         self, x: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `CTC`."""
-        x = torch.nn.functional.pad(x, (0, 0, 0, self.least - 1))
+        x = torch.nn.functional.pad(x, (0, 0, 0, self.least))
         log_probabilities, frames = self.twin(x, lengths.clamp(min=self.least))
         return log_probabilities, frames * (lengths >= self.least)
 
@@ -79,11 +82,21 @@ def check_fits(twin: CTC, about: dict) -> None:
             "encoder_conf: input_layer must be conv2d, separable_conv2d or vgg for "
             f"--format sherpa, which takes one frame of {FACTOR} (this has {factor})."
         )
-    tokens = about["tokens"]
+    good = about["input"] == "features"
+    check(good, "--input", about["input"], "features with --format sherpa")
+    _check_tokens(about)
+
+
+def _check_tokens(about: dict) -> None:
+    tokens, space = about["tokens"], about["space"]
     check(tokens[0] == BLANK, "token_list[0]", tokens[0], f"{BLANK} for sherpa-onnx")
-    for token in tokens:
-        good = len(token.split()) == 1 and token not in ("SIL", "</s>")
-        check(good, "token_list", repr(token), "without spaces, SIL and </s>")
+    for token in tokens[1:]:
+        good = token.split() == [token] and token not in _OTHERWISE
+        good &= space in (None, SPACE) or token == space or SPACE not in token
+        good &= not (about["pieces"] and re.fullmatch("<0x[0-9A-F]{2}>", token))
+        # Words have something before them.
+        allowed = f"without spaces, bytes of pieces, {SPACE} and {_OTHERWISE}"
+        check(good or (space is None and token in _OTHERWISE), "token", token, allowed)
 
 
 def tokens_text(about: dict) -> str:
