@@ -137,6 +137,9 @@ def test_what_is_refused(tmp_path, capsys):
     ctc, _ = experiment(tmp_path / "ctc", CONV2D)
     with pytest.raises(ConfigError, match="decoder=NoneType must be transformer"):
         export(ctc, "", [], ATTENTION)
+    folder, _ = trained(tmp_path / "other", {"sym_eos": "C"})
+    with pytest.raises(ConfigError, match="sym_eos=… must be both the last token"):
+        export(folder, "", [], ATTENTION)
     folder, _ = trained(tmp_path / "asr")
     with pytest.raises(ConfigError, match="sherpa is for CTC, not for attention"):
         export(folder, "", [], ATTENTION._replace(sherpa=True))

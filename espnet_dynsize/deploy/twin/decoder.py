@@ -37,6 +37,9 @@ class AttentionModel(Encoder):
         check(plain, "decoder", name, "transformer for --search attention")
         super().__init__(model, audio)
         self.tokens = decoder.output_layer.out_features
+        # As ESPnet's are, unless `sym_sos` or `sym_eos` say otherwise
+        last = model.sos == model.eos == self.tokens - 1
+        check(last, "sym_sos, sym_eos", "…", "both the last token for an export")
         self.parts = {"memory": Memory(decoder), "step": Step(decoder)}
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
