@@ -15,7 +15,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +108,7 @@ class Model:
         Raises:
             InputError: they are no audio.
         """
-        texts = map(self, pieces(checked(samples), self.rate))
+        texts = map(self, pieces([checked(samples)], self.rate))
         return " ".join(text for text in texts if text)
 
     def tokens(self, samples: np.ndarray) -> list[str]:
@@ -622,14 +622,37 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def pieces(samples: np.ndarray, rate: int) -> Iterator[np.ndarray]:
-    """Samples [N] in pieces of at most `LONGEST_PIECE`, cut where it is quiet."""
-    most = int(LONGEST_PIECE * rate)
-    while len(samples) > most:
-        cut = place_to_cut(samples, most, rate)
-        yield samples[:cut]
-        samples = samples[cut:]
-    yield samples
+def pieces(
+    parts: Iterable[np.ndarray], rate: int, longest: float = LONGEST_PIECE
+) -> Iterator[np.ndarray]:
+    """Cut audio into pieces that a recogniser can take at once.
+
+    A cut is in the middle of the quietest stretch (0.2 s; of a longer one that is as
+    quiet, its middle) between half of the longest length and the longest. The last
+    piece may be shorter.
+
+    Args:
+        parts: Audio as it comes, each [n]; the pieces do not depend on the parts.
+        rate: Samples a second.
+        longest: Seconds of the longest piece; what is not longer is not cut.
+
+    Returns:
+        The pieces [N], one after another; joined, they are the audio.
+    """
+    most = int(longest * rate)
+    rest = np.empty(0, np.float32)
+    for part in parts:
+        rest = np.concatenate([rest, part]) if len(rest) else part
+        # Only what is known to go on long enough, such that parts make no difference.
+        while len(rest) - shortest_rest(most, rate) >= most:
+            cut = place_to_cut(rest, most, rate)
+            yield rest[:cut]
+            rest = rest[cut:]
+    if len(rest) > most:
+        cut = place_to_cut(rest, most, rate)
+        yield rest[:cut]
+        rest = rest[cut:]
+    yield rest
 
 
 def shortest_rest(most: int, rate: int) -> int:

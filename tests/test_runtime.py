@@ -19,7 +19,6 @@ from experiment import experiment
 import espnet_dynsize
 from espnet_dynsize import runtime
 from espnet_dynsize.bin.main import main
-from espnet_dynsize.deploy import audio
 from espnet_dynsize.deploy.onnx.export import Options, export
 from espnet_dynsize.deploy.twin.features import twin_features
 from espnet_dynsize.encoder.kaldi import KaldiFrontend
@@ -213,16 +212,6 @@ def test_text_of_pieces(exported):
     found.about |= dict(space="▁", pieces=True)
     assert found.text(["▁HE", "LLO", "▁", "A", "<unk>"]) == "HELLO A ⁇"
     assert found.text(["▁", "<0xE4>", "<0xBD>", "<0xA0>", "▁B", "<0xE4>"]) == "你 B�"
-
-
-def test_long_audio_is_cut_as_everywhere():
-    speech = noise(95 * RATE)
-    speech[31 * RATE : 33 * RATE] = 0
-    speech[20 * RATE : 21 * RATE] = 0
-    ours = list(runtime.pieces(speech, RATE))
-    theirs = list(audio.pieces([speech], RATE))
-    assert [len(p) for p in ours] == [len(p) for p in theirs]
-    assert len(ours) > 3 and np.array_equal(np.concatenate(ours), speech)
 
 
 # -- bad input --

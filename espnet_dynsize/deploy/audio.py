@@ -17,12 +17,7 @@ import torch
 import torchaudio
 
 from espnet_dynsize.core.errors import ConfigError, check, printable
-from espnet_dynsize.runtime import (
-    LONGEST_PIECE,
-    LOUDEST,
-    place_to_cut,
-    shortest_rest,
-)
+from espnet_dynsize.runtime import LOUDEST, pieces
 
 BLOCK_VALUES = 2**20  # read at a time, all channels together
 PATIENCE = 10  # seconds until a pipe has its first bytes
@@ -196,39 +191,6 @@ def resampled(samples: np.ndarray, own_rate: int, rate: int) -> torch.Tensor:
     ratio = Fraction(int(rate), int(own_rate))
     ratio = ratio.limit_denominator(int(FINEST_RATIO / max(1, ratio)))
     return torchaudio.functional.resample(speech, ratio.denominator, ratio.numerator)
-
-
-def pieces(
-    parts: Iterable[np.ndarray], rate: int, longest: float = LONGEST_PIECE
-) -> Iterator[np.ndarray]:
-    """Cut audio into pieces that a recogniser can take at once.
-
-    A cut is in the middle of the quietest stretch (0.2 s; of a longer one that is as
-    quiet, its middle) between half of the longest length and the longest. The last
-    piece may be shorter.
-
-    Args:
-        parts: Audio as it comes, each [n]; the pieces do not depend on the parts.
-        rate: Samples a second.
-        longest: Seconds of the longest piece; what is not longer is not cut.
-
-    Returns:
-        The pieces [N], one after another; joined, they are the audio.
-    """
-    most = int(longest * rate)
-    rest = np.empty(0, np.float32)
-    for part in parts:
-        rest = np.concatenate([rest, part]) if len(rest) else part
-        # Only what is known to go on long enough, such that parts make no difference.
-        while len(rest) - shortest_rest(most, rate) >= most:
-            cut = place_to_cut(rest, most, rate)
-            yield rest[:cut]
-            rest = rest[cut:]
-    if len(rest) > most:
-        cut = place_to_cut(rest, most, rate)
-        yield rest[:cut]
-        rest = rest[cut:]
-    yield rest
 
 
 def transcribe(

@@ -88,7 +88,7 @@ def compare(model: ESPnetASRModel, path: Path, data: Sequence[Utterance]) -> Hea
     for utterance in data:
         try:
             samples = read(utterance.audio, found.rate)
-            parts = pieces(samples, found.rate)
+            parts = pieces([samples], found.rate)
             both = [_of_both(model, found, part) for part in parts]
             before, after = (" ".join(filter(None, said)) for said in zip(*both))
             texts.append((before, after))
