@@ -29,6 +29,16 @@ PARTS_OF = {
     "transducer": ("prediction", "joint"),
     "attention": ("memory", "step"),
 }
+# Part → its inputs and outputs, and how many dimensions they have
+SHAPES = {
+    "prediction": (dict(token=1, state=3), dict(said=2, next_state=3)),
+    "joint": (dict(frames=2, said=2), dict(log_probabilities=2)),
+    "memory": (dict(frames=2), dict(memory=4)),
+    "step": (
+        dict(token=1, cache=4, memory=4),
+        dict(log_probabilities=2, next_cache=4),
+    ),
+}
 PARTS = tuple(name for names in PARTS_OF.values() for name in names)
 OF_PART = ("version", "model", "name", "sha256")  # what its metadata have in common
 BLANK = 0
@@ -140,6 +150,12 @@ class Model:
         found = self.run(self._heard(samples))
         if self.about["kind"] == "ctc":
             return found
+        number = len(self.about["tokens"])
+        for token in said:
+            if not 0 <= token < number:
+                raise InputError(f"said={token} must be from 0 to {number - 1}.")
+        if not len(found):
+            return np.zeros((0, number), np.float32)
         return self._search.log_probabilities(found, said)
 
     def _heard(self, samples: np.ndarray) -> np.ndarray:
@@ -168,9 +184,11 @@ class Model:
             return np.zeros((0, size), np.float32)
         lengths = np.array([len(x)], np.int64)
         inputs = {"x": x[None].astype(np.float32), "lengths": lengths}
-        found, frames = _run(self._session, self.path, inputs)
+        found, (frames,) = _run(self._session, self.path, inputs, 2)
+        if not 0 <= frames <= found.shape[1]:
+            raise InputError(f"{self.path} gives {frames} of {found.shape[1]} frames.")
         # Some files have frames of padding behind these.
-        return found[0, : frames[0]]
+        return found[0, :frames]
 
     def text(self, tokens: Sequence[str]) -> str:
         """Text of tokens, as ESPnet's tokenizer joins them."""
@@ -248,7 +266,8 @@ class Parts:
 
     def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
         """What a part gives."""
-        return _run(self._sessions[name], self._paths[name], inputs)
+        session, (_, outputs) = self._sessions[name], SHAPES[name]
+        return _run(session, self._paths[name], inputs, len(outputs))
 
     def shape(self, name: str, which: str) -> list:
         """Of a part's input."""
@@ -340,7 +359,8 @@ class Attention:
             if token == self._end:
                 break
             tokens.append(token)
-        return tokens
+        # ESPnet does not show blanks, either.
+        return [token for token in tokens if token != BLANK]
 
     def log_probabilities(
         self, frames: np.ndarray, tokens: Sequence[int]
@@ -366,18 +386,32 @@ def part_path(path: Path, name: str) -> Path:
 def _open_part(path: Path, name: str, about: dict, threads: int):
     session = _open(path, threads)
     told = _told(session, path)
-    if told.get("kind") != name or any(
-        told.get(key) != about.get(key) for key in OF_PART
-    ):
+    wanted = dict(kind=name) | {key: about.get(key) for key in OF_PART}
+    if any(told.get(key) != value for key, value in wanted.items()):
         raise InputError(f"{path} is not of the same model as the files beside it.")
+    inputs, outputs = SHAPES[name]
+    found = {i.name: i.shape for i in session.get_inputs()}
+    good = {key: len(shape) for key, shape in found.items()} == inputs
+    good &= [len(o.shape) for o in session.get_outputs()] == list(outputs.values())
+    for key in ("state", "cache"):  # from which a search begins
+        sizes = found.get(key, [])[:2] + found.get(key, [])[-1:]
+        good &= all(type(size) is int and 0 < size < LARGEST for size in sizes)
+        good &= math.prod(s for s in sizes if type(s) is int) <= LARGEST
+    if name in ("joint", "step"):
+        good = good and session.get_outputs()[0].shape[-1] == len(about["tokens"])
+    if not good:
+        raise InputError(f"{path} is not the part that its metadata tell of.")
     return session
 
 
-def _run(session, path: Path, inputs: dict) -> list[np.ndarray]:
+def _run(session, path: Path, inputs: dict, outputs: int) -> list[np.ndarray]:
     try:
-        return session.run(None, inputs)
+        found = session.run(None, inputs)
     except Exception as error:  # it has many kinds, of no common class
         raise InputError(f"{path} fails: {_one_line(error)}") from error
+    if len(found) != outputs or any(np.isnan(part).any() for part in found):
+        raise InputError(f"{path} gives no numbers.")
+    return found
 
 
 def decoded(pieces: Sequence[str]) -> list[str]:

@@ -38,6 +38,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     from espnet_dynsize.deploy.experiment import find_checkpoint
     from espnet_dynsize.deploy.extract import extract_changed
+    from espnet_dynsize.deploy.onnx.packed import find_exports
     from espnet_dynsize.deploy.pack import pack
     from espnet_dynsize.deploy.upload import check_repo, upload
 
@@ -49,6 +50,9 @@ def main(args: argparse.Namespace) -> int:
     if args.family:
         changed = extract_changed(args.asr_exp, checkpoint)
         folders = {f"_size{size}": folder for size, folder in changed.items()}
+    if args.onnx:  # before one of them is uploaded
+        for folder in folders.values():
+            find_exports(folder, checkpoint)
     for suffix, folder in folders.items():
         packed = pack(
             folder, checkpoint, None, args.lm_exp, args.lm_file, onnx=args.onnx

@@ -55,7 +55,7 @@ def packed_name(asr_exp: Path, model_file: str) -> str:
 
 
 def model_card(
-    asr_exp: Path, config: dict, model_file: str, exports: Sequence[str] = ()
+    asr_exp: Path, config: dict, model_file: str, exports: Sequence[Path] = ()
 ) -> str:
     """README.md of the zip: front matter, origin, family, use, scores and config.
 
@@ -63,7 +63,7 @@ def model_card(
         asr_exp: Folder of the model.
         config: Its config.
         model_file: Its checkpoint.
-        exports: ONNX files in the folder's `onnx/` that go with it.
+        exports: ONNX files in the folder that go with it.
     """
     record = origin.read(asr_exp) or {}
     # No licence: which one fits is for whoever owns the corpus and the model to say.
@@ -88,9 +88,11 @@ def model_card(
         f"## Use\n\n{use if needs_plugin(config) else _USE_STOCK}",
     ]
     if exports:
-        folder = Path("exp") / asr_exp.name / "onnx"
+        folder = Path("exp") / asr_exp.name
         listed = "\n".join(f"- `{folder / name}`" for name in exports)
-        parts.append(_USE_ONNX.format(source=source, listed=listed, name=exports[0]))
+        parts.append(
+            _USE_ONNX.format(source=source, listed=listed, name=exports[0].name)
+        )
     scores = asr_exp / "RESULTS.md"
     if scores.exists():
         parts.append(scores.read_text(encoding="utf-8", errors="replace"))

@@ -30,7 +30,7 @@ from espnet_dynsize.deploy.experiment import (
     read_config,
 )
 from espnet_dynsize.deploy.named import check_named
-from espnet_dynsize.deploy.onnx.packed import FOLDER, check_exports
+from espnet_dynsize.deploy.onnx.packed import Exports, find_exports
 from espnet_dynsize.deploy.within import copy_within, recipe_roots
 from espnet_dynsize.train.choices import ENCODERS, FRONTENDS, INSTALL_HINT
 
@@ -81,7 +81,7 @@ def pack(
     decoding.check_kept("search", search)
     asked = {**decoding.default_search(config), **(search or {})}
     decoding.check_fits(asked, config)
-    exports = check_exports(asr_exp, model_file) if onnx else []
+    exports = find_exports(asr_exp, model_file) if onnx else Exports([], [])
     lm = _language_model(lm_exp, lm_file)
     language_model.check_language_model(lm, config)
     with tempfile.TemporaryDirectory(prefix="espnet_dynsize_") as folder:
@@ -102,7 +102,7 @@ def _stage_model(
     model_file: str,
     config: dict,
     search: dict | None,
-    exports: Sequence[str],
+    exports: Exports,
     stage: Path,
     exp: Path,
 ) -> list[Path]:
@@ -113,7 +113,7 @@ def _stage_model(
         model_file: See `pack`.
         config: The model's; it is changed to name the files in the zip.
         search: See `pack`.
-        exports: See `check_exports`.
+        exports: See `find_exports`.
         stage: What becomes the zip.
         exp: The model's folder in it.
 
@@ -124,12 +124,12 @@ def _stage_model(
     copy_within(roots, asr_exp / model_file, stage / exp / model_file)
     staged = [_stage_file(*named, roots, stage) for named in file_options(config)]
     options = [path for path in staged if path is not None]
-    for name in (*_EXTRAS, *([FOLDER] if exports else [])):
+    for name in (*_EXTRAS, *exports.files):
         if (asr_exp / name).exists():
             copy_within(roots, asr_exp / name, stage / exp / name)
             options.append(exp / name)
     # Before the encoder's name gets its hint: the card shows the trained config.
-    texts = {Path("README.md"): model_card(asr_exp, config, model_file, exports)}
+    texts = {Path("README.md"): model_card(asr_exp, config, model_file, exports.models)}
     if search:
         texts[exp / decoding.NAME] = yaml.safe_dump(search, sort_keys=False)
     options += texts

@@ -18,20 +18,24 @@ class Groups(NamedTuple):
     """What is left of a matrix, see `Kernel`.
 
     Args:
-        version: Of the weights that it was made of.
+        made_of: Weight and bias, which are kept: no other tensor gets their place.
+        versions: Of both, then.
         arrays: Values, the input of each, the first of each block, bias.
         addresses: Of these.
     """
 
-    version: tuple
+    made_of: tuple[torch.Tensor | None, ...]
+    versions: tuple
     arrays: tuple[np.ndarray, ...]
     addresses: list[int]
 
 
 class Blocked:
-    """Mixin for a sparse matrix: on a CPU, without gradients, zeros cost nothing.
+    """Mixin for a sparse matrix: on a CPU, without gradients, zeros are left out.
 
-    Everything else is the stock module's, and so are its parameters.
+    Everything else is the stock module's, and so are its parameters. What changes them
+    behind PyTorch's back (`weight.data`, a numpy view) is not seen. An input that is
+    not finite makes fewer outputs so, as zeros are not multiplied with it.
 
     Attributes:
         groups: None before the first product. Replaced at once, as other threads may
@@ -42,18 +46,24 @@ class Blocked:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project as the stock module does."""
-        gradient = torch.is_grad_enabled() and (
-            x.requires_grad or self.weight.requires_grad
-        )
+        if torch.jit.is_tracing() or not self._can(x):
+            return super().forward(x)  # which refuses other numbers of inputs
+        return over_rows(self._project, x, self.weight.shape)
+
+    def _can(self, x: torch.Tensor) -> bool:
+        """Whether the kernel is for this input."""
+        if torch.is_autocast_enabled("cpu"):
+            return False
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            return False
         plain = x.device.type == self.weight.device.type == "cpu"
         plain &= x.dtype == self.weight.dtype == torch.float32
-        if gradient or not plain or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        return over_rows(self._project, x, self.weight.shape)
+        inputs = -1 if self.weight.dim() == 2 else 1
+        return plain and x.size(inputs) == self.weight.size(1)
 
     def _project(self, x: torch.Tensor) -> torch.Tensor:
         compiled, groups = kernel(), self.groups
-        if groups is None or groups.version != _version(self):
+        if groups is None or not _is_of(groups, self):
             groups = self.groups = _groups(self)
         frames, outputs = x.shape[:-1].numel(), len(groups.arrays[-1])
         if frames == 0:
@@ -72,11 +82,16 @@ class Blocked:
         return {**self.__dict__, "groups": None}
 
 
-def _version(module: torch.nn.Module) -> tuple:
-    """Changes when the weights do."""
-    tensors = [t for t in (module.weight, module.bias) if t is not None]
+def _versions(tensors: tuple[torch.Tensor | None, ...]) -> tuple:
+    """Change when the tensors do."""
     # Those that were made in inference mode cannot be changed outside of it.
-    return tuple((t.data_ptr(), t.is_inference() or t._version) for t in tensors)
+    return tuple(t is None or t.is_inference() or t._version for t in tensors)
+
+
+def _is_of(groups: Groups, module: torch.nn.Module) -> bool:
+    now = module.weight, module.bias
+    same = all(a is b for a, b in zip(groups.made_of, now))
+    return same and groups.versions == _versions(now)
 
 
 def _kept(module: torch.nn.Module) -> np.ndarray:
@@ -87,7 +102,8 @@ def _kept(module: torch.nn.Module) -> np.ndarray:
 
 
 def _groups(module: torch.nn.Module) -> Groups:
-    version, weight = _version(module), _kept(module)
+    made_of = module.weight, module.bias
+    versions, weight = _versions(made_of), _kept(module)
     kept = weight.any(axis=1)  # [blocks, I]
     begin = np.concatenate([[0], kept.sum(axis=1).cumsum()]).astype(np.int32)
     values = np.ascontiguousarray(weight.transpose(0, 2, 1)[kept])
@@ -95,7 +111,8 @@ def _groups(module: torch.nn.Module) -> Groups:
     if module.bias is not None:
         bias[: len(module.weight)] = module.bias.detach().numpy()
     arrays = values, np.nonzero(kept)[1].astype(np.int32), begin, bias
-    return Groups(version, arrays, [array.ctypes.data for array in arrays])
+    addresses = [array.ctypes.data for array in arrays]
+    return Groups(made_of, versions, arrays, addresses)
 
 
 def kernel_is_there() -> bool:

@@ -53,7 +53,8 @@ def _convolution(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def is_matrix(module: torch.nn.Module) -> bool:
     """Whether a module is a matrix: linear, or a pointwise convolution."""
     if isinstance(module, torch.nn.Conv1d):
-        return module.kernel_size == (1,) and module.groups == 1
+        plain = module.stride == (1,) and module.padding in ((0,), "valid", "same")
+        return module.kernel_size == (1,) and module.groups == 1 and plain
     return isinstance(module, torch.nn.Linear)
 
 

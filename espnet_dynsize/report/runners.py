@@ -14,6 +14,7 @@ from espnet_dynsize import runtime
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.onnx.heard import Utterance
 
+AT_ONCE = 500  # files that a command is given
 _HEADER = """\
 | file | MB | peak memory, MB | RTF | WER % | CER % |
 |---|---:|---:|---:|---:|---:|
@@ -50,6 +51,28 @@ def measure(path: Path, data: Sequence[Utterance], threads: int = 1) -> Row:
     Raises:
         ConfigError: it cannot be opened, or some audio cannot be heard.
     """
+    lines, peak = [], 0
+    for at in range(0, len(data), AT_ONCE):
+        said, needed = _hear(path, data[at : at + AT_ONCE], threads)
+        lines += said
+        peak = max(peak, needed)
+    heard = [text for _, text, _, _ in lines]
+    took = sum(float(seconds.removesuffix(" s")) for _, _, seconds, _ in lines)
+    spoken = [utterance.text for utterance in data]
+    return Row(
+        path.name,
+        sum(part.stat().st_size for part in _parts(path)) / 1e6,
+        peak / 1024,
+        took / sum(soundfile.info(u.audio).duration for u in data),
+        100 * jiwer.wer(spoken, heard),
+        100 * jiwer.cer(spoken, heard),
+    )
+
+
+def _hear(
+    path: Path, data: Sequence[Utterance], threads: int
+) -> tuple[list[list[str]], int]:
+    """Name, text, seconds and real-time factor of each; and kilobytes."""
     command = [sys.executable, "-c", _MEASURED, sys.executable, runtime.__file__]
     command += [f"--threads={threads}", "--", str(path)]
     command += [str(utterance.audio) for utterance in data]
@@ -57,19 +80,8 @@ def measure(path: Path, data: Sequence[Utterance], threads: int = 1) -> Row:
     if done.returncode:
         reason = (done.stderr.splitlines() or ["no reason is known"])[0]
         raise ConfigError(f"{path} could not be measured: {reason}")
-    # Name, text, seconds, real-time factor
     lines = [line.rsplit("\t", 3) for line in done.stdout.splitlines()]
-    heard = [text for _, text, _, _ in lines]
-    took = sum(float(seconds.removesuffix(" s")) for _, _, seconds, _ in lines)
-    spoken = [utterance.text for utterance in data]
-    return Row(
-        path.name,
-        sum(part.stat().st_size for part in _parts(path)) / 1e6,
-        int(done.stderr.split()[-1]) / 1024,
-        took / sum(soundfile.info(u.audio).duration for u in data),
-        100 * jiwer.wer(spoken, heard),
-        100 * jiwer.cer(spoken, heard),
-    )
+    return lines, int(done.stderr.split()[-1])
 
 
 def _parts(path: Path) -> list[Path]:
@@ -86,6 +98,8 @@ def table(paths: Sequence[Path], data: Sequence[Utterance], threads: int = 1) ->
         whole = [path for path in paths if "input" in runtime.read_metadata(path)]
     except runtime.InputError as error:
         raise ConfigError(str(error)) from error
+    if not whole:
+        raise ConfigError(f"{paths[0]} is a part of a model: give its encoder's file.")
     shown = tqdm(whole, desc="files", disable=None, leave=False)
     rows = [measure(path, data, threads) for path in shown]
     return _HEADER + "".join(

@@ -100,6 +100,22 @@ def test_it_hears_what_espnet_s_search_does(tmp_path, bias):
         assert all(said == 0 for said, _ in lengths)
 
 
+def test_blanks_are_not_shown(tmp_path):
+    folder, model = trained(tmp_path / "asr")
+    with torch.no_grad():
+        model.decoder.output_layer.bias[0] += 3
+    torch.save(model.state_dict(), folder / AVERAGED)
+    (done,) = export(folder, "", [], ATTENTION)
+    found, speech = Model(done.path), noise(2 * RATE)
+    tokens = found.tokens(speech)
+    espnet = Speech2Text(
+        folder / "config.yaml", folder / AVERAGED, beam_size=1, ctc_weight=0.0
+    )
+    (_, theirs, *_), *_ = espnet(speech)
+    assert tokens == theirs == heard_by(model, speech)
+    assert len(tokens) < len(model_frames(model, speech))
+
+
 def model_frames(model, speech):
     return original.encoded(model, torch.from_numpy(speech))[0]
 
@@ -131,6 +147,10 @@ def test_integers_and_what_is_too_short(tmp_path):
     error = np.abs(found.log_probabilities(speech, [2]) - theirs.numpy())
     assert 0 < error.mean() < 0.2
     assert found(noise(959)) == ""
+    assert found.log_probabilities(noise(959), [2]).shape == (0, len(TOKENS))
+    for said in (-1, len(TOKENS)):
+        with pytest.raises(InputError, match=f"said={said} must be from 0 to 5"):
+            found.log_probabilities(speech, [said])
 
 
 def test_what_is_refused(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Transducers as ONNX files: encoder, prediction network and joint network."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from conftest import TOKENS
 from experiment import AVERAGED, experiment
 
+from espnet_dynsize import runtime
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.core.errors import ConfigError
 from espnet_dynsize.deploy.experiment import load_model
@@ -158,6 +160,50 @@ def test_parts_belong_together(tmp_path, capsys):
     assert main(["transcribe", str(joint), "a.wav"]) == 2
     assert "is a part of a model: give the encoder's" in capsys.readouterr().err
     Model(done.path)
+
+
+def reshaped(path, **shapes):
+    """Let a file tell of other dimensions of inputs or outputs."""
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        for size, dim in zip(
+            shapes.get(value.name, ()), value.type.tensor_type.shape.dim
+        ):
+            dim.dim_value = size
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    "name, shapes",
+    [
+        ("prediction", dict(state=(2**20, 2**20, 2**20))),
+        ("prediction", dict(state=(0, 1, 12))),
+        ("joint", dict(log_probabilities=(1, 9))),
+    ],
+)
+def test_parts_of_other_shapes(tmp_path, monkeypatch, name, shapes):
+    folder, _ = trained(tmp_path / "asr")
+    (done,) = export(folder, "", [], Options())
+    reshaped(folder / "onnx" / f"model_{name}.onnx", **shapes)
+    # Whatever ONNX Runtime says of it, it is a sentence.
+    with pytest.raises(InputError, match="is not the part|cannot be opened|fails"):
+        Model(done.path)(noise(RATE))
+
+
+def test_other_inputs_and_no_numbers(tmp_path, monkeypatch):
+    folder, _ = trained(tmp_path / "asr")
+    (done,) = export(folder, "", [], Options())
+    shapes = runtime.SHAPES | {"joint": (dict(frames=2, told=2), dict(x=2))}
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime, "SHAPES", shapes)
+        with pytest.raises(InputError, match="joint.onnx is not the part that its"):
+            Model(done.path)
+    found = Model(done.path)
+    nan = [np.full((3, 6), np.nan, np.float32)]
+    session = SimpleNamespace(run=lambda *given: nan)
+    found._search._parts._sessions["joint"] = session
+    with pytest.raises(InputError, match="model_joint.onnx gives no numbers"):
+        found(noise(RATE))
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):

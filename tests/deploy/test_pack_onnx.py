@@ -53,6 +53,25 @@ def test_they_go_with_the_model(tmp_path, capsys):
     assert "On a device" not in files.read("README.md").decode()
 
 
+def test_other_files_stay(tmp_path):
+    folder, _ = experiment(tmp_path / "asr", CONV2D)
+    export(folder, "", [], Options())
+    (folder / "onnx" / "notes.txt").write_text("mine")
+    (folder / "onnx" / ".model.onnx.host.1.partial").write_text("half")
+    (folder / "onnx" / "loop").symlink_to(folder / "onnx")
+    files = zipfile.ZipFile(pack(folder, "", onnx=True)).namelist()
+    assert [n for n in files if "/onnx/" in n] == ["exp/asr/onnx/model.onnx"]
+
+
+def test_a_family_without_all_exports_is_not_packed(tmp_path, capsys):
+    folder, _ = experiment(tmp_path / "asr", CONV2D)
+    extract(folder, "", [3, 5, 8])
+    export(tmp_path / "asr_size3", "", [], Options())
+    assert main(["pack", "--asr_exp", str(folder), "--family", "--onnx"]) == 2
+    assert "onnx has no model: `espnet-dynsize export" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/*.zip"))
+
+
 def test_all_parts_of_a_transducer(tmp_path):
     folder, _ = experiment(
         tmp_path / "asr",
@@ -68,11 +87,14 @@ def test_all_parts_of_a_transducer(tmp_path):
     names = [n for n in files.namelist() if "/onnx/" in n]
     assert len(names) == 3
     assert files.read("README.md").decode().count(".onnx`") == 1
+    (folder / "onnx" / "model_joint.onnx").unlink()
+    with pytest.raises(ConfigError, match="model_joint.onnx is no file"):
+        pack(folder, "", tmp_path / "other.zip", onnx=True)
 
 
 def test_what_is_refused(tmp_path):
     folder, model = experiment(tmp_path / "asr", CONV2D)
-    with pytest.raises(ConfigError, match="onnx has no .onnx file: .*--asr_exp"):
+    with pytest.raises(ConfigError, match="onnx has no model: .*--asr_exp"):
         pack(folder, "", onnx=True)
     export(folder, "", [], Options())
     model.ctc.ctc_lo.bias.data += 1

@@ -124,6 +124,50 @@ def test_new_weights_are_seen():
         torch.testing.assert_close(ours(x), other(x), atol=1e-6, rtol=1e-5)
 
 
+def test_other_weights_are_seen():
+    dense, ours = sparse(torch.nn.Linear(64, 64))
+    x = torch.randn(3, 64)
+    with torch.no_grad():
+        for _ in range(3):  # an address may be given to another tensor
+            ours(x)
+            ours.weight = torch.nn.Parameter(torch.randn(64, 64))
+            ours.bias = torch.nn.Parameter(torch.randn(64))
+            expected = LINEAR(x, ours.weight, ours.bias)
+            torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-4)
+            state = {k: torch.randn_like(v) for k, v in ours.state_dict().items()}
+            ours.load_state_dict(state, assign=True)
+            expected = LINEAR(x, state["weight"], state["bias"])
+            torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-4)
+        ours.bias.add_(1)
+        expected = LINEAR(x, ours.weight, ours.bias)
+        torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("inputs", [1, 63, 65])
+def test_other_numbers_of_inputs_are_refused_as_by_the_stock_module(inputs):
+    _, ours = sparse(torch.nn.Linear(64, 64))
+    _, convolution = sparse(torch.nn.Conv1d(64, 64, 1))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be multiplied"):
+        ours(torch.randn(3, inputs))
+    with torch.no_grad(), pytest.raises((RuntimeError, TypeError)):
+        convolution(torch.randn(2, inputs, 9))
+
+
+def test_tracing():
+    dense, ours = sparse(torch.nn.Linear(64, 64))
+    x, y = torch.randn(3, 64), torch.randn(5, 64)
+    with torch.no_grad():
+        traced = torch.jit.trace(ours, x)
+        torch.testing.assert_close(traced(y), dense(y))
+
+
+def test_convolutions_with_strides_stay():
+    for options in (dict(stride=2), dict(padding=1)):
+        module = torch.nn.Conv1d(16, 16, 1, **options)
+        module.weight.data.zero_()
+        assert leave_out_zeros(torch.nn.ModuleList([module])) == 0
+
+
 def test_inference_mode():
     with torch.inference_mode():
         dense, ours = sparse(torch.nn.Linear(16, 12))

@@ -9,6 +9,7 @@ from experiment import experiment
 
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.deploy.onnx.export import Options, export
+from espnet_dynsize.report import runners
 from espnet_dynsize.runtime import Model
 
 pytest.importorskip("onnx")
@@ -49,7 +50,15 @@ def data(tmp_path_factory, folder):
     return made
 
 
-def test_a_table(folder, data, capsys):
+def test_parts_alone_are_refused(folder, data, capsys):
+    part = folder / "model_joint.onnx"
+    assert main(["report", str(part), "--data", str(data)]) == 2
+    assert "is a part of a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("at_once", [1, 500])
+def test_a_table(folder, data, capsys, monkeypatch, at_once):
+    monkeypatch.setattr(runners, "AT_ONCE", at_once)
     paths = sorted(map(str, folder.glob("*.onnx")))
     assert len(paths) == 3
     assert main(["report", *paths, "--data", str(data)]) == 0

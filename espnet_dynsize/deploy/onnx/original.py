@@ -60,7 +60,8 @@ def greedy(model: ESPnetASRModel, samples: torch.Tensor, kind: str) -> list[int]
         tokens.append(int(found.argmax()))
         if tokens[-1] == model.eos:
             break
-    return [token for token in tokens[1:] if token != model.eos]
+    # As ESPnet's search shows them
+    return [token for token in tokens[1:] if token not in (BLANK, model.eos)]
 
 
 @torch.no_grad()
