@@ -81,7 +81,7 @@ def test_somebody_else_s_statistics_are_not_used_in_silence():
     model, config = random_model(conv_norm="batch_norm")
     subnet = unlisted(model)  # keeps a convolution: unit 6
     for use in (lambda: cut(model, config, subnet), lambda: model.activate(subnet)):
-        with pytest.raises(ConfigError, match="has no statistics for it: `espnet-dynsize extract"):
+        with pytest.raises(ConfigError, match="has no statistics for it: `espnet"):
             use()
     without = Subnet.of([0, 1, 3, 7], 8, "5")
     cut(model, config, without)  # nothing there has statistics
