@@ -383,6 +383,11 @@ def part_path(path: Path, name: str) -> Path:
     return path.with_name(f"{path.stem}_{name}{path.suffix}")
 
 
+def files_of(path: Path, about: dict) -> list[Path]:
+    """The files of a model with these metadata: its encoder, and its parts."""
+    return [path, *(part_path(path, name) for name in PARTS_OF[about["kind"]])]
+
+
 def _open_part(path: Path, name: str, about: dict, threads: int):
     session = _open(path, threads)
     told = _told(session, path)

@@ -18,6 +18,14 @@ HYBRID = dict(
     decoder="transformer",
     decoder_conf=dict(attention_heads=2, linear_units=8, num_blocks=1),
 )
+# A transducer of ESPnet's
+TRANSDUCER = dict(
+    model="espnet",
+    model_conf=dict(ctc_weight=0.3, report_cer=False, report_wer=False),
+    decoder="transducer",
+    decoder_conf=dict(hidden_size=6),
+    joint_net_conf=dict(joint_space_size=10),
+)
 # Options of a streaming encoder, whose blocks are 0.32 seconds
 STREAMING = dict(
     output_size=8,

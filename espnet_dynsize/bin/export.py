@@ -96,12 +96,9 @@ def main(args: argparse.Namespace) -> int:
     logging.disable(logging.WARNING)
     good = args.most >= 0  # neither is NaN
     check(good, "--most", args.most, "a number of per cent, at least 0")
-    sherpa = args.format == "sherpa"
-    good = not sherpa or args.input == "features"
-    check(good, "--input", args.input, "features with --format sherpa")
     options = Options(
         audio=args.input == "samples",
-        sherpa=sherpa,
+        sherpa=args.format == "sherpa",
         search=args.search,
         quantise=args.quantize is not None,
         data=[] if args.data is None else read_data(args.data),

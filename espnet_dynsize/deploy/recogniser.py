@@ -312,13 +312,4 @@ def least_samples(model: ESPnetASRModel) -> int:
         return (frames - 1) * frontend.hop_length + frontend.win_length
     modules = frontend.modules() if frontend is not None else []
     stfts = [module for module in modules if isinstance(module, Stft)]
-    return max((_stft_samples(stft, frames) for stft in stfts), default=1)
-
-
-def _stft_samples(stft: Stft, frames: int) -> int:
-    """The shortest audio of which a Fourier transform makes so many frames."""
-    length = (frames - 1) * stft.hop_length + stft.n_fft
-    if not stft.center:
-        return length
-    margin = stft.n_fft // 2  # mirrored at both ends, for which more is needed
-    return max(length - 2 * margin, margin + 1)
+    return max((front_end.stft_samples(stft, frames) for stft in stfts), default=1)

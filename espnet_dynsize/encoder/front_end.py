@@ -1,6 +1,7 @@
 """Front-ends (`input_layer`): two that ESPnet lacks, and one run for all subnets."""
 
 import torch
+from espnet2.layers.stft import Stft
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     _subsample_mask,
@@ -137,6 +138,15 @@ def least_frames(embed: torch.nn.Module | None) -> int:
         return frames
     too_short, frames = check_short_utt(embed, 0)
     return frames if too_short else 1
+
+
+def stft_samples(stft: Stft, frames: int) -> int:
+    """The shortest audio of which a Fourier transform makes so many frames."""
+    length = (frames - 1) * stft.hop_length + stft.n_fft
+    if not stft.center:
+        return length
+    margin = stft.n_fft // 2  # mirrored at both ends, for which more is needed
+    return max(length - 2 * margin, margin + 1)
 
 
 class SharedFrontEnd:

@@ -40,18 +40,18 @@ class Row(NamedTuple):
     cer: float  # per cent
 
 
-def measure(path: Path, data: Sequence[Utterance], threads: int = 1) -> Row:
+def measure(files: Sequence[Path], data: Sequence[Utterance], threads: int = 1) -> Row:
     """Let a process of its own hear all utterances with `runtime.py` alone.
 
     Args:
-        path: .onnx file of `espnet-dynsize export`.
+        files: Of a model, see `runtime.files_of`.
         data: What is heard.
         threads: Of the computation.
 
     Raises:
         ConfigError: it cannot be opened, or some audio cannot be heard.
     """
-    lines, peak = [], 0
+    path, lines, peak = files[0], [], 0
     for at in range(0, len(data), AT_ONCE):
         said, needed = _hear(path, data[at : at + AT_ONCE], threads)
         lines += said
@@ -61,7 +61,7 @@ def measure(path: Path, data: Sequence[Utterance], threads: int = 1) -> Row:
     spoken = [utterance.text for utterance in data]
     return Row(
         path.name,
-        sum(part.stat().st_size for part in _parts(path)) / 1e6,
+        sum(file.stat().st_size for file in files) / 1e6,
         peak / 1024,
         took / sum(soundfile.info(u.audio).duration for u in data),
         100 * jiwer.wer(spoken, heard),
@@ -84,24 +84,20 @@ def _hear(
     return lines, int(done.stderr.split()[-1])
 
 
-def _parts(path: Path) -> list[Path]:
-    parts = [runtime.part_path(path, name) for name in runtime.PARTS]
-    return [path, *(part for part in parts if part.exists())]
-
-
 def table(paths: Sequence[Path], data: Sequence[Utterance], threads: int = 1) -> str:
     """A markdown table of files, in the order given; see `measure`.
 
     Parts of others are left out: with these, they are measured.
     """
     try:
-        whole = [path for path in paths if "input" in runtime.read_metadata(path)]
+        found = {path: runtime.read_metadata(path) for path in paths}
     except runtime.InputError as error:
         raise ConfigError(str(error)) from error
+    whole = {p: about for p, about in found.items() if "input" in about}
     if not whole:
         raise ConfigError(f"{paths[0]} is a part of a model: give its encoder's file.")
-    shown = tqdm(whole, desc="files", disable=None, leave=False)
-    rows = [measure(path, data, threads) for path in shown]
+    shown = tqdm(whole.items(), desc="files", disable=None, leave=False)
+    rows = [measure(runtime.files_of(*one), data, threads) for one in shown]
     return _HEADER + "".join(
         f"| {r.name} | {r.megabytes:.2f} | {r.peak:.0f} | {r.rtf:.4f} | {r.wer:.1f} | "
         f"{r.cer:.1f} |\n"

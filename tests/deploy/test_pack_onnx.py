@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from experiment import AVERAGED, experiment
+from experiment import AVERAGED, TRANSDUCER, experiment
 
 import espnet_dynsize
 from espnet_dynsize.bin.main import main
@@ -76,11 +76,7 @@ def test_all_parts_of_a_transducer(tmp_path):
     folder, _ = experiment(
         tmp_path / "asr",
         CONV2D,
-        model="espnet",
-        model_conf=dict(ctc_weight=0.3, report_cer=False, report_wer=False),
-        decoder="transducer",
-        decoder_conf=dict(hidden_size=6),
-        joint_net_conf=dict(joint_space_size=10),
+        **TRANSDUCER,
     )
     export(folder, "", [], Options())
     files = zipfile.ZipFile(pack(folder, "", onnx=True))

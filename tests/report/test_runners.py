@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from experiment import experiment
+from experiment import TRANSDUCER, experiment
 
 from espnet_dynsize.bin.main import main
 from espnet_dynsize.deploy.onnx.export import Options, export
@@ -22,11 +22,7 @@ RATE = 16_000
 def folder(tmp_path_factory):
     made, _ = experiment(
         tmp_path_factory.mktemp("models") / "asr",
-        model="espnet",
-        model_conf=dict(ctc_weight=0.3, report_cer=False, report_wer=False),
-        decoder="transducer",
-        decoder_conf=dict(hidden_size=6),
-        joint_net_conf=dict(joint_space_size=10),
+        **TRANSDUCER,
     )
     export(made, "", [], Options())
     return made / "onnx"

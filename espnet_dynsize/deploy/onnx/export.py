@@ -25,7 +25,7 @@ from espnet_dynsize.deploy.experiment import (
     sampling_rate,
 )
 from espnet_dynsize.deploy.onnx import sherpa
-from espnet_dynsize.deploy.onnx.graph import package, tell, write
+from espnet_dynsize.deploy.onnx.graph import package, tell_file, write
 from espnet_dynsize.deploy.onnx.heard import Heard, Utterance, compare
 from espnet_dynsize.deploy.onnx.int8 import quantise
 from espnet_dynsize.deploy.onnx.original import kind_of, log_probabilities
@@ -107,6 +107,8 @@ def export(
             "--quantize changes what a model hears: give --data, a data directory on "
             "which that is counted, or --force."
         )
+    good = not (options.sherpa and options.audio)
+    check(good, "--input", "samples", "features with --format sherpa")
     asr_exp = plain_path(asr_exp)
     model_file = find_checkpoint(asr_exp, model_file)
     model, config = load_model(asr_exp, model_file)
@@ -176,7 +178,7 @@ def _write(
         if options.data:
             heard = compare(model, written, options.data)
             _check_heard(heard, options)
-            tell_heard(written, about | dict(heard=heard._asdict()))
+            tell_file(written, about | dict(heard=heard._asdict()))
         if options.sherpa:
             sherpa.write_folder(written, path, about)
             return heard
@@ -191,14 +193,6 @@ def _copy(written: Path, path: Path) -> None:
     with whole(path) as partial:
         shutil.copyfile(written, partial)
         check_absent(path)  # another process may have been faster
-
-
-def tell_heard(path: Path, about: dict) -> None:
-    """Add to a file's metadata what was heard."""
-    onnx = package("onnx")
-    model = onnx.load(path)
-    tell(model, about)
-    onnx.save(model, path)
 
 
 def _check_heard(heard: Heard, options: Options) -> None:

@@ -39,17 +39,12 @@ def write(
     axes |= {name: {0: "batch"} for name in (INPUTS[1], LENGTHS)}
     outputs = [twin.gives, LENGTHS]
     _export(twin, path, (examples, lengths), (INPUTS, outputs), axes)
-    _tell(path, about)
+    tell_file(path, about)
     for name, part in twin.parts.items():
         beside = part_path(path, name)
         names = part.inputs, part.outputs
         _export(part, beside, part.examples, names, part.axes)
-        _tell(beside, about_part(about, name))
-
-
-def about_part(about: dict, name: str) -> dict:
-    """The metadata of a part: whose it is."""
-    return dict(kind=name) | {key: about[key] for key in OF_PART}
+        tell_file(beside, dict(kind=name) | {key: about[key] for key in OF_PART})
 
 
 def _export(
@@ -74,7 +69,8 @@ def _export(
         )
 
 
-def _tell(path: Path, about: dict) -> None:
+def tell_file(path: Path, about: dict) -> None:
+    """Give an ONNX file its metadata, in place of all that tools have left in it."""
     onnx = package("onnx")
     model = onnx.load(path)
     for node in model.graph.node:

@@ -8,10 +8,9 @@ from espnet_dynsize.deploy import origin
 from espnet_dynsize.deploy.onnx.sherpa import MODEL, TOKENS
 from espnet_dynsize.runtime import (
     PARTS,
-    PARTS_OF,
     InputError,
     Model,
-    part_path,
+    files_of,
     read_metadata,
 )
 
@@ -51,7 +50,7 @@ def find_exports(asr_exp: Path, model_file: str) -> Exports:
         except InputError as error:
             raise ConfigError(str(error)) from error
         models.append(path)
-        files += [path, *(part_path(path, n) for n in PARTS_OF[about["kind"]])]
+        files += files_of(path, about)
         if path.parent != folder:
             files += [path.with_name(TOKENS), path.with_name("README.md")]
     if not models:

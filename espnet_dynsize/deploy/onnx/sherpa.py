@@ -82,8 +82,6 @@ def check_fits(twin: CTC, about: dict) -> None:
             "encoder_conf: input_layer must be conv2d, separable_conv2d or vgg for "
             f"--format sherpa, which takes one frame of {FACTOR} (this has {factor})."
         )
-    good = about["input"] == "features"
-    check(good, "--input", about["input"], "features with --format sherpa")
     _check_tokens(about)
 
 

@@ -141,11 +141,9 @@ class Layer(torch.nn.Module):
         own = stock.self_attn
         projections = own.linear_k, own.linear_v
         self.own = torch.nn.ModuleList(Heads(p, own.h) for p in projections)
-        joined = [None, None]
+        self.joined = torch.nn.ModuleList()
         if stock.concat_after:
-            joined = [stock.concat_linear1, stock.concat_linear2]
-        self.joined = torch.nn.ModuleList(map(_identity, joined))
-        self.concat = stock.concat_after
+            self.joined.extend([stock.concat_linear1, stock.concat_linear2])
         self.feed_forward = FeedForward(stock.feed_forward, 1.0)
 
     def forward(
@@ -176,14 +174,10 @@ class Layer(torch.nn.Module):
         self, number: int, x: torch.Tensor, y: torch.Tensor, heard: torch.Tensor
     ) -> torch.Tensor:
         """x and what a branch has heard."""
-        if self.concat:
+        if len(self.joined):
             heard = self.joined[number](torch.cat((y, heard), dim=-1))
         x = x + heard
         return x if self.before else self.norms[number](x)
-
-
-def _identity(module: torch.nn.Module | None) -> torch.nn.Module:
-    return torch.nn.Identity() if module is None else module
 
 
 class Step(torch.nn.Module):

@@ -7,6 +7,7 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet_dynsize.core.errors import ConfigError, check
 from espnet_dynsize.encoder import kaldi
+from espnet_dynsize.encoder.front_end import stft_samples
 from espnet_dynsize.runtime import KALDI_LEAST_POWER, LEAST_POWER, packed
 
 
@@ -73,7 +74,7 @@ class DefaultLogMel(LogMel):
 
     def __init__(self, stock: DefaultFrontend):
         super().__init__(stock.stft.n_fft, stock.stft.hop_length)
-        stft = stock.stft
+        self.stft = stft = stock.stft
         self.center = stft.center
         self.kind = "centered" if self.center else "whole"
         window = torch.ones(stft.win_length)
@@ -106,9 +107,7 @@ class DefaultLogMel(LogMel):
 
     def least_samples(self, frames):
         """See `LogMel`."""
-        half = self.size // 2 if self.center else 0
-        # An utterance is mirrored at its ends, of which there must be enough.
-        return max((frames - 1) * self.hop + self.size - 2 * half, half + 1)
+        return stft_samples(self.stft, frames)
 
 
 class KaldiLogMel(LogMel):
